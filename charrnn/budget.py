@@ -1,0 +1,84 @@
+"""How a run's time is spent: its speed, the steps that fit, what evaluations may cost."""
+
+import time
+
+from charrnn.config import TrainConfig
+
+NUM_EVALUATIONS = 12  # on the way, the last at the end
+SECONDS_BETWEEN_STATES = 60.0
+_VALID_PART = 1 / 240  # characters each of them scores, of those trained on in the run
+
+
+def default_minutes(num_chars: int) -> float:
+    """The time budget of a run without --minutes or --steps: five minutes, less for small texts."""
+    return round(min(5.0, max(0.5, num_chars / 60_000)), 1)
+
+
+def valid_part(num_valid: int, train_config: TrainConfig, num_steps: int) -> int:
+    """How many held-out characters each evaluation on the way scores, at most num_valid.
+
+    A dozen of them cost about a twentieth of the run: scoring a character takes a third of
+    training on one, and warming the lanes up doubles that.
+    """
+    trained = num_steps * train_config.batch_size * train_config.seq_len
+    return min(num_valid, max(1000, int(trained * _VALID_PART)))
+
+
+class Pace:
+    """Wall time since this was made: the speed, when to save, how many steps a budget allows."""
+
+    _PROBE = 0.03  # of the budget, and at least these steps, before the number of steps is fixed
+    _PROBE_STEPS = 5
+
+    def __init__(self) -> None:
+        self._start = self._saved = self._begun = time.perf_counter()
+        self._steps = self._chars = 0
+        self._first_done = self._start  # the first step allocates and warms caches: not like the others
+        self._busy = 0.0  # seconds in steps
+        self._told = (0, 0.0)  # characters and busy seconds at the last question about the speed
+
+    def begin_step(self) -> None:
+        """Start the clock of a step."""
+        self._begun = time.perf_counter()
+
+    def end_step(self, num_chars: int) -> None:
+        """Count a step that is done, of num_chars characters."""
+        now = time.perf_counter()
+        self._steps += 1
+        self._chars += num_chars
+        self._busy += now - self._begun
+        if self._steps == 1:
+            self._first_done = now
+
+    def is_known(self, seconds: float) -> bool:
+        """Whether enough steps were measured to plan a budget of so many seconds."""
+        return self._steps > self._PROBE_STEPS and time.perf_counter() - self._start > self._PROBE * seconds
+
+    def steps_left(self, seconds: float, *, num_valid: int) -> int:
+        """Steps that fit in what is left of the budget, at least one.
+
+        Evaluations on the way and saves take about a twentieth; the last evaluation scores
+        all num_valid held-out characters, each at half the cost of training on one.
+        """
+        now = time.perf_counter()
+        per_step = (now - self._first_done) / (self._steps - 1)
+        final = 0.5 * num_valid * per_step / (self._chars / self._steps)
+        return max(1, int(0.95 * (seconds - (now - self._start) - final) / per_step))
+
+    def seconds_left(self, num_steps: int) -> float:
+        """The time so many more steps take at the pace so far, all else included."""
+        return num_steps * (time.perf_counter() - self._start) / self._steps
+
+    def chars_per_second(self) -> float:
+        """The speed of the steps since this was last asked, all else left out."""
+        chars, busy = self._chars - self._told[0], self._busy - self._told[1]
+        self._told = self._chars, self._busy
+        return chars / max(busy, 1e-9)
+
+    def state_is_due(self) -> bool:
+        """Whether the last state is so old that another should be saved now."""
+        now = time.perf_counter()
+        due = now - self._saved > SECONDS_BETWEEN_STATES
+        if due:
+            self._saved = now
+        return due

@@ -1,0 +1,328 @@
+"""The command line: each command builds its settings, calls one function and shows what comes back.
+
+Heavy imports stand inside the commands that need them, so that `--help` and `info` answer
+at once. An option that isn't given is None here; its default lives in config.py.
+"""
+
+import dataclasses
+import itertools
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from charrnn import __version__, console
+from charrnn.errors import CharrnnError, ModelFileError, OutputClosed, ResourceError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from charrnn.plans import RunPlan
+
+app = typer.Typer(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, one object a line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; by default the cores this process may use.")]
+Encoding = Annotated[str | None, typer.Option(help="Encoding of the text; UTF-8 unless named.")]
+ModelName = Annotated[
+    str | None,
+    typer.Option("-m", "--model", help="A run's name or a model file; by default the newest in ./checkpoints."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Learn from any text, character by character, and write more of it."""
+    if version:
+        console.result(f"charrnn {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Text files, folders, or - for stdin.")],
+    cell: Annotated[str | None, typer.Option(help="rnn, gru or lstm.", rich_help_panel="Network")] = None,
+    num_layers: Annotated[int | None, typer.Option(help="Recurrent layers.", rich_help_panel="Network")] = None,
+    hidden_size: Annotated[int | None, typer.Option(help="Units a layer.", rich_help_panel="Network")] = None,
+    embedding_dim: Annotated[
+        int | None, typer.Option(help="Numbers that stand for a character.", rich_help_panel="Network")
+    ] = None,
+    dropout: Annotated[
+        float | None,
+        typer.Option(help="Share of each layer's outputs dropped in training.", rich_help_panel="Training"),
+    ] = None,
+    seq_len: Annotated[
+        int | None, typer.Option(help="Characters a gradient reaches back.", rich_help_panel="Training")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Places in the text read side by side.", rich_help_panel="Training")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel="Training")] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Pull of the weights towards zero.", rich_help_panel="Training")
+    ] = None,
+    grad_clip: Annotated[
+        float | None, typer.Option(help="Largest norm of a gradient.", rich_help_panel="Training")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Time budget, from the first step to the saved model.", rich_help_panel="Budget"),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Budget in optimiser updates instead.", rich_help_panel="Budget")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the weights, masks and lanes.", rich_help_panel="Training")
+    ] = None,
+    encoding: Encoding = None,
+    valid_fraction: Annotated[float | None, typer.Option(help="Share of the text, its end, that is held out.")] = None,
+    run: Annotated[str | None, typer.Option(help="Name of the folder in ./checkpoints; by default the text's.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, forgetting what the run has learned.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn from TEXT and keep the best model in ./checkpoints; its path is printed.
+
+    Without options the sizes follow from the text, and the budget is at most five minutes.
+    The same command again goes on where an unfinished run stopped.
+    """
+    given = settings(locals())
+    check_budget(minutes, steps)
+    from charrnn import corpus, plans, runs
+    from charrnn.config import CorpusConfig, overlay
+
+    corpus_config = overlay(CorpusConfig(), given)
+    text = corpus.read_texts(texts, corpus_config)
+    data = corpus.build_corpus(text, corpus_config)
+    place = runs.Run(run or runs.run_name(texts[0]))
+    view = console.TrainView(json_lines=json, quiet=quiet)
+    cores = count_threads(threads)
+    target = str(ready_torch(device, cores))
+
+    def make_plan() -> "RunPlan":
+        return plans.make_plan(place, data, corpus_config, given, minutes=minutes, device=target, threads=cores)
+
+    if dry_run:
+        fact = make_plan().fact()
+        console.result_json(fact.record()) if json else console.result(console.describe(fact))
+        return
+    with place.locked():
+        if fresh:
+            place.clear()
+        run_plan(make_plan(), view)
+    if not json:
+        console.result(str(place.model_path))
+    if not quiet:
+        console.note(f"next: charrnn sample -m {shlex.quote(place.name)} --temp 0.8")
+
+
+def run_plan(plan: "RunPlan", view: console.TrainView) -> None:
+    """Carry a plan out, logging and showing what happens."""
+    from charrnn import metrics, runs, training
+
+    def tell(event: metrics.Event) -> None:
+        plan.run.log(event.record())
+        view.show(event)
+
+    step = plan.resume.meta["step"] if plan.resume else 0
+    for damage in plan.run.skipped:
+        tell(metrics.Warned(step, f"{damage}; going on from the state before it"))
+    if plan.done:
+        view.show(metrics.Resumed(step, plan.notes[0]))
+        return
+    try:
+        with runs.catching_signals() as stop:
+            events = training.train(plan, stop=stop)
+            tell(metrics.Resumed(step, plan.notes[0]) if plan.resume else plan.fact())
+            for event in events:
+                tell(event)
+    finally:
+        view.close()
+
+
+@app.command()
+def sample(
+    model: ModelName = None,
+    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="Text to go on from.")] = None,
+    length: Annotated[int | None, typer.Option("-n", "--length", help="Characters to write; -1 never ends.")] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temp", "--temperature", help="Below 1 safer, above 1 wilder; 0 always takes the likeliest."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed writes the same text; chosen and told if not given.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write new text with a trained model."""
+    from charrnn import runs, sampling
+    from charrnn.config import SampleConfig, overlay
+
+    given = settings(locals())
+    chosen = overlay(SampleConfig(seed=sampling.random_seed()), given)
+    if json and chosen.length < 0:
+        raise UsageError("--json prints a sample when it is whole, so it needs a --length")
+    path = runs.find_model(model)
+    pieces = sampling.Sampler.load(path).stream(
+        chosen.prompt, temperature=chosen.temperature, length=chosen.length, seed=chosen.seed
+    )
+    if seed is None and not quiet and not json:
+        console.note(f"seed {chosen.seed}")
+    if json:
+        text = "".join(pieces)
+        facts = {"text": text, "prompt": chosen.prompt, "seed": chosen.seed, "stream": 0, "num_chars": len(text)}
+        console.result_json({**facts, "temperature": chosen.temperature, "model": str(path)})
+        return
+    console.stream(itertools.chain(chosen.prompt, pieces))
+
+
+@app.command("eval")
+def evaluate(
+    text: Annotated[
+        str | None,
+        typer.Argument(metavar="[TEXT|-]", help="The text to score; by default the part held out in training."),
+    ] = None,
+    model: ModelName = None,
+    train_text: Annotated[
+        list[str] | None,
+        typer.Option(help="Where the text it was trained on is now; again for each, in the same order."),
+    ] = None,
+    encoding: Encoding = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Say exactly how well a model predicts a text."""
+    from charrnn import checkpoint, evaluation, runs
+    from charrnn.config import CorpusConfig, overlay
+    from charrnn.model import CharRNN
+
+    path = runs.find_model(model)
+    file = checkpoint.load_model(path)
+    if text is None:
+        source = evaluation.held_out(file, train_text)
+    elif train_text is not None:
+        raise UsageError("--train-text finds the held-out part again; it doesn't go with a TEXT to score")
+    else:
+        source = evaluation.whole_text(file, text, overlay(CorpusConfig(), settings(locals())))
+    network = CharRNN.from_arrays(file.config, file.tensors).to(ready_torch(device, count_threads(threads)))
+    score = evaluation.evaluate(network, source.ids, context=source.context, unknown=source.unknown)
+    facts = {
+        "model": str(path),
+        "text": source.name,
+        "num_chars": score.num_chars,
+        "num_unknown": score.num_unknown,
+        "unknown": score.unknown,
+        "nats_per_char": score.nats_per_char,
+        "bits_per_char": score.bits_per_char,
+        "perplexity": score.perplexity,
+    }
+    console.result_json(facts) if json else console.table(console.score_rows(str(path), source.name, score))
+
+
+@app.command()
+def info(
+    which: Annotated[
+        str | None, typer.Argument(metavar="[RUN|FILE]", help="One model; by default all in ./checkpoints.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the runs in ./checkpoints, or describe one model."""
+    from charrnn import checkpoint, runs
+
+    paths = runs.list_models() if which is None else [runs.find_model(which)]
+    if not paths:
+        raise ModelFileError(f"no model in ./{runs.ROOT}; make one with: charrnn train TEXT")
+    cards = []
+    for path in paths:
+        try:
+            cards.append(console.card(str(path), checkpoint.load_model(path)))
+        except ModelFileError as error:
+            if which is not None:
+                raise
+            console.error(str(error))
+    if json:
+        for card in cards:
+            console.result_json(card)
+    elif which is not None:
+        console.table(console.card_rows(cards[0]))
+    else:
+        console.table([console.card_line(card) for card in cards], header=console.CARD_HEADER)
+
+
+def settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Of a command's arguments, the fields of the configurations that the user named."""
+    from charrnn import config
+
+    kinds = (config.ModelConfig, config.TrainConfig, config.CorpusConfig, config.SampleConfig)
+    names = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    return {name: value for name, value in values.items() if name in names and value is not None}
+
+
+def check_budget(minutes: float | None, steps: int | None) -> None:
+    """Refuse budgets that contradict each other or mean nothing."""
+    if minutes is not None and steps is not None:
+        raise UsageError("--minutes and --steps are two kinds of budget; give one of them")
+    if minutes is not None and not 0.01 <= minutes <= 1e6:
+        raise UsageError(f"--minutes must lie between 0.01 and 1e+06, not {minutes}")
+
+
+def count_threads(threads: int | None) -> int:
+    """The number of CPU threads to use."""
+    from charrnn.config import available_cores
+
+    if threads is not None and not 1 <= threads <= 1024:
+        raise UsageError(f"--threads must lie between 1 and 1024, not {threads}")
+    return threads or available_cores()
+
+
+def ready_torch(device: str, threads: int) -> "torch.device":
+    """Import PyTorch, set its threads and find the device."""
+    import torch
+
+    from charrnn.cells import select_device
+
+    torch.set_num_threads(threads)
+    return select_device(device)
+
+
+def main() -> NoReturn:
+    """Run the command line; every failure a user can cause is one line on stderr and its exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except OutputClosed as error:
+        code = error.exit_code
+    except CharrnnError as error:
+        console.error(str(error))
+        code = error.exit_code
+    except typer.TyperException as error:  # the parser's own complaints
+        console.error(f"{error.format_message().rstrip('.')}; try charrnn --help")
+        code = UsageError.exit_code
+    except KeyboardInterrupt:
+        code = 130
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        console.error("out of memory; try a smaller --batch-size, --seq-len or --hidden-size")
+        code = ResourceError.exit_code
+    sys.exit(code)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether PyTorch, numpy or Python could not allocate; torch's CPU allocator has no class for it."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )

@@ -1,0 +1,173 @@
+"""Settings: what can be chosen, its range and its default, each written once.
+
+The dataclasses hold resolved values; a command line overlays what the user gave on what
+`recommend` chose. A field's option has the field's name, so an error can name the flag.
+
+Letters: V vocabulary, E embedding, H hidden, L layers, G lanes, T steps in a window.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, cast, get_args
+
+from charrnn.errors import UsageError
+
+Cell = Literal["rnn", "gru", "lstm"]
+CELLS: tuple[Cell, ...] = get_args(Cell)
+NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+NUM_STATES = {"rnn": 1, "gru": 1, "lstm": 2}
+
+C = TypeVar("C", "ModelConfig", "TrainConfig", "CorpusConfig", "SampleConfig")
+
+MAX_VALID_CHARS = 2_000_000  # more says nothing new and costs minutes
+MIN_CHARS = 20  # a text of fewer can't be split in anything worth training on
+
+
+def setting(low: float, high: float, *, default: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field whose value lies in low…high; nan lies nowhere."""
+    return dataclasses.field(default=default, metadata={"range": (low, high)})
+
+
+def flag(field_name: str) -> str:
+    """The command-line option of a field."""
+    return "--" + field_name.replace("_", "-")
+
+
+class Checked:
+    """Base of the settings: checks each field's range when an instance is made."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(cast(Any, self)):
+            value = getattr(self, field.name)
+            if value is None or "range" not in field.metadata:
+                continue
+            low, high = field.metadata["range"]
+            if field.type is int and not isinstance(value, int):
+                raise UsageError(f"{flag(field.name)} must be a whole number, not {value!r}")
+            if not low <= value <= high:
+                raise UsageError(f"{flag(field.name)} must lie between {low:g} and {high:g}, not {value}")
+
+
+@dataclass(frozen=True)
+class ModelConfig(Checked):
+    """The network: embedding, L recurrent layers of one cell, linear head."""
+
+    cell: Cell
+    vocab_size: int = setting(1, 0x110000)
+    embedding_dim: int = setting(1, 65536)
+    hidden_size: int = setting(1, 65536)
+    num_layers: int = setting(1, 64)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cell not in CELLS:
+            raise UsageError(f"--cell must be one of {', '.join(CELLS)}, not {self.cell!r}")
+
+    @property
+    def num_states(self) -> int:
+        """Tensors in a state: h, and for the LSTM also c."""
+        return NUM_STATES[self.cell]
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every parameter, in the model's own order."""
+        gates, hidden = NUM_GATES[self.cell] * self.hidden_size, self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (self.vocab_size, self.embedding_dim)}
+        for layer in range(self.num_layers):
+            inputs = self.embedding_dim if layer == 0 else hidden
+            shapes |= {
+                f"layers.{layer}.weight_ih_l0": (gates, inputs),
+                f"layers.{layer}.weight_hh_l0": (gates, hidden),
+                f"layers.{layer}.bias_ih_l0": (gates,),
+                f"layers.{layer}.bias_hh_l0": (gates,),
+            }
+        return shapes | {"head.weight": (self.vocab_size, hidden), "head.bias": (self.vocab_size,)}
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self.tensor_shapes().values())
+
+
+@dataclass(frozen=True)
+class TrainConfig(Checked):
+    """How the network is trained. A step is one optimiser update over G lanes of T characters."""
+
+    batch_size: int = setting(1, 65536)  # G
+    seq_len: int = setting(1, 65536)  # T
+    dropout: float = setting(0.0, 0.95)  # on each layer's output, one mask a window
+    learning_rate: float = setting(1e-7, 10.0)  # the peak
+    weight_decay: float = setting(0.0, 10.0, default=0.1)  # decoupled, matrices only
+    grad_clip: float = setting(1e-6, 1e6, default=1.0)  # norm of the gradient of the mean
+    steps: int | None = setting(1, 10**12, default=None)  # None: the time budget decides
+    seed: int = setting(0, 2**63 - 1, default=1)
+
+
+@dataclass(frozen=True)
+class CorpusConfig(Checked):
+    """How a text is read and what of it is held out."""
+
+    encoding: str = "utf-8"
+    valid_fraction: float = setting(1e-6, 0.5, default=0.1)
+
+
+@dataclass(frozen=True)
+class SampleConfig(Checked):
+    """How text is drawn. seed None: one is chosen and told."""
+
+    temperature: float = setting(0.0, 1e308, default=0.8)  # 0 is greedy
+    length: int = setting(-1, 10**15, default=500)  # characters after the prompt; -1 endless
+    seed: int | None = setting(0, 2**63 - 1, default=None)
+    prompt: str = ""
+
+
+def recommend(
+    num_chars: int, vocab_size: int, *, seconds: float, device: str, threads: int
+) -> tuple[ModelConfig, TrainConfig]:
+    """Choose sizes and schedule for a text of num_chars training characters and a time budget.
+
+    One wide GRU layer learns faster than two narrow ones in minutes on a CPU; small texts
+    overfit, so they get a smaller layer and more dropout. Lanes stay long enough that a
+    window isn't most of one.
+    """
+    patient = device != "cpu" or (seconds * threads > 3600 and num_chars > 10_000_000)
+    hidden, layers = (512, 2) if patient else (512, 1) if num_chars >= 500_000 else (256, 1)
+    if num_chars < 20_000:
+        hidden = 128
+    seq_len = 64 if num_chars >= 20_000 else 32
+    batch_size = min(64, max(1, num_chars // (8 * seq_len)))
+    model = ModelConfig(
+        cell="gru",
+        vocab_size=vocab_size,
+        embedding_dim=64 if vocab_size <= 1000 else 128,
+        hidden_size=hidden,
+        num_layers=layers,
+    )
+    return model, TrainConfig(
+        batch_size=batch_size,
+        seq_len=min(seq_len, num_chars),
+        dropout=0.5 if num_chars < 500_000 else 0.3 if num_chars < 5_000_000 else 0.1,
+        learning_rate=4e-3 if layers == 1 else 3e-3,
+    )
+
+
+def estimate_memory(model: ModelConfig, training: TrainConfig) -> int:
+    """Bytes a training step needs beyond the libraries: weights, moments and activations."""
+    optimiser = 6 * 4 * model.num_parameters  # weights, best weights, gradient twice, two moments
+    gates = NUM_GATES[model.cell]
+    per_char = model.embedding_dim + model.num_layers * (2 * gates + 4) * model.hidden_size + 4 * model.vocab_size
+    return optimiser + 4 * training.batch_size * training.seq_len * per_char
+
+
+def overlay(config: C, given: Mapping[str, Any]) -> C:
+    """The settings with what the user gave laid over them, by field name."""
+    names = {field.name for field in dataclasses.fields(config)}
+    return dataclasses.replace(config, **{name: value for name, value in given.items() if name in names})
+
+
+def available_cores() -> int:
+    """Cores this process may use, which can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,279 @@
+"""All that a person sees: the progress bar, tables, the error line; and what scripts read on stdout.
+
+Results go to stdout, everything else to stderr. Text from outside (file names, corpora,
+samples) is never interpreted: rich markup is off, and control characters are shown.
+"""
+
+import json
+import os
+import sys
+import time
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from charrnn.checkpoint import ModelFile
+from charrnn.errors import CharrnnError, OutputClosed
+from charrnn.metrics import Evaluated, Evaluation, Event, Finished, Plan, Progress, Resumed, Sample, Warned, bits
+from charrnn.vocab import describe as unicode_name
+
+_SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal to draw a bar on
+_SECONDS_BETWEEN_FLUSHES = 0.05
+
+
+def printable(text: str) -> str:
+    """Show control, format and surrogate characters as escapes; keep newlines and tabs."""
+    return "".join(
+        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
+def one_line(text: str) -> str:
+    """The same for a message, where a newline would be a lie."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def write(data: bytes) -> None:
+    """Put bytes on stdout and flush. Raises OutputClosed, or CharrnnError where it is full."""
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        # what is still buffered must not be tried again when the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise OutputClosed from None
+        raise CharrnnError(f"can't write to stdout: {error.strerror}") from None
+
+
+def result(text: str) -> None:
+    """Print one line of result on stdout, UTF-8 whatever the locale."""
+    write(text.encode("utf-8", "surrogateescape") + b"\n")
+
+
+def result_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object as a line on stdout."""
+    result(json.dumps(value))
+
+
+def note(text: str) -> None:
+    """Tell the person something on stderr."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def error(text: str) -> None:
+    """The one line that a failed command ends with."""
+    note(f"charrnn: {one_line(text)}")
+
+
+def stream(pieces: Iterator[str]) -> str:
+    """Write text as it is drawn and return all of it.
+
+    On a terminal each character appears at once, control characters as escapes; elsewhere
+    the bytes are faithful and leave at newlines and at least every 50 ms.
+    """
+    terminal = sys.stdout.isatty()
+    written: list[str] = []
+    waiting: list[str] = []
+    flushed = time.monotonic()
+    try:
+        for piece in pieces:
+            written.append(piece)
+            waiting.append(printable(piece) if terminal else piece)
+            if terminal or "\n" in piece or time.monotonic() - flushed > _SECONDS_BETWEEN_FLUSHES:
+                text, waiting = "".join(waiting), []
+                write(text.encode("utf-8", "surrogatepass"))
+                flushed = time.monotonic()
+    finally:
+        write("".join(waiting).encode("utf-8", "surrogatepass"))
+    return "".join(written)
+
+
+def table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = (), title: str = "") -> None:
+    """Print a table on stdout: boxed on a terminal, tab-separated in a pipe."""
+    if not sys.stdout.isatty():
+        for row in [header, *rows] if header else rows:
+            result("\t".join(one_line(cell) for cell in row))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=box.SIMPLE, show_header=bool(header), title=Text(one_line(title)) if title else None)
+    grid.title_justify = "left"
+    for index in range(len(rows[0]) if rows else len(header)):
+        name = header[index] if header else ""
+        grid.add_column(name, justify="left" if index == 0 else "default", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(one_line(cell)) for cell in row))
+    Console(file=sys.stdout, highlight=False).print(grid)
+
+
+class TrainView:
+    """Draws a run's events: a bar and lines on stderr, or JSON lines on stdout, or nothing."""
+
+    def __init__(self, *, json_lines: bool, quiet: bool) -> None:
+        self._json = json_lines
+        self._quiet = quiet
+        self._bar: Any = None
+        self._last_line = time.monotonic()
+
+    def show(self, event: Event) -> None:
+        if self._json:
+            result_json(event.record())
+        if self._quiet:
+            return
+        if isinstance(event, Progress):
+            self._progress(event)
+        elif text := describe(event):
+            self._line(text)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _line(self, text: str) -> None:
+        if self._bar is None:
+            note(text)
+        else:
+            self._bar.write(printable(text), file=sys.stderr)
+
+    def _progress(self, event: Progress) -> None:
+        left = "measuring" if event.seconds_left is None else f"{clock(event.seconds_left)} left"
+        pace = f"{bits(event.nats_per_char):.3f} bits, {event.chars_per_second:,.0f} chars/s, {left}"
+        if sys.stderr.isatty():
+            if self._bar is None:
+                from tqdm import tqdm
+
+                self._bar = tqdm(
+                    file=sys.stderr,
+                    dynamic_ncols=True,
+                    leave=False,
+                    bar_format="{bar} step {n_fmt}/{total_fmt}  {desc}",
+                )
+            self._bar.total = event.num_steps
+            self._bar.n = event.step
+            self._bar.set_description_str(pace)
+        elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            note(f"step {event.step}/{event.num_steps or '?'}: {pace}")
+
+
+def describe(event: Event) -> str:
+    """An event as lines for a person; empty for those that nobody needs to read."""
+    match event:
+        case Plan():
+            return plan_lines(event)
+        case Resumed():
+            return event.note
+        case Evaluated():
+            loss = f"{event.nats_per_char:.4f} nats, {event.bits_per_char:.3f} bits/char"
+            return f"step {event.step}: {loss} on {event.num_chars:,} held-out characters{', best' * event.best}"
+        case Sample():
+            return "\n".join("    " + line for line in event.text.strip("\n").split("\n"))
+        case Warned():
+            return f"warning: {event.message}"
+        case Finished():
+            loss = f"{event.nats_per_char:.4f} nats, {event.bits_per_char:.3f} bits per character"
+            return (
+                f"{loss} on all {event.num_chars:,} held-out characters\n"
+                f"(a selection score: it chose the weights, those of step {event.best_step} of {event.step})"
+            )
+        case _:
+            return ""
+
+
+def plan_lines(plan: Plan) -> str:
+    """A plan as a few lines."""
+    model, training = plan.model, plan.training
+    budget = f"{plan.steps:,} steps" if plan.steps else f"{plan.minutes:g} minutes"
+    texts = ", ".join(os.path.basename(path) for path in plan.texts[:3]) + (", …" if len(plan.texts) > 3 else "")
+    lines = [
+        f"{one_line(texts)}: {plan.num_chars:,} characters, {plan.vocab_size:,} distinct; "
+        f"trained on {plan.num_train_chars:,}, held out {plan.num_valid_chars:,}",
+        f"{model['cell']} {model['num_layers']}x{model['hidden_size']}, embedding {model['embedding_dim']}: "
+        f"{plan.num_parameters:,} parameters; dropout {training['dropout']:g}, "
+        f"learning rate {training['learning_rate']:g}, weight decay {training['weight_decay']:g}",
+        f"{budget}, {training['batch_size']} lanes of {training['seq_len']} characters a step; about "
+        f"{plan.memory_bytes / 1e6:,.0f} MB; {plan.device}, {plan.threads} threads; run {plan.run!r}",
+    ]
+    return "\n".join([*lines, *plan.notes])
+
+
+def score_rows(model: str, text: str, score: Evaluation) -> list[tuple[str, str]]:
+    """An evaluation as rows of a table."""
+    rows = [
+        ("model", model),
+        ("text", text),
+        ("characters scored", f"{score.num_chars:,}"),
+        ("nats per character", f"{score.nats_per_char:.6f}"),
+        ("bits per character", f"{score.bits_per_char:.6f}"),
+        ("perplexity", f"{score.perplexity:.4f}"),
+    ]
+    if score.unknown:
+        named = ", ".join(f"{unicode_name(char)} {count:,}x" for char, count in list(score.unknown.items())[:10])
+        more = f", and {len(score.unknown) - 10} more" if len(score.unknown) > 10 else ""
+        rows.append(("outside the vocabulary", f"{score.num_unknown:,}, neither fed nor scored: {named}{more}"))
+    return rows
+
+
+def card(path: str, model: ModelFile) -> dict[str, Any]:
+    """All that is known about a model, as plain values."""
+    return {
+        "model": path,
+        "run": os.path.basename(os.path.dirname(os.path.abspath(path))),
+        "config": asdict(model.config),
+        "num_parameters": model.config.num_parameters,
+        "vocab": model.vocab.chars,
+        "scores": model.scores,
+        "provenance": model.provenance,
+    }
+
+
+CARD_HEADER = ("run", "network", "parameters", "bits/char", "trained on")
+
+
+def card_line(card: Mapping[str, Any]) -> tuple[str, ...]:
+    """A model as one row of the list of runs."""
+    config, texts = card["config"], card["provenance"].get("text", {}).get("paths", ["?"])
+    network = f"{config['cell']} {config['num_layers']}x{config['hidden_size']}"
+    names = ", ".join(os.path.basename(path) for path in texts[:3])
+    return card["run"], network, f"{card['num_parameters']:,}", _score(card["scores"]), names
+
+
+def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A model as rows of a table."""
+    config, scores, provenance = card["config"], card["scores"], card["provenance"]
+    text, split = provenance.get("text", {}), provenance.get("split", {})
+    training = provenance.get("training", {})
+    part = "the held-out text" if scores.get("whole") else "the beginning of the held-out text"
+    return [
+        ("model", card["model"]),
+        ("cell", f"{config['cell']}, {config['num_layers']} layers of {config['hidden_size']}"),
+        ("embedding", str(config["embedding_dim"])),
+        ("parameters", f"{card['num_parameters']:,}"),
+        (
+            "vocabulary",
+            f"{config['vocab_size']:,} characters: {json.dumps(card['vocab'][:200], ensure_ascii=False)[1:-1]}",
+        ),
+        ("text", ", ".join(text.get("paths", ["?"]))),
+        ("text SHA-256", str(text.get("sha256", "?"))),
+        ("split", f"{split.get('num_train', 0):,} characters trained on, {split.get('num_valid', 0):,} held out"),
+        ("score", f"{_score(scores)} bits/char on {part} (it chose the weights, of step {scores.get('step', '?')})"),
+        ("training", ", ".join(f"{name} {value}" for name, value in training.items())),
+    ]
+
+
+def _score(scores: Mapping[str, Any]) -> str:
+    nats = scores.get("nats_per_char")
+    return "?" if nats is None else f"{bits(nats):.3f}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

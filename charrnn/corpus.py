@@ -1,0 +1,147 @@
+"""From text files to ids: read, check, build the vocabulary, split.
+
+The texts named on the command line are joined in that order, byte for byte: newlines stay
+as they are. The split is contiguous: the tail is held out.
+"""
+
+import codecs
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from charrnn.config import MAX_VALID_CHARS, MIN_CHARS, CorpusConfig
+from charrnn.errors import InputError, UsageError
+from charrnn.vocab import Ids, Vocab
+
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A decoded text and where it came from. sha256 is over the bytes as read."""
+
+    names: tuple[str, ...]
+    text: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text as ids, (N,) of the vocabulary's dtype; the first num_train are trained on."""
+
+    ids: Ids
+    vocab: Vocab
+    num_train: int
+    names: tuple[str, ...]
+    sha256: str
+
+    @property
+    def train_ids(self) -> Ids:
+        return self.ids[: self.num_train]
+
+    @property
+    def valid_ids(self) -> Ids:
+        return self.ids[self.num_train :]
+
+
+def build_corpus(text: Text, config: CorpusConfig) -> Corpus:
+    """Build the vocabulary of the whole text and hold its tail out.
+
+    Raises InputError for a text too short to be split.
+    """
+    length = len(text.text)
+    if length < MIN_CHARS:
+        raise InputError(
+            f"{' '.join(text.names)}: {length} characters are too few to learn from; at least {MIN_CHARS} are needed"
+        )
+    vocab = Vocab.of(text.text)
+    return Corpus(vocab.encode(text.text), vocab, split(length, config), text.names, text.sha256)
+
+
+def split(num_chars: int, config: CorpusConfig) -> int:
+    """How many characters are trained on; the others, at least one, are held out."""
+    num_train = int(num_chars * (1 - config.valid_fraction))
+    return min(num_chars - 1, max(num_train, num_chars - MAX_VALID_CHARS, 2))
+
+
+def read_texts(names: Sequence[str], config: CorpusConfig) -> Text:
+    """Read files, folders (all their files, sorted) and `-` (stdin) into one text.
+
+    Raises InputError that says which file, and where in it.
+    """
+    parts: list[str] = []
+    digest = hashlib.sha256()
+    paths = [path for name in names for path in _expand(name)]
+    if paths.count(STDIN) > 1:
+        raise UsageError("stdin (-) can be read only once")
+    for path in paths:
+        data = _read_bytes(path)
+        digest.update(data)
+        parts.append(_decode(data, path, config.encoding))
+    text = "".join(parts)
+    if not text:
+        raise InputError(f"{' '.join(names)}: the text is empty")
+    absolute = tuple(path if path == STDIN else os.path.abspath(path) for path in paths)
+    return Text(absolute, text, digest.hexdigest())
+
+
+def _expand(name: str) -> list[str]:
+    """A folder's files, sorted, without hidden and binary ones; anything else is itself."""
+    if name == STDIN or not Path(name).is_dir():
+        return [name]
+    found = [
+        str(path)
+        for path in sorted(Path(name).rglob("*"))
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(name).parts)
+        and not _is_binary(_read_bytes(str(path), limit=8192))
+    ]
+    if not found:
+        raise InputError(f"{name}: the folder has no text files in it")
+    return found
+
+
+def _read_bytes(path: str, *, limit: int = -1) -> bytes:
+    try:
+        if path == STDIN:
+            return sys.stdin.buffer.read()
+        with open(path, "rb") as file:
+            return file.read(limit)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; name a text file, a folder, or - for stdin") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+
+
+_WIDE_BOMS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def _is_binary(head: bytes) -> bool:
+    """Whether a file's beginning has a NUL byte, which no text in a byte encoding has."""
+    return b"\0" in head and not head.startswith(_WIDE_BOMS)
+
+
+def _decode(data: bytes, path: str, encoding: str) -> str:
+    """Decode strictly; a UTF-8 byte-order mark is dropped."""
+    try:
+        codec = codecs.lookup(encoding)
+        wide = len("a".encode(encoding)) > 1
+    except (LookupError, ValueError):
+        raise UsageError(f"--encoding {encoding}: no such text encoding; try utf-8, latin-1 or cp1252") from None
+    if codec.name == "utf-8":
+        if data.startswith(_WIDE_BOMS):
+            kind = "utf-32" if data.startswith(_WIDE_BOMS[:2]) else "utf-16"
+            raise InputError(f"{path}: not UTF-8 but {kind}, by its first bytes; use --encoding {kind}")
+        data = data.removeprefix(codecs.BOM_UTF8)
+    if not wide and _is_binary(data[:8192]):
+        raise InputError(f"{path}: a binary file (NUL at byte {data.index(0)}), not a text")
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: byte {error.start} (0x{data[error.start]:02x}) is not {codec.name}; "
+            "name the text's encoding, for example --encoding latin-1"
+        ) from None

@@ -1,0 +1,5 @@
+"""Compute kernels over numpy arrays: arrays in, arrays out, nothing else of charrnn known here.
+
+counters    counter-based random numbers: a draw is a pure function of what it is for
+recurrence  one time step of each cell, and the draw of a character
+"""

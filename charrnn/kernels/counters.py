@@ -1,0 +1,54 @@
+"""Counter-based random numbers: each draw is a pure function of a seed and of what it is for.
+
+No generator's inner state has to be saved or shared: whoever knows (seed, step, layer,
+lane) or (seed, stream, position) can make the numbers again, in any order, on any worker.
+Philox 4x64 gives four 64-bit words a counter (Salmon et al. 2011, "Parallel random
+numbers: as easy as 1, 2, 3"), and numpy promises its stream never changes.
+
+Letters: B lanes in this tensor, H hidden size.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+# The second key word says what the numbers are for, so that no two uses share a stream.
+_MASK, _OFFSET, _DRAW = 1, 2, 3
+
+
+def _words(count: int, *, key: tuple[int, int], counter: tuple[int, int, int, int]) -> NDArray[np.uint64]:
+    """`count` 64-bit words from the given counter on."""
+    generator = np.random.Philox(key=np.array(key, np.uint64), counter=np.array(counter, np.uint64))
+    return generator.random_raw(count)
+
+
+def dropout_mask(
+    dropout: float, *, seed: int, step: int, layer: int, lanes: Sequence[int], hidden_size: int
+) -> NDArray[np.float32]:
+    """One inverted-dropout mask a lane: 0 where a unit is dropped, 1 / keep elsewhere.
+
+    lanes: global lane numbers. Returns (B, H) float32. The probability is rounded to a
+    multiple of 2^-16, and the scale uses the rounded one, so the mean is exactly one.
+    Source: Srivastava et al. 2014; one mask for a whole window, Gal & Ghahramani 2016.
+    """
+    threshold = round((1.0 - dropout) * 65536)
+    words = [_words(-(-hidden_size // 4), key=(seed, _MASK), counter=(0, step, layer, lane)) for lane in lanes]
+    draws = np.stack(words).view(np.uint16)[:, :hidden_size]  # (B, H)
+    return (draws < threshold) * np.float32(65536 / max(threshold, 1))
+
+
+def pass_offset(num_chars: int, *, seed: int, pass_index: int) -> int:
+    """Where in the text the lanes of this pass begin to be cut: 0 <= offset < num_chars."""
+    word = _words(1, key=(seed, _OFFSET), counter=(0, pass_index, 0, 0))[0]
+    return int(word % np.uint64(num_chars))
+
+
+def uniforms(count: int, *, seed: int, stream: int, position: int) -> NDArray[np.float64]:
+    """The numbers in [0, 1) that draw characters position, position + 1, … of a stream.
+
+    Returns (count,) float64 with 53 random bits each.
+    """
+    skip = position % 4
+    words = _words(skip + count, key=(seed, _DRAW), counter=(position // 4, 0, stream, 0))
+    return (words[skip:] >> np.uint64(11)).astype(np.float64) * 2.0**-53

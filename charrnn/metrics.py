@@ -1,0 +1,154 @@
+"""Facts: what a run or an evaluation found out, as frozen dataclasses.
+
+The training loop yields events; whoever consumes them draws or logs them. Losses are
+nats inside and bits per character where people read them.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model predicts a text: a sum of nats over a count of characters.
+
+    unknown counts the characters outside the vocabulary, which are neither fed nor scored.
+    """
+
+    nats: float
+    num_chars: int
+    unknown: dict[str, int]
+
+    @property
+    def nats_per_char(self) -> float:
+        return self.nats / self.num_chars
+
+    @property
+    def bits_per_char(self) -> float:
+        return bits(self.nats_per_char)
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.nats_per_char, 700.0))  # e^709 is the last finite double
+
+    @property
+    def num_unknown(self) -> int:
+        return sum(self.unknown.values())
+
+
+def bits(nats: float) -> float:
+    """Convert nats to bits."""
+    return nats / math.log(2)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a run, after optimiser update number `step`."""
+
+    event: ClassVar[str]
+    step: int
+
+    def record(self) -> dict[str, Any]:
+        """The event as the JSON object that `log.jsonl` and `--json` hold."""
+        return {"event": self.event, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Plan(Event):
+    """What a run is going to do, everything resolved. Sizes in characters and bytes.
+
+    steps is None when the budget is a time: the first steps measure the speed and fix it.
+    """
+
+    event = "plan"
+    run: str
+    texts: list[str]
+    num_chars: int
+    num_train_chars: int
+    num_valid_chars: int
+    vocab_size: int
+    model: dict[str, Any]
+    training: dict[str, Any]
+    num_parameters: int
+    memory_bytes: int
+    steps: int | None
+    minutes: float | None
+    device: str
+    threads: int
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Resumed(Event):
+    """An earlier run goes on from its saved state; `note` says how."""
+
+    event = "resumed"
+    note: str
+
+
+@dataclass(frozen=True)
+class Progress(Event):
+    """The loss of the training characters since the last such event, and the pace.
+
+    The loss is measured with dropout on, as the optimiser sees it. num_steps and
+    seconds_left are None until the speed is known.
+    """
+
+    event = "progress"
+    num_steps: int | None
+    nats_per_char: float
+    learning_rate: float
+    chars_per_second: float
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class Evaluated(Event):
+    """The held-out text, or the fixed stretches of it that are scored on the way (`whole` False)."""
+
+    event = "evaluated"
+    nats_per_char: float
+    bits_per_char: float
+    num_chars: int
+    whole: bool
+    best: bool
+
+
+@dataclass(frozen=True)
+class Sample(Event):
+    """A short text drawn from the weights of the moment."""
+
+    event = "sample"
+    text: str
+
+
+@dataclass(frozen=True)
+class Saved(Event):
+    """The model file holds the best weights so far."""
+
+    event = "saved"
+    path: str
+
+
+@dataclass(frozen=True)
+class Warned(Event):
+    """Something the user should know that doesn't end the run."""
+
+    event = "warning"
+    message: str
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    """The run is over. The score is that of the best weights on the whole held-out text.
+
+    best_step is the step those weights were taken from.
+    """
+
+    event = "finished"
+    model: str
+    best_step: int
+    nats_per_char: float
+    bits_per_char: float
+    num_chars: int

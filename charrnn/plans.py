@@ -1,0 +1,129 @@
+"""What a run is going to do: recommended and overlaid for a new one, looked up for one that goes on."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from charrnn.budget import default_minutes
+from charrnn.config import CorpusConfig, ModelConfig, TrainConfig, estimate_memory, flag, overlay, recommend
+from charrnn.corpus import Corpus
+from charrnn.errors import UsageError
+from charrnn.metrics import Plan
+from charrnn.runs import Run, SavedState
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Everything about a run that is settled before its first step.
+
+    minutes: the whole time budget; seconds: what of it is still to be turned into steps.
+    Both None where training.steps is the budget. resume: the state to go on from;
+    extends: that run had finished, and its budget has grown; done: there is nothing to do.
+    """
+
+    run: Run
+    corpus: Corpus
+    corpus_config: CorpusConfig
+    model: ModelConfig
+    training: TrainConfig
+    device: str
+    threads: int
+    minutes: float | None = None
+    seconds: float | None = None
+    resume: SavedState | None = None
+    extends: bool = False
+    done: bool = False
+    notes: tuple[str, ...] = ()
+
+    def fact(self) -> Plan:
+        """The plan as an event."""
+        return Plan(
+            step=self.resume.meta["step"] if self.resume else 0,
+            run=self.run.name,
+            texts=list(self.corpus.names),
+            num_chars=len(self.corpus.ids),
+            num_train_chars=len(self.corpus.train_ids),
+            num_valid_chars=len(self.corpus.valid_ids),
+            vocab_size=len(self.corpus.vocab),
+            model=asdict(self.model),
+            training=asdict(self.training),
+            num_parameters=self.model.num_parameters,
+            memory_bytes=estimate_memory(self.model, self.training),
+            steps=self.training.steps,
+            minutes=self.minutes,
+            device=self.device,
+            threads=self.threads,
+            notes=list(self.notes),
+        )
+
+
+def make_plan(
+    run: Run,
+    corpus: Corpus,
+    corpus_config: CorpusConfig,
+    given: Mapping[str, Any],
+    *,
+    minutes: float | None,
+    device: str,
+    threads: int,
+) -> RunPlan:
+    """Settle what the run in this folder does, given what the command line asks for.
+
+    given: the settings the user named, by field; the text or an earlier state says the rest.
+    Raises UsageError where text or settings differ from those of the run that is there.
+    """
+    saved = run.newest_state()
+    if saved is not None:
+        settled = RunPlan(run, corpus, corpus_config, *_saved_configs(saved), device, threads)
+        return _continued(saved, settled, given, minutes)
+    if run.model_path.exists():
+        raise UsageError(f"{run.folder} has a model but no state to go on from; {_choices(run)}")
+    num_train = len(corpus.train_ids)
+    if minutes is None and "steps" not in given:
+        minutes = default_minutes(num_train)
+    seconds = None if minutes is None else 60 * minutes
+    model, training = recommend(num_train, len(corpus.vocab), seconds=seconds or 300.0, device=device, threads=threads)
+    model, training = overlay(model, given), overlay(training, given)
+    notes = []
+    if training.batch_size > num_train:
+        notes.append(f"the text has only {num_train} characters to train on, so as many lanes")
+        training = replace(training, batch_size=num_train)
+    return RunPlan(run, corpus, corpus_config, model, training, device, threads, minutes, seconds, notes=tuple(notes))
+
+
+def _choices(run: Run) -> str:
+    return f"use --run NAME for another run, or --fresh to start {run.name!r} over"
+
+
+def _saved_configs(saved: SavedState) -> tuple[ModelConfig, TrainConfig]:
+    return ModelConfig(**saved.meta["model"]), TrainConfig(**saved.meta["training"])
+
+
+def _continued(saved: SavedState, plan: RunPlan, given: Mapping[str, Any], minutes: float | None) -> RunPlan:
+    """The plan of a run that is there already. What the user left open stays as it was."""
+    meta, run = saved.meta, plan.run
+    if meta["text"]["sha256"] != plan.corpus.sha256:
+        raise UsageError(f"the text is not the one that run {run.name!r} was trained on; {_choices(run)}")
+    settings = {**meta["model"], **meta["training"], **meta["corpus"]}
+    for name, value in given.items():
+        if name != "steps" and settings[name] != value:
+            raise UsageError(f"{flag(name)} {value} differs from this run's {settings[name]}; {_choices(run)}")
+    steps, total, spent = given.get("steps"), meta["num_steps"], meta["minutes"]
+    plan = replace(plan, minutes=spent, resume=saved)
+    if not meta["finished"]:
+        if (steps or total) != total or (minutes or spent) != spent:
+            raise UsageError(f"run {run.name!r} isn't finished: give the same budget to go on, or {_choices(run)}")
+        seconds = None if total or spent is None else 60 * spent  # stopped before its speed was known
+        return replace(plan, seconds=seconds, notes=(f"going on from step {meta['step']}",))
+    if minutes and spent is None:
+        raise UsageError(f"the budget of run {run.name!r} is {total} steps; extend it with --steps, or {_choices(run)}")
+    anew = "the learning rate starts anew"
+    if steps and steps > total:
+        note = f"extending the finished run from step {total} to step {steps}; {anew}"
+        return replace(plan, training=replace(plan.training, steps=steps), extends=True, notes=(note,))
+    if minutes and minutes > spent:
+        note = f"extending the finished run from {spent:g} to {minutes:g} minutes; {anew}"
+        seconds = 60 * (minutes - spent)
+        return replace(plan, minutes=minutes, seconds=seconds, extends=True, notes=(note,))
+    note = f"run {run.name!r} is finished after {total} steps; more --steps or --minutes extend it, --fresh starts over"
+    return replace(plan, done=True, notes=(note,))

@@ -1,0 +1,201 @@
+"""A run's folder: its name, lock, states, log and model; and the signals that end it.
+
+checkpoints/<run>/ holds model.safetensors, the newest two state-<step>.safetensors and
+log.jsonl. Nothing here knows how training works.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from charrnn.checkpoint import Tensors, read_tensors, write_atomically, write_tensors
+from charrnn.corpus import STDIN
+from charrnn.errors import CharrnnError, ModelFileError, RunLockedError, UsageError
+
+ROOT = Path("checkpoints")
+MODEL_NAME = "model.safetensors"
+_KEPT_STATES = 2
+_OF_A_SITTING = ("resumed", "warning")  # events that an uninterrupted run wouldn't have
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A state file's content: what an exact resume needs, and the plain facts about it."""
+
+    path: Path
+    tensors: dict[str, NDArray[Any]]
+    meta: dict[str, Any]
+
+
+@dataclass
+class Run:
+    """The folder of one run. `skipped` names damaged states that newest_state passed over."""
+
+    name: str
+    root: Path = ROOT
+    skipped: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.name in ("", ".", "..") or any(c in self.name for c in "/\\\0"):
+            raise UsageError(f"--run {self.name!r} is not a usable folder name")
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.name
+
+    @property
+    def model_path(self) -> Path:
+        return self.folder / MODEL_NAME
+
+    @property
+    def log_path(self) -> Path:
+        return self.folder / "log.jsonl"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder, made if need be, against other runs; the kernel frees a dead one's hold.
+
+        Raises RunLockedError that says who has it.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock, holder = FileLock(self.folder / ".lock", timeout=0), self.folder / ".lock-holder"
+            with lock:
+                holder.write_text(f"process {os.getpid()}")
+                yield
+                holder.unlink(missing_ok=True)
+        except Timeout:
+            who = holder.read_text() if holder.exists() else "another process"
+            raise RunLockedError(f"{self.folder} is in use by {who}; wait for it, or use another --run NAME") from None
+        except PermissionError as error:
+            raise CharrnnError(f"{self.folder}: {error.strerror}; is the folder writable?") from None
+
+    def clear(self) -> None:
+        """Forget everything about an earlier run of this name."""
+        for path in [*self._state_paths(), self.model_path, self.log_path]:
+            path.unlink(missing_ok=True)
+
+    def save_state(self, step: int, tensors: Tensors, meta: dict[str, Any]) -> None:
+        """Write state-<step>.safetensors and drop all but the newest two."""
+        num_events = sum(counts for _, counts in self._log_lines())
+        path = self.folder / f"state-{step}.safetensors"
+        write_tensors(path, tensors, kind="state", meta={**meta, "num_events": num_events})
+        for old in self._state_paths()[_KEPT_STATES:]:
+            old.unlink(missing_ok=True)
+
+    def newest_state(self) -> SavedState | None:
+        """The newest state that is whole; None where there is none at all.
+
+        Raises ModelFileError where there are states and all of them are damaged.
+        """
+        damaged: list[str] = []
+        for path in self._state_paths():
+            try:
+                state = SavedState(path, *read_tensors(path, kind="state"))
+            except ModelFileError as error:
+                damaged.append(str(error))
+                continue
+            self.skipped = damaged
+            return state
+        if damaged:
+            raise ModelFileError(f"{damaged[0]}; no good state is left in {self.folder}, --fresh starts over")
+        return None
+
+    def _state_paths(self) -> list[Path]:
+        """The state files, newest first."""
+        numbered = {
+            int(number): path
+            for path in self.folder.glob("state-*.safetensors")
+            if (number := path.stem.removeprefix("state-")).isdecimal()
+        }
+        return [numbered[step] for step in sorted(numbered, reverse=True)]
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one JSON object to log.jsonl."""
+        with self.log_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def _log_lines(self) -> list[tuple[str, bool]]:
+        """The log's lines, and whether each is an event of the run rather than of one sitting."""
+        if not self.log_path.exists():
+            return []
+        lines = self.log_path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [(line, not any(f'"event": "{name}"' in line for name in _OF_A_SITTING)) for line in lines]
+
+    def rewind_log(self, num_events: int) -> None:
+        """Drop what was logged after the first num_events events: it is going to happen again."""
+        kept: list[str] = []
+        for line, counts in self._log_lines():
+            num_events -= counts
+            if num_events < 0:
+                break
+            kept.append(line)
+        write_atomically(self.log_path, "".join(kept).encode())
+
+
+def run_name(text: str) -> str:
+    """The name of a run that wasn't given one: the first text's stem."""
+    return "stdin" if text == STDIN else Path(os.path.abspath(text)).stem
+
+
+def list_models(*, root: Path = ROOT) -> list[Path]:
+    """The model files of all runs, oldest first."""
+    return sorted(root.glob(f"*/{MODEL_NAME}"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def find_model(which: str | None, *, root: Path = ROOT) -> Path:
+    """The model file that `-m` means: a file, a run's folder or a run's name; None: the newest.
+
+    Raises ModelFileError where there is none.
+    """
+    if which is None:
+        models = list_models(root=root)
+        if not models:
+            raise ModelFileError(f"no model in ./{root}; make one with: charrnn train TEXT, or name a file with -m")
+        return models[-1]
+    for path in (Path(which), Path(which) / MODEL_NAME, root / which / MODEL_NAME):
+        if path.exists() and not path.is_dir():
+            return path
+    raise ModelFileError(f"{which}: neither a model file nor a run in ./{root}; charrnn info lists the runs")
+
+
+@dataclass
+class StopRequest:
+    """Set by the first signal that asks the run to end."""
+
+    signal_number: int | None = None
+
+
+@contextmanager
+def catching_signals() -> Iterator[StopRequest]:
+    """Turn the first SIGINT, SIGTERM or SIGHUP into a request; a second one ends the process.
+
+    A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    """
+    request = StopRequest()
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        request.signal_number = number
+        for caught in numbers:
+            if before[caught] is not signal.SIG_IGN:
+                signal.signal(caught, signal.SIG_DFL)
+
+    for number in numbers:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, note)
+    try:
+        yield request
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])

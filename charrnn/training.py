@@ -1,0 +1,338 @@
+"""Training: truncated backpropagation through time over lanes, as a generator of facts.
+
+`train` is the one loop. It yields events and writes the run's files; others draw and log.
+TrainState is everything the next step depends on, so a run that is stopped after any step
+and started again from its state ends with the same bytes.
+
+Letters: G lanes, T steps in a window, P parameters, V vocabulary.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from charrnn.batches import Cursor, read_window
+from charrnn.budget import NUM_EVALUATIONS, Pace, valid_part
+from charrnn.cells import State
+from charrnn.checkpoint import ModelFile, check_tensors, load_model, save_model
+from charrnn.config import ModelConfig, TrainConfig
+from charrnn.errors import DivergenceError, Interrupted, ModelFileError
+from charrnn.evaluation import evaluate
+from charrnn.kernels.counters import dropout_mask
+from charrnn.lanes import window_gradient
+from charrnn.metrics import Evaluated, Evaluation, Event, Finished, Progress, Sample, Saved
+from charrnn.model import CharRNN
+from charrnn.plans import RunPlan
+from charrnn.runs import SavedState, StopRequest
+from charrnn.sampling import Sampler
+
+BETAS = (0.9, 0.99)
+WARM_UP_STEPS = 50
+FINAL_RATE = 0.02  # of the peak
+NUM_PROGRESS = 500  # progress events in a run
+SAMPLE_LENGTH = 200
+
+
+def learning_rate(step: int, *, peak: float, num_steps: int | None, start: int = 0) -> float:
+    """The rate of update number `step` (from 0): linear warm-up, then a cosine to 2 % of the peak.
+
+    num_steps None: the end isn't known yet, which it is long before the decay would show.
+    start: where the schedule began, for a run that was extended.
+    """
+    span = num_steps - start if num_steps else None
+    warm_up = min(WARM_UP_STEPS, max(1, span // 10)) if span else WARM_UP_STEPS
+    rate = peak * min(1.0, (step - start + 1) / warm_up)
+    if not span:
+        return rate
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (step - start) / span)))
+    return rate * (FINAL_RATE + (1 - FINAL_RATE) * cosine)
+
+
+@dataclass
+class TrainState:
+    """Everything the next step depends on.
+
+    hidden: tensors (L, G, H), carried from window to window. num_steps is None until the
+    speed is known. valid_chars: held-out characters scored on the way. recent_*: the
+    training loss since the last progress event.
+    """
+
+    model: CharRNN
+    optimizer: torch.optim.AdamW
+    hidden: State
+    cursor: Cursor = field(default_factory=Cursor)
+    step: int = 0
+    num_steps: int | None = None
+    schedule_start: int = 0
+    valid_chars: int = 0
+    best_nats: float | None = None
+    best_step: int = 0
+    recent_nats: float = 0.0
+    recent_chars: int = 0
+    finished: bool = False
+
+    SCALARS = (
+        *("step", "num_steps", "schedule_start", "valid_chars", "best_nats", "best_step"),
+        *("recent_nats", "recent_chars", "finished"),
+    )
+
+    @classmethod
+    def fresh(cls, model_config: ModelConfig, train_config: TrainConfig, device: torch.device) -> "TrainState":
+        """The state before the first step."""
+        model = CharRNN(model_config, seed=train_config.seed).to(device)
+        matrices = [p for p in model.parameters() if p.dim() == 2]
+        biases = [p for p in model.parameters() if p.dim() == 1]
+        groups = [
+            {"params": matrices, "weight_decay": train_config.weight_decay},
+            {"params": biases, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, betas=BETAS, fused=True)
+        return cls(model, optimizer, model.initial_state(train_config.batch_size))
+
+    def to_arrays(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """The state as named arrays and plain values, for a file."""
+        arrays = {f"weights.{name}": array for name, array in self.model.to_arrays().items()}
+        for name, parameter in self.model.named_parameters():
+            for moment in ("exp_avg", "exp_avg_sq"):
+                if parameter in self.optimizer.state:  # empty before the first step
+                    arrays[f"{moment}.{name}"] = self.optimizer.state[parameter][moment].cpu().numpy()
+        arrays |= {f"hidden.{i}": part.cpu().numpy() for i, part in enumerate(self.hidden)}
+        scalars = {name: getattr(self, name) for name in self.SCALARS}
+        return arrays, {**scalars, "cursor": asdict(self.cursor)}
+
+    def restore(self, saved: SavedState) -> None:
+        """Take over a saved state, into memory that torch allocated (products change with alignment).
+
+        Raises ModelFileError where the file doesn't fit this network.
+        """
+        weights = _named(saved.tensors, "weights.")
+        check_tensors(saved.path, weights, self.model.config)
+        self.model.load_arrays(weights)
+        try:
+            if saved.meta["step"] > 0:
+                for name, parameter in self.model.named_parameters():
+                    moments = {
+                        moment: torch.tensor(saved.tensors[f"{moment}.{name}"], device=parameter.device)
+                        for moment in ("exp_avg", "exp_avg_sq")
+                    }
+                    updates = torch.tensor(float(saved.meta["step"]), device=parameter.device)
+                    self.optimizer.state[parameter] = {"step": updates, **moments}
+            for index, part in enumerate(self.hidden):
+                part.copy_(torch.tensor(saved.tensors[f"hidden.{index}"]))
+            for name in self.SCALARS:
+                setattr(self, name, saved.meta[name])
+            self.cursor = Cursor(**saved.meta["cursor"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelFileError(f"{saved.path}: not a state of this run ({error})") from None
+
+
+def _named(tensors: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+
+
+def train(plan: RunPlan, *, stop: StopRequest | None = None) -> Iterator[Event]:
+    """Train to the end of the plan's budget, yielding what happens.
+
+    Raises Interrupted, after saving, once `stop` is set; DivergenceError when the gradient
+    is not finite: the files then hold the last good state and the best model.
+    """
+    config, ids = plan.training, plan.corpus.train_ids
+    device = torch.device(plan.device)
+    state = starting_state(plan, device)
+    save_state(state, plan)
+    pace = Pace()
+
+    while state.num_steps is None or state.step < state.num_steps:
+        # read the next window of every lane; a new pass starts from no state
+        pace.begin_step()
+        window = read_window(ids, state.cursor, batch_size=config.batch_size, seq_len=config.seq_len, seed=config.seed)
+        if window.starts_pass:
+            state.hidden = state.model.initial_state(config.batch_size)
+
+        # forward and backward
+        x, targets = (torch.from_numpy(array).to(device) for array in (window.x, window.targets))
+        result = window_gradient(state.model, x, targets, state.hidden, dropout_masks(state, config, device))
+
+        # clip the mean's gradient and update
+        rate = learning_rate(
+            state.step, peak=config.learning_rate, num_steps=state.num_steps, start=state.schedule_start
+        )
+        apply_gradient(state, result.gradient / window.num_targets, rate=rate, grad_clip=config.grad_clip)
+        state.hidden, state.cursor = result.state, window.after
+        state.step += 1
+        state.recent_nats += float(result.nats)
+        state.recent_chars += window.num_targets
+
+        # the first steps measure the speed, which fixes the number of steps
+        pace.end_step(window.num_targets)
+        if state.num_steps is None and plan.seconds is not None and pace.is_known(plan.seconds):
+            left = pace.steps_left(plan.seconds, num_valid=len(plan.corpus.valid_ids))
+            fix_num_steps(state, plan, state.step + left)
+
+        # tell, evaluate, save
+        if is_due(state, NUM_PROGRESS):
+            yield progress(state, pace, rate)
+        if state.num_steps is not None and is_due(state, NUM_EVALUATIONS):
+            yield from evaluate_and_keep(state, plan)
+            save_state(state, plan)
+        elif pace.state_is_due():
+            save_state(state, plan)
+        if stop and stop.signal_number:
+            save_state(state, plan)
+            message = f"stopped after step {state.step}; the same command goes on from there"
+            raise Interrupted(message, signal_number=stop.signal_number)
+
+    yield finish(state, plan, device)
+
+
+def starting_state(plan: RunPlan, device: torch.device) -> TrainState:
+    """The state before the plan's first step: a fresh one, or where the run stood."""
+    state = TrainState.fresh(plan.model, plan.training, device)
+    if plan.resume:
+        state.restore(plan.resume)
+        if not plan.extends:  # what was logged after the state happens again
+            plan.run.rewind_log(plan.resume.meta["num_events"])
+    if plan.extends:
+        state.schedule_start, state.num_steps, state.finished = state.step, None, False
+    if state.num_steps is None and plan.seconds is None:
+        assert plan.training.steps is not None
+        fix_num_steps(state, plan, plan.training.steps)
+    return state
+
+
+def fix_num_steps(state: TrainState, plan: RunPlan, num_steps: int) -> None:
+    """Settle where the run ends and, once for all, how many held-out characters it scores on the way."""
+    state.num_steps = num_steps
+    if state.valid_chars == 0:
+        state.valid_chars = valid_part(len(plan.corpus.valid_ids), plan.training, num_steps)
+
+
+def dropout_masks(state: TrainState, config: TrainConfig, device: torch.device) -> list[Tensor] | None:
+    """One mask a layer for the window at hand, (G, H) each; None without dropout."""
+    if config.dropout == 0.0:
+        return None
+    sizes = state.model.config
+    return [
+        torch.from_numpy(
+            dropout_mask(
+                config.dropout,
+                seed=config.seed,
+                step=state.step,
+                layer=layer,
+                lanes=range(config.batch_size),
+                hidden_size=sizes.hidden_size,
+            )
+        ).to(device)
+        for layer in range(sizes.num_layers)
+    ]
+
+
+def apply_gradient(state: TrainState, gradient: Tensor, *, rate: float, grad_clip: float) -> None:
+    """Scale the gradient (P,) to a norm of at most grad_clip and let AdamW take a step.
+
+    Raises DivergenceError, with nothing changed, where the norm is not finite.
+    """
+    norm = float(gradient.norm())
+    if not math.isfinite(norm):
+        raise DivergenceError(
+            f"training diverged at step {state.step}: the gradient is not finite; "
+            "start over with --fresh and half the --learning-rate"
+        )
+    gradient *= min(1.0, grad_clip / (norm + 1e-12))
+    start = 0
+    for parameter in state.model.parameters():
+        parameter.grad = gradient[start : start + parameter.numel()].view_as(parameter)
+        start += parameter.numel()
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()
+
+
+def is_due(state: TrainState, times: int) -> bool:
+    """Whether something that happens `times` times in a run, the last at its end, happens now."""
+    if state.num_steps is None:
+        return True
+    done, span = state.step - state.schedule_start, state.num_steps - state.schedule_start
+    return done * times // span > (done - 1) * times // span
+
+
+def progress(state: TrainState, pace: Pace, rate: float) -> Progress:
+    """The training loss since the last such event, which is then forgotten."""
+    event = Progress(
+        step=state.step,
+        num_steps=state.num_steps,
+        nats_per_char=state.recent_nats / state.recent_chars,
+        learning_rate=rate,
+        chars_per_second=pace.chars_per_second(),
+        seconds_left=None if state.num_steps is None else pace.seconds_left(state.num_steps - state.step),
+    )
+    state.recent_nats, state.recent_chars = 0.0, 0
+    return event
+
+
+def evaluate_and_keep(state: TrainState, plan: RunPlan) -> Iterator[Event]:
+    """Score the fixed part of the held-out text, keep the weights if they are the best, draw a sample."""
+    corpus = plan.corpus
+    score = evaluate(state.model, corpus.valid_ids, context=corpus.train_ids, num_scored=state.valid_chars)
+    whole = score.num_chars == len(corpus.valid_ids)
+    best = math.isfinite(score.nats) and (state.best_nats is None or score.nats_per_char < state.best_nats)
+    model = describe_model(state, plan, scores(score, step=state.step, whole=whole))
+    if best:
+        state.best_nats, state.best_step = score.nats_per_char, state.step
+        save_model(plan.run.model_path, model)
+    yield Evaluated(state.step, score.nats_per_char, score.bits_per_char, score.num_chars, whole=whole, best=best)
+    drawn = Sampler(model).stream(length=SAMPLE_LENGTH, seed=plan.training.seed, stream=state.step)
+    yield Sample(state.step, text="".join(drawn))
+    if best:
+        yield Saved(state.step, path=str(plan.run.model_path))
+
+
+def finish(state: TrainState, plan: RunPlan, device: torch.device) -> Finished:
+    """Score the best weights on the whole held-out text and write that into the model file."""
+    corpus, path = plan.corpus, plan.run.model_path
+    best = load_model(path)
+    model = CharRNN.from_arrays(best.config, best.tensors).to(device)
+    score = evaluate(model, corpus.valid_ids, context=corpus.train_ids)
+    save_model(path, replace(best, scores=scores(score, step=state.best_step, whole=True)))
+    state.finished = True
+    save_state(state, plan)
+    return Finished(state.step, str(path), state.best_step, score.nats_per_char, score.bits_per_char, score.num_chars)
+
+
+def describe_model(state: TrainState, plan: RunPlan, scores: dict[str, Any]) -> ModelFile:
+    """The weights of the moment as a model file."""
+    corpus = plan.corpus
+    text = {"paths": list(corpus.names), "sha256": corpus.sha256}
+    split = {"num_train": corpus.num_train, "num_valid": len(corpus.valid_ids), **asdict(plan.corpus_config)}
+    training = {**asdict(plan.training), "steps": state.num_steps, "minutes": plan.minutes}
+    provenance = {"text": text, "split": split, "training": training}
+    return ModelFile(plan.model, corpus.vocab, state.model.to_arrays(), scores, provenance)
+
+
+def scores(score: Evaluation, *, step: int, whole: bool) -> dict[str, Any]:
+    """A model file's record of its score, by which its weights were chosen: a selection score."""
+    return {
+        "step": step,
+        "nats_per_char": score.nats_per_char,
+        "num_chars": score.num_chars,
+        "whole": whole,
+        "selection": True,
+    }
+
+
+def save_state(state: TrainState, plan: RunPlan) -> None:
+    """Write all that an exact resume needs."""
+    arrays, meta = state.to_arrays()
+    settled = {
+        "minutes": plan.minutes,
+        "model": asdict(plan.model),
+        "training": asdict(plan.training),
+        "corpus": asdict(plan.corpus_config),
+        "text": {"sha256": plan.corpus.sha256, "vocab": plan.corpus.vocab.fingerprint},
+    }
+    plan.run.save_state(state.step, arrays, {**meta, **settled})

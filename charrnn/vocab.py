@@ -1,0 +1,105 @@
+"""The vocabulary: which characters a model knows, in which order.
+
+A character is a Unicode code point. Only the sorted string of them is stored; everything
+else follows from it.
+
+    >>> vocab = Vocab.of("hello\\n")
+    >>> vocab.chars
+    '\\nehlo'
+    >>> vocab.encode("hole").tolist()
+    [2, 4, 3, 1]
+    >>> vocab.decode([2, 4, 3, 1])
+    'hole'
+"""
+
+import hashlib
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn.errors import UnknownCharacterError
+
+Ids = NDArray[Any]  # uint8, uint16 or uint32, whatever the vocabulary needs
+
+
+@dataclass(frozen=True)
+class Vocab:
+    """Distinct characters in code-point order; a character's id is its place."""
+
+    chars: str
+
+    def __post_init__(self) -> None:
+        assert list(self.chars) == sorted(set(self.chars)), "a vocabulary is sorted and distinct"
+
+    @classmethod
+    def of(cls, text: str) -> "Vocab":
+        """The vocabulary of all characters that occur in the text."""
+        points = np.unique(_code_points(text))
+        return cls("".join(map(chr, points.tolist())))
+
+    def __len__(self) -> int:
+        return len(self.chars)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the characters: equal exactly when the vocabularies are."""
+        return hashlib.sha256(self.chars.encode("utf-8", "surrogatepass")).hexdigest()
+
+    @cached_property
+    def _points(self) -> NDArray[np.uint32]:
+        return _code_points(self.chars)
+
+    @property
+    def dtype(self) -> type[np.unsignedinteger[Any]]:
+        """The narrowest type that holds every id."""
+        return np.uint8 if len(self) <= 256 else np.uint16 if len(self) <= 65536 else np.uint32
+
+    def encode(self, text: str) -> Ids:
+        """Turn text into ids, (len(text),) of `dtype`.
+
+        Raises UnknownCharacterError, which names the first character that has no id.
+        """
+        ids, known = self._lookup(text)
+        if not known.all():
+            raise UnknownCharacterError(self._explain(text, int(np.argmin(known))))
+        return ids
+
+    def encode_known(self, text: str) -> tuple[Ids, dict[str, int]]:
+        """Encode what is in the vocabulary; count the rest by character, most frequent first."""
+        ids, known = self._lookup(text)
+        if known.all():
+            return ids, {}
+        missing = "".join(map(chr, _code_points(text)[~known].tolist()))
+        return ids[known], dict(Counter(missing).most_common())
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Turn ids back into text."""
+        return "".join(self.chars[i] for i in ids)
+
+    def _lookup(self, text: str) -> tuple[Ids, NDArray[np.bool_]]:
+        points = _code_points(text)
+        places = np.minimum(np.searchsorted(self._points, points), max(len(self) - 1, 0))
+        known = self._points[places] == points if len(self) else np.zeros(len(points), np.bool_)
+        return places.astype(self.dtype), known
+
+    def _explain(self, text: str, index: int) -> str:
+        message = f"the model does not know {describe(text[index])}, character {index + 1} of the prompt"
+        for form in ("NFC", "NFD", "NFKC"):
+            if self._lookup(unicodedata.normalize(form, text))[1].all():
+                return f"{message}; it knows the text in the Unicode normal form {form}, so convert it to that"
+        return message
+
+
+def _code_points(text: str) -> NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+def describe(char: str) -> str:
+    """Name a character for a message, as in U+00E9 'é'."""
+    return f"U+{ord(char):04X} {char!r}"
