@@ -70,9 +70,9 @@ def load_model(path: Path | str) -> ModelFile:
     tensors, meta = read_tensors(path, kind="model")
     try:
         config = ModelConfig(**meta["config"])
-        vocab = Vocab(str(meta["vocab"]))
+        vocab = Vocab(meta["vocab"])
         model = ModelFile(config, vocab, tensors, dict(meta["scores"]), dict(meta["provenance"]))
-    except (KeyError, TypeError, ValueError, AssertionError, CharrnnError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, CharrnnError) as error:
         raise ModelFileError(f"{path}: its description is not a model's ({error})") from None
     if len(vocab) != config.vocab_size:
         raise ModelFileError(f"{path}: {len(vocab)} characters, but a vocabulary size of {config.vocab_size}")
@@ -100,7 +100,7 @@ def check_tensors(path: Path, tensors: Tensors, config: ModelConfig) -> None:
 def write_tensors(path: Path, tensors: Tensors, *, kind: str, meta: dict[str, Any]) -> None:
     """Write tensors and a JSON description to one checksummed file, atomically."""
     document = {"format": FORMAT_VERSION, "kind": kind, "file_sha256": _NO_DIGEST, **meta}
-    data = serialise_tensors(dict(tensors), {_KEY: json.dumps(document, sort_keys=True)})
+    data = _serialise(tensors, document)
     digest = hashlib.sha256(data).hexdigest()
     start = data.index(_DIGEST_MARK) + len(_DIGEST_MARK)
     write_atomically(path, data[:start] + digest.encode() + data[start + 64 :])
@@ -118,7 +118,7 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, NDArray[Any]], dic
         digest = document["file_sha256"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ModelFileError(f"{path}: not a charrnn file") from None
-    if document.get("format") != FORMAT_VERSION:
+    if document.get("format") != FORMAT_VERSION or type(document["format"]) is not int:
         raise ModelFileError(
             f"{path}: file format {document.get('format')}, but this charrnn reads format {FORMAT_VERSION}; "
             "use the charrnn that wrote it, or a newer one"
@@ -135,7 +135,17 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, NDArray[Any]], dic
         tensors = parse_tensors(data)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ModelFileError(f"{path}: its tensors can't be read ({error})") from None
+    if _serialise(tensors, document) != data:
+        raise ModelFileError(f"{path}: not as charrnn writes it, though its checksum matches")
     return tensors, document
+
+
+def _serialise(tensors: Tensors, document: dict[str, Any]) -> bytes:
+    """The one way these tensors and this description are written."""
+    contiguous = {
+        name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()
+    }  # save takes memory as it lies
+    return serialise_tensors(contiguous, {_KEY: json.dumps(document, sort_keys=True)})
 
 
 def _read_regular_file(path: Path) -> bytes:
@@ -155,7 +165,7 @@ def _description(data: bytes) -> dict[str, Any]:
         raise ValueError("no header")
     header = json.loads(data[8 : 8 + size], object_pairs_hook=_without_duplicates)
     metadata = header["__metadata__"]
-    if metadata.keys() != {_KEY}:
+    if not isinstance(metadata, dict) or metadata.keys() != {_KEY}:
         raise ValueError("foreign metadata")
     document = json.loads(metadata[_KEY], object_pairs_hook=_without_duplicates)
     if not isinstance(document, dict):

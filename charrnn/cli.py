@@ -5,7 +5,9 @@ at once. An option that isn't given is None here; its default lives in config.py
 """
 
 import dataclasses
+import functools
 import itertools
+import os
 import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from charrnn import __version__, console
+from charrnn.config import CorpusConfig, ModelConfig, SampleConfig, TrainConfig, available_cores, overlay
 from charrnn.errors import CharrnnError, ModelFileError, OutputClosed, ResourceError, UsageError
 
 if TYPE_CHECKING:
@@ -23,14 +26,17 @@ if TYPE_CHECKING:
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
-    no_args_is_help=True,
 )
+
+network = functools.partial(typer.Option, rich_help_panel="Network")
+budget = functools.partial(typer.Option, rich_help_panel="Budget")
+learning = functools.partial(typer.Option, rich_help_panel="Learning")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, one object a line.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; by default the cores this process may use.")]
-Encoding = Annotated[str | None, typer.Option(help="Encoding of the text; UTF-8 unless named.")]
+Encoding = Annotated[str | None, typer.Option(help="Encoding of the text.", show_default=CorpusConfig.encoding)]
 ModelName = Annotated[
     str | None,
     typer.Option("-m", "--model", help="A run's name or a model file; by default the newest in ./checkpoints."),
@@ -39,52 +45,41 @@ ModelName = Annotated[
 
 @app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:
     """Learn from any text, character by character, and write more of it."""
     if version:
         console.result(f"charrnn {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        console.result(context.get_help())
+        raise typer.Exit(UsageError.exit_code)
 
 
 @app.command()
 def train(
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Text files, folders, or - for stdin.")],
-    cell: Annotated[str | None, typer.Option(help="rnn, gru or lstm.", rich_help_panel="Network")] = None,
-    num_layers: Annotated[int | None, typer.Option(help="Recurrent layers.", rich_help_panel="Network")] = None,
-    hidden_size: Annotated[int | None, typer.Option(help="Units a layer.", rich_help_panel="Network")] = None,
-    embedding_dim: Annotated[
-        int | None, typer.Option(help="Numbers that stand for a character.", rich_help_panel="Network")
-    ] = None,
-    dropout: Annotated[
-        float | None,
-        typer.Option(help="Share of each layer's outputs dropped in training.", rich_help_panel="Training"),
-    ] = None,
-    seq_len: Annotated[
-        int | None, typer.Option(help="Characters a gradient reaches back.", rich_help_panel="Training")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Places in the text read side by side.", rich_help_panel="Training")
-    ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel="Training")] = None,
-    weight_decay: Annotated[
-        float | None, typer.Option(help="Pull of the weights towards zero.", rich_help_panel="Training")
-    ] = None,
-    grad_clip: Annotated[
-        float | None, typer.Option(help="Largest norm of a gradient.", rich_help_panel="Training")
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(help="Time budget, from the first step to the saved model.", rich_help_panel="Budget"),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Budget in optimiser updates instead.", rich_help_panel="Budget")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of the weights, masks and lanes.", rich_help_panel="Training")
-    ] = None,
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="Text files, folders, or - for stdin.")],
+    cell: Annotated[str | None, network(help="rnn, gru or lstm.")] = None,
+    num_layers: Annotated[int | None, network(help="Recurrent layers.")] = None,
+    hidden_size: Annotated[int | None, network(help="Units a layer.")] = None,
+    embedding_dim: Annotated[int | None, network(help="Numbers that stand for a character.")] = None,
+    minutes: Annotated[float | None, budget(help="Time, from the first step to the saved model.")] = None,
+    steps: Annotated[int | None, budget(help="Optimiser updates instead.")] = None,
+    dropout: Annotated[float | None, learning(help="Share of each layer's outputs dropped.")] = None,
+    seq_len: Annotated[int | None, learning(help="Characters a gradient reaches back.")] = None,
+    batch_size: Annotated[int | None, learning(help="Places in the text read side by side.")] = None,
+    learning_rate: Annotated[float | None, learning(help="Peak learning rate.")] = None,
+    weight_decay: Annotated[float | None, learning(help="Pull of the weights towards zero.")] = None,
+    grad_clip: Annotated[float | None, learning(help="Largest norm of a gradient.")] = None,
+    seed: Annotated[int | None, learning(help="Seed of weights, masks and lanes.")] = None,
     encoding: Encoding = None,
-    valid_fraction: Annotated[float | None, typer.Option(help="Share of the text, its end, that is held out.")] = None,
+    valid_fraction: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the text, its end, that is held out.", show_default=str(CorpusConfig.valid_fraction)
+        ),
+    ] = None,
     run: Annotated[str | None, typer.Option(help="Name of the folder in ./checkpoints; by default the text's.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, forgetting what the run has learned.")] = False,
     device: Device = "auto",
@@ -101,29 +96,32 @@ def train(
     given = settings(locals())
     check_budget(minutes, steps)
     from charrnn import corpus, plans, runs
-    from charrnn.config import CorpusConfig, overlay
 
     corpus_config = overlay(CorpusConfig(), given)
     text = corpus.read_texts(texts, corpus_config)
     data = corpus.build_corpus(text, corpus_config)
-    place = runs.Run(run or runs.run_name(texts[0]))
+    place = runs.Run(runs.run_name(texts[0]) if run is None else run)
     view = console.TrainView(json_lines=json, quiet=quiet)
     cores = count_threads(threads)
     target = str(ready_torch(device, cores))
 
     def make_plan() -> "RunPlan":
-        return plans.make_plan(place, data, corpus_config, given, minutes=minutes, device=target, threads=cores)
+        return plans.make_plan(
+            place, data, corpus_config, given, minutes=minutes, fresh=fresh, device=target, threads=cores
+        )
 
+    plan = make_plan()  # what is wrong with the request is told before anything is made or forgotten
     if dry_run:
-        fact = make_plan().fact()
+        fact = plan.fact()
         console.result_json(fact.record()) if json else console.result(console.describe(fact))
         return
     with place.locked():
+        plan = make_plan()  # again, because another process may have trained here until now
         if fresh:
             place.clear()
-        run_plan(make_plan(), view)
+        run_plan(plan, view)
     if not json:
-        console.result(str(place.model_path))
+        console.result_path(place.model_path)
     if not quiet:
         console.note(f"next: charrnn sample -m {shlex.quote(place.name)} --temp 0.8")
 
@@ -141,6 +139,7 @@ def run_plan(plan: "RunPlan", view: console.TrainView) -> None:
         tell(metrics.Warned(step, f"{damage}; going on from the state before it"))
     if plan.done:
         view.show(metrics.Resumed(step, plan.notes[0]))
+        view.show(training.finished(plan, step))
         return
     try:
         with runs.catching_signals() as stop:
@@ -156,10 +155,20 @@ def run_plan(plan: "RunPlan", view: console.TrainView) -> None:
 def sample(
     model: ModelName = None,
     prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="Text to go on from.")] = None,
-    length: Annotated[int | None, typer.Option("-n", "--length", help="Characters to write; -1 never ends.")] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            "-n", "--length", help="Characters to write; -1 never ends.", show_default=str(SampleConfig.length)
+        ),
+    ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option("--temp", "--temperature", help="Below 1 safer, above 1 wilder; 0 always takes the likeliest."),
+        typer.Option(
+            "--temp",
+            "--temperature",
+            help="Below 1 safer, above 1 wilder; 0 always takes the likeliest.",
+            show_default=str(SampleConfig.temperature),
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="The same seed writes the same text; chosen and told if not given.")
@@ -169,7 +178,6 @@ def sample(
 ) -> None:
     """Write new text with a trained model."""
     from charrnn import runs, sampling
-    from charrnn.config import SampleConfig, overlay
 
     given = settings(locals())
     chosen = overlay(SampleConfig(seed=sampling.random_seed()), given)
@@ -207,7 +215,6 @@ def evaluate(
 ) -> None:
     """Say exactly how well a model predicts a text."""
     from charrnn import checkpoint, evaluation, runs
-    from charrnn.config import CorpusConfig, overlay
     from charrnn.model import CharRNN
 
     path = runs.find_model(model)
@@ -265,9 +272,7 @@ def info(
 
 def settings(values: dict[str, Any]) -> dict[str, Any]:
     """Of a command's arguments, the fields of the configurations that the user named."""
-    from charrnn import config
-
-    kinds = (config.ModelConfig, config.TrainConfig, config.CorpusConfig, config.SampleConfig)
+    kinds = (ModelConfig, TrainConfig, CorpusConfig, SampleConfig)
     names = {field.name for kind in kinds for field in dataclasses.fields(kind)}
     return {name: value for name, value in values.items() if name in names and value is not None}
 
@@ -282,8 +287,6 @@ def check_budget(minutes: float | None, steps: int | None) -> None:
 
 def count_threads(threads: int | None) -> int:
     """The number of CPU threads to use."""
-    from charrnn.config import available_cores
-
     if threads is not None and not 1 <= threads <= 1024:
         raise UsageError(f"--threads must lie between 1 and 1024, not {threads}")
     return threads or available_cores()
@@ -301,6 +304,8 @@ def ready_torch(device: str, threads: int) -> "torch.device":
 
 def main() -> NoReturn:
     """Run the command line; every failure a user can cause is one line on stderr and its exit code."""
+    if sys.stderr is None:  # closed by the caller; print would take stdout instead
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
         code = app(standalone_mode=False)
     except OutputClosed as error:
@@ -309,10 +314,16 @@ def main() -> NoReturn:
         console.error(str(error))
         code = error.exit_code
     except typer.TyperException as error:  # the parser's own complaints
-        console.error(f"{error.format_message().rstrip('.')}; try charrnn --help")
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "charrnn"
+        console.error(f"{error.format_message().rstrip('.')}; try {command} --help")
         code = UsageError.exit_code
     except KeyboardInterrupt:
         code = 130
+    except OSError as error:  # what no module could say better: a full disk, a folder that went away
+        console.drop_stdout()
+        console.error(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+        code = CharrnnError.exit_code
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise

@@ -42,11 +42,12 @@ class Checked:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(cast(Any, self)):
             value = getattr(self, field.name)
-            if value is None or "range" not in field.metadata:
+            if "range" not in field.metadata or (value is None and field.default is None):
                 continue
             low, high = field.metadata["range"]
-            if field.type is int and not isinstance(value, int):
-                raise UsageError(f"{flag(field.name)} must be a whole number, not {value!r}")
+            whole = isinstance(low, int)
+            if not isinstance(value, int if whole else (int, float)):
+                raise UsageError(f"{flag(field.name)} must be a {'whole ' * whole}number, not {value!r}")
             if not low <= value <= high:
                 raise UsageError(f"{flag(field.name)} must lie between {low:g} and {high:g}, not {value}")
 

@@ -4,6 +4,7 @@ Results go to stdout, everything else to stderr. Text from outside (file names, 
 samples) is never interpreted: rich markup is off, and control characters are shown.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -23,9 +24,14 @@ _SECONDS_BETWEEN_FLUSHES = 0.05
 
 
 def printable(text: str) -> str:
-    """Show control, format and surrogate characters as escapes; keep newlines and tabs."""
+    """Show control, format and surrogate characters as escapes.
+
+    Newlines and tabs stay, and so do the two joiners that Persian and emoji are written with.
+    """
     return "".join(
-        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else c.encode("unicode_escape").decode()
+        c
+        if c in "\n\t\u200c\u200d" or unicodedata.category(c) not in ("Cc", "Cf", "Cs")
+        else c.encode("unicode_escape").decode()
         for c in text
     )
 
@@ -37,15 +43,32 @@ def one_line(text: str) -> str:
 
 def write(data: bytes) -> None:
     """Put bytes on stdout and flush. Raises OutputClosed, or CharrnnError where it is full."""
+    if sys.stdout is None:
+        raise CharrnnError("can't write to stdout: it is closed")
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except OSError as error:
-        # what is still buffered must not be tried again when the interpreter ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
         if isinstance(error, BrokenPipeError):
             raise OutputClosed from None
         raise CharrnnError(f"can't write to stdout: {error.strerror}") from None
+
+
+def drop_stdout() -> None:
+    """Let what is still buffered go nowhere, so that it isn't tried again when the interpreter ends."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def on_terminal() -> bool:
+    """Whether a person reads stdout."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def result_path(path: os.PathLike[str]) -> None:
+    """Print a path: its own bytes in a pipe, escaped on a terminal."""
+    result(one_line(str(path)) if on_terminal() else str(path))
 
 
 def result(text: str) -> None:
@@ -60,7 +83,8 @@ def result_json(value: Mapping[str, Any]) -> None:
 
 def note(text: str) -> None:
     """Tell the person something on stderr."""
-    print(printable(text), file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody listens, which is no reason to stop
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def error(text: str) -> None:
@@ -74,7 +98,7 @@ def stream(pieces: Iterator[str]) -> str:
     On a terminal each character appears at once, control characters as escapes; elsewhere
     the bytes are faithful and leave at newlines and at least every 50 ms.
     """
-    terminal = sys.stdout.isatty()
+    terminal = on_terminal()
     written: list[str] = []
     waiting: list[str] = []
     flushed = time.monotonic()
@@ -87,13 +111,15 @@ def stream(pieces: Iterator[str]) -> str:
                 write(text.encode("utf-8", "surrogatepass"))
                 flushed = time.monotonic()
     finally:
+        if terminal and written[-1:] != ["\n"]:  # the shell's prompt follows
+            waiting.append("\n")
         write("".join(waiting).encode("utf-8", "surrogatepass"))
     return "".join(written)
 
 
 def table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = (), title: str = "") -> None:
     """Print a table on stdout: boxed on a terminal, tab-separated in a pipe."""
-    if not sys.stdout.isatty():
+    if not on_terminal():
         for row in [header, *rows] if header else rows:
             result("\t".join(one_line(cell) for cell in row))
         return
@@ -126,10 +152,11 @@ class TrainView:
             result_json(event.record())
         if self._quiet:
             return
-        if isinstance(event, Progress):
-            self._progress(event)
-        elif text := describe(event):
-            self._line(text)
+        with contextlib.suppress(OSError):  # of a stderr that was closed: training goes on
+            if isinstance(event, Progress):
+                self._progress(event)
+            elif text := describe(event):
+                self._line(text)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -90,7 +90,7 @@ def read_texts(names: Sequence[str], config: CorpusConfig) -> Text:
 
 def _expand(name: str) -> list[str]:
     """A folder's files, sorted, without hidden and binary ones; anything else is itself."""
-    if name == STDIN or not Path(name).is_dir():
+    if name == STDIN or not os.path.isdir(name):
         return [name]
     found = [
         str(path)
@@ -107,6 +107,8 @@ def _expand(name: str) -> list[str]:
 def _read_bytes(path: str, *, limit: int = -1) -> bytes:
     try:
         if path == STDIN:
+            if sys.stdin is None:
+                raise InputError("stdin (-) is closed; name a text file")
             return sys.stdin.buffer.read()
         with open(path, "rb") as file:
             return file.read(limit)
@@ -125,23 +127,25 @@ def _is_binary(head: bytes) -> bool:
 
 
 def _decode(data: bytes, path: str, encoding: str) -> str:
-    """Decode strictly; a UTF-8 byte-order mark is dropped."""
+    """Decode strictly; a byte-order mark is dropped."""
     try:
         codec = codecs.lookup(encoding)
-        wide = len("a".encode(encoding)) > 1
+        has_nuls = b"\0" in "a".encode(encoding)
     except (LookupError, ValueError):
         raise UsageError(f"--encoding {encoding}: no such text encoding; try utf-8, latin-1 or cp1252") from None
-    if codec.name == "utf-8":
-        if data.startswith(_WIDE_BOMS):
-            kind = "utf-32" if data.startswith(_WIDE_BOMS[:2]) else "utf-16"
-            raise InputError(f"{path}: not UTF-8 but {kind}, by its first bytes; use --encoding {kind}")
-        data = data.removeprefix(codecs.BOM_UTF8)
-    if not wide and _is_binary(data[:8192]):
+    if codec.name == "utf-8" and data.startswith(_WIDE_BOMS):
+        kind = "utf-32" if data.startswith(_WIDE_BOMS[:2]) else "utf-16"
+        raise InputError(f"{path}: not UTF-8 but {kind}, by its first bytes; use --encoding {kind}")
+    if not has_nuls and _is_binary(data[:8192]):
         raise InputError(f"{path}: a binary file (NUL at byte {data.index(0)}), not a text")
+    advice = "name the text's encoding, for example --encoding latin-1"
     try:
-        return data.decode(encoding)
+        text = data.decode(encoding)
+        text.encode("utf-8")  # some codecs let half a character through, which no file of ours could hold
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path}: byte {error.start} (0x{data[error.start]:02x}) is not {codec.name}; "
-            "name the text's encoding, for example --encoding latin-1"
+            f"{path}: byte {error.start} (0x{data[error.start]:02x}) is not {codec.name}; {advice}"
         ) from None
+    except UnicodeError as error:
+        raise InputError(f"{path}: not {codec.name} ({error}); {advice}") from None
+    return text.removeprefix("\ufeff")

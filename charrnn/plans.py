@@ -6,8 +6,8 @@ from typing import Any
 
 from charrnn.budget import default_minutes
 from charrnn.config import CorpusConfig, ModelConfig, TrainConfig, estimate_memory, flag, overlay, recommend
-from charrnn.corpus import Corpus
-from charrnn.errors import UsageError
+from charrnn.corpus import Corpus, split
+from charrnn.errors import ModelFileError, UsageError
 from charrnn.metrics import Plan
 from charrnn.runs import Run, SavedState
 
@@ -49,7 +49,7 @@ class RunPlan:
             training=asdict(self.training),
             num_parameters=self.model.num_parameters,
             memory_bytes=estimate_memory(self.model, self.training),
-            steps=self.training.steps,
+            steps=None if self.seconds else self.training.steps,
             minutes=self.minutes,
             device=self.device,
             threads=self.threads,
@@ -66,28 +66,31 @@ def make_plan(
     minutes: float | None,
     device: str,
     threads: int,
+    fresh: bool = False,
 ) -> RunPlan:
     """Settle what the run in this folder does, given what the command line asks for.
 
     given: the settings the user named, by field; the text or an earlier state says the rest.
+    fresh: whatever is in the folder doesn't count.
     Raises UsageError where text or settings differ from those of the run that is there.
     """
-    saved = run.newest_state()
+    num_train, notes = len(corpus.train_ids), []
+    if given.get("batch_size", 0) > num_train:
+        notes.append(f"the text has only {num_train} characters to train on, so as many lanes")
+        given = {**given, "batch_size": num_train}
+    saved = None if fresh else run.newest_state()
     if saved is not None:
-        settled = RunPlan(run, corpus, corpus_config, *_saved_configs(saved), device, threads)
-        return _continued(saved, settled, given, minutes)
-    if run.model_path.exists():
+        try:
+            return _continued(saved, RunPlan(run, corpus, *_saved_configs(saved), device, threads), given, minutes)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ModelFileError(f"{saved.path}: not a state of a run ({error!r}); {_choices(run)}") from None
+    if run.model_path.exists() and not fresh:
         raise UsageError(f"{run.folder} has a model but no state to go on from; {_choices(run)}")
-    num_train = len(corpus.train_ids)
     if minutes is None and "steps" not in given:
         minutes = default_minutes(num_train)
     seconds = None if minutes is None else 60 * minutes
     model, training = recommend(num_train, len(corpus.vocab), seconds=seconds or 300.0, device=device, threads=threads)
     model, training = overlay(model, given), overlay(training, given)
-    notes = []
-    if training.batch_size > num_train:
-        notes.append(f"the text has only {num_train} characters to train on, so as many lanes")
-        training = replace(training, batch_size=num_train)
     return RunPlan(run, corpus, corpus_config, model, training, device, threads, minutes, seconds, notes=tuple(notes))
 
 
@@ -95,8 +98,13 @@ def _choices(run: Run) -> str:
     return f"use --run NAME for another run, or --fresh to start {run.name!r} over"
 
 
-def _saved_configs(saved: SavedState) -> tuple[ModelConfig, TrainConfig]:
-    return ModelConfig(**saved.meta["model"]), TrainConfig(**saved.meta["training"])
+def _saved_configs(saved: SavedState) -> tuple[CorpusConfig, ModelConfig, TrainConfig]:
+    """The settings a run has had since its first step. Raises ModelFileError where a file says nonsense."""
+    try:
+        meta = saved.meta
+        return CorpusConfig(**meta["corpus"]), ModelConfig(**meta["model"]), TrainConfig(**meta["training"])
+    except UsageError as error:
+        raise ModelFileError(f"{saved.path}: not a state of a run ({error})") from None
 
 
 def _continued(saved: SavedState, plan: RunPlan, given: Mapping[str, Any], minutes: float | None) -> RunPlan:
@@ -104,16 +112,19 @@ def _continued(saved: SavedState, plan: RunPlan, given: Mapping[str, Any], minut
     meta, run = saved.meta, plan.run
     if meta["text"]["sha256"] != plan.corpus.sha256:
         raise UsageError(f"the text is not the one that run {run.name!r} was trained on; {_choices(run)}")
+    if meta["text"]["vocab"] != plan.corpus.vocab.fingerprint:
+        raise UsageError(f"the text was read with --encoding {plan.corpus_config.encoding}; {_choices(run)}")
+    corpus = replace(plan.corpus, num_train=split(len(plan.corpus.ids), plan.corpus_config))
     settings = {**meta["model"], **meta["training"], **meta["corpus"]}
     for name, value in given.items():
         if name != "steps" and settings[name] != value:
             raise UsageError(f"{flag(name)} {value} differs from this run's {settings[name]}; {_choices(run)}")
     steps, total, spent = given.get("steps"), meta["num_steps"], meta["minutes"]
-    plan = replace(plan, minutes=spent, resume=saved)
+    plan = replace(plan, corpus=corpus, minutes=spent, resume=saved)
     if not meta["finished"]:
         if (steps or total) != total or (minutes or spent) != spent:
             raise UsageError(f"run {run.name!r} isn't finished: give the same budget to go on, or {_choices(run)}")
-        seconds = None if total or spent is None else 60 * spent  # stopped before its speed was known
+        seconds = None if total else meta["seconds"]  # None of it is steps yet if it stopped before its speed was known
         return replace(plan, seconds=seconds, notes=(f"going on from step {meta['step']}",))
     if minutes and spent is None:
         raise UsageError(f"the budget of run {run.name!r} is {total} steps; extend it with --steps, or {_choices(run)}")

@@ -45,7 +45,8 @@ class Run:
     skipped: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.name in ("", ".", "..") or any(c in self.name for c in "/\\\0"):
+        too_long = len(os.fsencode(self.name)) > 255
+        if too_long or self.name in ("", ".", "..") or any(c in self.name for c in "/\\\0"):
             raise UsageError(f"--run {self.name!r} is not a usable folder name")
 
     @property
@@ -66,22 +67,27 @@ class Run:
 
         Raises RunLockedError that says who has it.
         """
+        lock, holder = FileLock(self.folder / ".lock", timeout=0), self.folder / ".lock-holder"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock, holder = FileLock(self.folder / ".lock", timeout=0), self.folder / ".lock-holder"
-            with lock:
-                holder.write_text(f"process {os.getpid()}")
-                yield
-                holder.unlink(missing_ok=True)
+            lock.acquire()
+            holder.write_text(f"process {os.getpid()}")
         except Timeout:
             who = holder.read_text() if holder.exists() else "another process"
             raise RunLockedError(f"{self.folder} is in use by {who}; wait for it, or use another --run NAME") from None
-        except PermissionError as error:
-            raise CharrnnError(f"{self.folder}: {error.strerror}; is the folder writable?") from None
+        except OSError as error:
+            raise CharrnnError(f"{self.folder}: {error.strerror}; a run needs a folder it can write to") from None
+        try:
+            for left_behind in self.folder.glob(".*.tmp"):  # by a process that was killed while writing
+                left_behind.unlink(missing_ok=True)
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
 
     def clear(self) -> None:
         """Forget everything about an earlier run of this name."""
-        for path in [*self._state_paths(), self.model_path, self.log_path]:
+        for path in [*self._states().values(), self.model_path, self.log_path]:
             path.unlink(missing_ok=True)
 
     def save_state(self, step: int, tensors: Tensors, meta: dict[str, Any]) -> None:
@@ -89,8 +95,10 @@ class Run:
         num_events = sum(counts for _, counts in self._log_lines())
         path = self.folder / f"state-{step}.safetensors"
         write_tensors(path, tensors, kind="state", meta={**meta, "num_events": num_events})
-        for old in self._state_paths()[_KEPT_STATES:]:
-            old.unlink(missing_ok=True)
+        states = self._states()
+        kept = [number for number in states if number <= step][:_KEPT_STATES]
+        for number in states.keys() - kept:  # the older ones, and damaged ones that the run fell back from
+            states[number].unlink(missing_ok=True)
 
     def newest_state(self) -> SavedState | None:
         """The newest state that is whole; None where there is none at all.
@@ -98,7 +106,7 @@ class Run:
         Raises ModelFileError where there are states and all of them are damaged.
         """
         damaged: list[str] = []
-        for path in self._state_paths():
+        for path in self._states().values():
             try:
                 state = SavedState(path, *read_tensors(path, kind="state"))
             except ModelFileError as error:
@@ -110,36 +118,38 @@ class Run:
             raise ModelFileError(f"{damaged[0]}; no good state is left in {self.folder}, --fresh starts over")
         return None
 
-    def _state_paths(self) -> list[Path]:
-        """The state files, newest first."""
+    def _states(self) -> dict[int, Path]:
+        """The state files by step, newest first."""
         numbered = {
             int(number): path
             for path in self.folder.glob("state-*.safetensors")
             if (number := path.stem.removeprefix("state-")).isdecimal()
         }
-        return [numbered[step] for step in sorted(numbered, reverse=True)]
+        return dict(sorted(numbered.items(), reverse=True))
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one JSON object to log.jsonl."""
         with self.log_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def _log_lines(self) -> list[tuple[str, bool]]:
+    def _log_lines(self) -> list[tuple[bytes, bool]]:
         """The log's lines, and whether each is an event of the run rather than of one sitting."""
         if not self.log_path.exists():
             return []
-        lines = self.log_path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [(line, not any(f'"event": "{name}"' in line for name in _OF_A_SITTING)) for line in lines]
+        lines = self.log_path.read_bytes().splitlines(keepends=True)
+        return [(line, not any(f'"event": "{name}"'.encode() in line for name in _OF_A_SITTING)) for line in lines]
 
     def rewind_log(self, num_events: int) -> None:
-        """Drop what was logged after the first num_events events: it is going to happen again."""
-        kept: list[str] = []
+        """Drop the events of the run after the first num_events: they are going to happen again.
+
+        What belongs to a sitting (that it resumed, what it was warned of) stays.
+        """
+        kept: list[bytes] = []
         for line, counts in self._log_lines():
             num_events -= counts
-            if num_events < 0:
-                break
-            kept.append(line)
-        write_atomically(self.log_path, "".join(kept).encode())
+            if num_events >= 0 or not counts:
+                kept.append(line)
+        write_atomically(self.log_path, b"".join(kept))
 
 
 def run_name(text: str) -> str:
@@ -162,8 +172,9 @@ def find_model(which: str | None, *, root: Path = ROOT) -> Path:
         if not models:
             raise ModelFileError(f"no model in ./{root}; make one with: charrnn train TEXT, or name a file with -m")
         return models[-1]
-    for path in (Path(which), Path(which) / MODEL_NAME, root / which / MODEL_NAME):
-        if path.exists() and not path.is_dir():
+    # the run first: a text of the same name without a suffix must not hide it
+    for path in (root / which / MODEL_NAME, Path(which) / MODEL_NAME, Path(which)):
+        if os.path.exists(path) and not os.path.isdir(path):  # unlike Path's, False for a name too long
             return path
     raise ModelFileError(f"{which}: neither a model file nor a run in ./{root}; charrnn info lists the runs")
 

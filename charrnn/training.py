@@ -25,7 +25,7 @@ from charrnn.errors import DivergenceError, Interrupted, ModelFileError
 from charrnn.evaluation import evaluate
 from charrnn.kernels.counters import dropout_mask
 from charrnn.lanes import window_gradient
-from charrnn.metrics import Evaluated, Evaluation, Event, Finished, Progress, Sample, Saved
+from charrnn.metrics import Evaluated, Evaluation, Event, Finished, Progress, Sample, Saved, bits
 from charrnn.model import CharRNN
 from charrnn.plans import RunPlan
 from charrnn.runs import SavedState, StopRequest
@@ -36,6 +36,7 @@ WARM_UP_STEPS = 50
 FINAL_RATE = 0.02  # of the peak
 NUM_PROGRESS = 500  # progress events in a run
 SAMPLE_LENGTH = 200
+_ADVICE = "start over with --fresh and half the --learning-rate"
 
 
 def learning_rate(step: int, *, peak: float, num_steps: int | None, start: int = 0) -> float:
@@ -239,10 +240,7 @@ def apply_gradient(state: TrainState, gradient: Tensor, *, rate: float, grad_cli
     """
     norm = float(gradient.norm())
     if not math.isfinite(norm):
-        raise DivergenceError(
-            f"training diverged at step {state.step}: the gradient is not finite; "
-            "start over with --fresh and half the --learning-rate"
-        )
+        raise DivergenceError(f"training diverged at step {state.step}: the gradient is not finite; {_ADVICE}")
     gradient *= min(1.0, grad_clip / (norm + 1e-12))
     start = 0
     for parameter in state.model.parameters():
@@ -279,8 +277,10 @@ def evaluate_and_keep(state: TrainState, plan: RunPlan) -> Iterator[Event]:
     """Score the fixed part of the held-out text, keep the weights if they are the best, draw a sample."""
     corpus = plan.corpus
     score = evaluate(state.model, corpus.valid_ids, context=corpus.train_ids, num_scored=state.valid_chars)
+    if not math.isfinite(score.nats):
+        raise DivergenceError(f"training diverged by step {state.step}: the held-out loss is not finite; {_ADVICE}")
     whole = score.num_chars == len(corpus.valid_ids)
-    best = math.isfinite(score.nats) and (state.best_nats is None or score.nats_per_char < state.best_nats)
+    best = state.best_nats is None or score.nats_per_char < state.best_nats
     model = describe_model(state, plan, scores(score, step=state.step, whole=whole))
     if best:
         state.best_nats, state.best_step = score.nats_per_char, state.step
@@ -301,7 +301,15 @@ def finish(state: TrainState, plan: RunPlan, device: torch.device) -> Finished:
     save_model(path, replace(best, scores=scores(score, step=state.best_step, whole=True)))
     state.finished = True
     save_state(state, plan)
-    return Finished(state.step, str(path), state.best_step, score.nats_per_char, score.bits_per_char, score.num_chars)
+    return finished(plan, state.step)
+
+
+def finished(plan: RunPlan, step: int) -> Finished:
+    """The last event of a run that ended after `step`, from the scores in its model file."""
+    path = plan.run.model_path
+    scores = load_model(path).scores
+    nats = scores["nats_per_char"]
+    return Finished(step, str(path), scores["step"], nats, bits(nats), scores["num_chars"])
 
 
 def describe_model(state: TrainState, plan: RunPlan, scores: dict[str, Any]) -> ModelFile:
@@ -330,6 +338,7 @@ def save_state(state: TrainState, plan: RunPlan) -> None:
     arrays, meta = state.to_arrays()
     settled = {
         "minutes": plan.minutes,
+        "seconds": plan.seconds,
         "model": asdict(plan.model),
         "training": asdict(plan.training),
         "corpus": asdict(plan.corpus_config),

@@ -35,7 +35,8 @@ class Vocab:
     chars: str
 
     def __post_init__(self) -> None:
-        assert list(self.chars) == sorted(set(self.chars)), "a vocabulary is sorted and distinct"
+        if not isinstance(self.chars, str) or list(self.chars) != sorted(set(self.chars)):
+            raise ValueError("a vocabulary is a string of characters, sorted and distinct")
 
     @classmethod
     def of(cls, text: str) -> "Vocab":

@@ -1,0 +1,1 @@
+"""The tests. reference.py holds the slow twins, written from the equations."""

@@ -1,0 +1,78 @@
+"""Fixtures: a small text, small models, and the plans that train them."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from charrnn.checkpoint import ModelFile
+from charrnn.config import CorpusConfig, ModelConfig, TrainConfig
+from charrnn.corpus import Corpus, Text, build_corpus
+from charrnn.model import CharRNN
+from charrnn.plans import RunPlan
+from charrnn.runs import Run
+from charrnn.vocab import Vocab
+
+torch.set_num_threads(2)
+
+
+def make_text(length: int, seed: int = 0) -> str:
+    """Words of a small made-up language with some order in it, as long as asked."""
+    rng = random.Random(seed)
+    words = ["ba", "bane", "dor", "dorin", "e", "ilu", "kest", "lo", "mirra", "na", "ost", "sa", "tul", "ven"]
+    lines = []
+    while sum(map(len, lines)) < length:
+        first = rng.randrange(len(words))
+        lines.append(
+            " ".join(words[(first + k * rng.choice([1, 1, 2])) % len(words)] for k in range(rng.randint(3, 7))) + ".\n"
+        )
+    return "".join(lines)[:length]
+
+
+@pytest.fixture(scope="session")
+def text() -> str:
+    """A text of 6,000 characters."""
+    return make_text(6000)
+
+
+@pytest.fixture(scope="session")
+def corpus(text: str) -> Corpus:
+    """That text, encoded and split."""
+    return build_corpus(Text(("made.txt",), text, "0" * 64), CorpusConfig())
+
+
+def make_model_file(config: ModelConfig, *, seed: int = 3, scale: float = 1.0, chars: str | None = None) -> ModelFile:
+    """A model file with random weights, larger ones than a fresh network's if scaled."""
+    model = CharRNN(config, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name != "embedding.weight":
+                parameter.mul_(scale)
+            if parameter.dim() == 1 and "bias_hh" not in name:
+                parameter.uniform_(-0.3, 0.3, generator=generator)
+    vocab = Vocab(chars or "".join(map(chr, range(33, 33 + config.vocab_size))))
+    return ModelFile(config, vocab, model.to_arrays(), {}, {})
+
+
+@pytest.fixture
+def plan(tmp_path, corpus: Corpus) -> RunPlan:
+    """A run of 24 steps of a tiny GRU with dropout."""
+    model = ModelConfig(cell="gru", vocab_size=len(corpus.vocab), embedding_dim=8, hidden_size=16, num_layers=2)
+    training = TrainConfig(batch_size=8, seq_len=16, dropout=0.25, learning_rate=1e-2, steps=24)
+    (tmp_path / "runs" / "made").mkdir(parents=True)
+    run = Run("made", root=tmp_path / "runs")
+    return RunPlan(run, corpus, CorpusConfig(), model, training, device="cpu", threads=2)
+
+
+def with_cell(plan: RunPlan, cell: str, **training) -> RunPlan:
+    """The plan for another cell, and other training settings."""
+    return replace(plan, model=replace(plan.model, cell=cell), training=replace(plan.training, **training))
+
+
+def relative_error(found, expected) -> float:
+    """Norm of the difference over the norm of what is expected."""
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-30))

@@ -1,0 +1,149 @@
+"""Slow twins: the same results by the plainest means, written from the equations.
+
+Everything is float64 and loops; nothing here is shared with the package.
+"""
+
+import math
+from collections import Counter, defaultdict
+
+import numpy as np
+
+
+def sigmoid(x):
+    """1 / (1 + e^-x)."""
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def rnn_cell(x, state, weights):
+    """h' = tanh(W_ih x + b_ih + W_hh h + b_hh)."""
+    w_ih, w_hh, b_ih, b_hh = weights
+    (h,) = state
+    return (np.tanh(w_ih @ x + b_ih + w_hh @ h + b_hh),)
+
+
+def gru_cell(x, state, weights):
+    """r, z by sigmoids; n = tanh(W_in x + b_in + r (W_hn h + b_hn)); h' = (1 - z) n + z h."""
+    w_ih, w_hh, b_ih, b_hh = weights
+    (h,) = state
+    (ir, iz, in_), (hr, hz, hn) = np.split(w_ih @ x + b_ih, 3), np.split(w_hh @ h + b_hh, 3)
+    r, z = sigmoid(ir + hr), sigmoid(iz + hz)
+    n = np.tanh(in_ + r * hn)
+    return ((1 - z) * n + z * h,)
+
+
+def lstm_cell(x, state, weights):
+    """i, f, o by sigmoids, g by tanh; c' = f c + i g; h' = o tanh(c')."""
+    w_ih, w_hh, b_ih, b_hh = weights
+    h, c = state
+    i, f, g, o = np.split(w_ih @ x + b_ih + w_hh @ h + b_hh, 4)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(c), c
+
+
+CELLS = {"rnn": rnn_cell, "gru": gru_cell, "lstm": lstm_cell}
+NUM_STATES = {"rnn": 1, "gru": 1, "lstm": 2}
+
+
+class Network:
+    """Embedding, layers and head, one character of one lane at a time."""
+
+    def __init__(self, cell, tensors):
+        self.cell = cell
+        self.tensors = {name: np.asarray(array, np.float64) for name, array in tensors.items()}
+        self.num_layers = sum(name.endswith("weight_hh_l0") for name in tensors)
+        self.hidden_size = self.tensors["head.weight"].shape[1]
+
+    def zeros(self):
+        """One state a layer."""
+        return [tuple(np.zeros(self.hidden_size) for _ in range(NUM_STATES[self.cell])) for _ in range(self.num_layers)]
+
+    def step(self, char, states):
+        """Logits (V,) for the character after `char`, and the new states."""
+        x = self.tensors["embedding.weight"][char]
+        after = []
+        for layer, state in enumerate(states):
+            names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+            state = CELLS[self.cell](x, state, [self.tensors[f"layers.{layer}.{name}"] for name in names])
+            after.append(state)
+            x = state[0]
+        return self.tensors["head.weight"] @ x + self.tensors["head.bias"], after
+
+    def nats(self, ids, context):
+        """What each of ids costs, read in sequence after the context."""
+        states, result = self.zeros(), []
+        for char in context[:-1]:
+            _, states = self.step(char, states)
+        for char, target in zip([context[-1], *ids[:-1]], ids, strict=True):
+            logits, states = self.step(char, states)
+            result.append(math.log(sum(math.exp(v - logits[target]) for v in logits)))
+        return result
+
+    def sample(self, prompt, uniforms, temperature):
+        """Ids drawn by inverting the distribution function, one uniform each."""
+        states, drawn = self.zeros(), []
+        for char in prompt:
+            logits, states = self.step(char, states)
+        for uniform in uniforms:
+            weights = [math.exp((v - max(logits)) / temperature) for v in logits]
+            target, total, char = uniform * sum(weights), weights[0], 0
+            while total <= target:
+                char += 1
+                total += weights[char]
+            drawn.append(char)
+            logits, states = self.step(char, states)
+        return drawn
+
+
+class KneserNey:
+    """Interpolated Kneser-Ney over characters, by dictionaries, one discount an order.
+
+    `order` characters of context. Source: Kneser & Ney 1995; Chen & Goodman 1999, eq. 24-26.
+    """
+
+    def __init__(self, text, order, vocab_size):
+        self.order, self.vocab_size = order, vocab_size
+        self.counts = []  # per context length: context -> Counter of next characters
+        for length in range(order + 1):
+            table = defaultdict(Counter)
+            if length == order:
+                for i in range(length, len(text)):
+                    table[text[i - length : i]][text[i]] += 1
+            else:  # continuation counts: in how many different contexts one longer it was seen
+                for gram in {text[i - length - 1 : i + 1] for i in range(length + 1, len(text))}:
+                    table[gram[1:-1]][gram[-1]] += 1
+            self.counts.append(table)
+        self.discounts = [self._discount(table) for table in self.counts]
+
+    @staticmethod
+    def _discount(table):
+        frequencies = Counter(n for counter in table.values() for n in counter.values())
+        # where nothing was seen just once the estimate is 0, which would leave nothing for the unseen
+        return frequencies[1] / (frequencies[1] + 2 * frequencies[2]) if frequencies[1] else 0.5
+
+    def probability(self, context, char, length=None):
+        """P(char | the last `order` characters of the context)."""
+        if length is None:
+            length = min(self.order, len(context))
+        lower = 1 / self.vocab_size if length == 0 else self.probability(context, char, length - 1)
+        counter = self.counts[length].get(context[len(context) - length :])
+        if not counter:
+            return lower
+        discount, total = self.discounts[length], sum(counter.values())
+        seen = max(counter[char] - discount, 0) / total
+        return seen + discount * len(counter) / total * lower
+
+    def nats_per_char(self, text, context):
+        """Mean nats of the text's characters, each given all before it."""
+        whole = context[-self.order :] + text
+        start = len(whole) - len(text)
+        costs = [
+            -math.log(self.probability(whole[max(0, i - self.order) : i], whole[i])) for i in range(start, len(whole))
+        ]
+        return sum(costs) / len(costs)
+
+
+def learning_rate(step, peak, num_steps):
+    """Linear warm-up over 50 steps or a tenth of the run, times a cosine from 1 to 0.02."""
+    warm_up = min(50, max(1, num_steps // 10))
+    warm = (step + 1) / warm_up if step < warm_up else 1.0
+    return peak * warm * (0.02 + 0.98 * (1 + math.cos(math.pi * step / num_steps)) / 2)

@@ -1,0 +1,74 @@
+"""Windows and lanes: every character once a pass, in order, from any cursor."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charrnn.batches import IGNORED, Cursor, cut_lanes, read_window
+
+
+def read_pass(ids, cursor, **settings):
+    """All windows of the cursor's pass."""
+    windows, index = [], cursor.pass_index
+    while cursor.pass_index == index:
+        windows.append(read_window(ids, cursor, **settings))
+        cursor = windows[-1].after
+    return windows
+
+
+@given(
+    num_chars=st.integers(1, 200), batch_size=st.integers(1, 40), seq_len=st.integers(1, 30), seed=st.integers(0, 99)
+)
+def test_a_pass_predicts_every_character_once(num_chars, batch_size, seq_len, seed):
+    """Targets of a pass are the text's positions, each exactly once; so are the inputs that count."""
+    batch_size = min(batch_size, num_chars)
+    ids = np.arange(num_chars, dtype=np.uint16)  # a character's id is its position
+    windows = read_pass(ids, Cursor(3, 0), batch_size=batch_size, seq_len=seq_len, seed=seed)
+    scored = np.concatenate([w.targets[w.targets != IGNORED] for w in windows])
+    assert sorted(scored.tolist()) == list(range(num_chars))
+    assert sum(w.num_targets for w in windows) == num_chars
+    for window in windows:
+        kept = window.targets != IGNORED
+        assert ((window.x[kept] + 1) % num_chars == window.targets[kept]).all()
+        assert len(window.x) <= seq_len
+    assert [w.starts_pass for w in windows] == [True] + [False] * (len(windows) - 1)
+
+
+def test_lanes_go_on_where_they_stopped():
+    """Each lane reads consecutive characters from window to window."""
+    ids = np.arange(100, dtype=np.uint8)
+    windows = read_pass(ids, Cursor(), batch_size=4, seq_len=7, seed=1)
+    x = np.concatenate([w.x for w in windows])
+    assert x.shape == (25, 4)
+    assert (np.diff(x, axis=0) % 100 == 1).all()
+
+
+def test_each_pass_cuts_the_text_elsewhere():
+    """The offset is drawn anew, from the seed and the pass alone."""
+    ids = np.arange(1000, dtype=np.uint16)
+    starts = [int(read_window(ids, Cursor(p, 0), batch_size=2, seq_len=3, seed=5).x[0, 0]) for p in range(20)]
+    assert len(set(starts)) > 15
+    again = [int(read_window(ids, Cursor(p, 0), batch_size=2, seq_len=3, seed=5).x[0, 0]) for p in range(20)]
+    assert starts == again
+
+
+def test_reading_is_a_function_of_the_cursor():
+    """A window read again from its cursor is the same window."""
+    ids = np.arange(50, dtype=np.uint8)
+    cursor = Cursor()
+    for _ in range(9):
+        first, again = (read_window(ids, cursor, batch_size=3, seq_len=4, seed=2) for _ in range(2))
+        assert (first.x == again.x).all()
+        assert first.after == again.after
+        cursor = first.after
+
+
+@pytest.mark.parametrize(("num_chars", "num_lanes"), [(10, 3), (9, 3), (3, 3), (64, 1)])
+def test_lanes_are_contiguous_and_even(num_chars, num_lanes):
+    """Lanes follow one another without gaps, and lengths differ by at most one."""
+    starts, lengths = cut_lanes(num_chars, num_lanes)
+    assert starts[0] == 0
+    assert (starts[:-1] + lengths[:-1] == starts[1:]).all()
+    assert lengths.sum() == num_chars
+    assert lengths.max() - lengths.min() <= 1

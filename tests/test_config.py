@@ -1,0 +1,276 @@
+"""Settings: every range, every message, and what is recommended for any text."""
+
+import dataclasses
+import itertools
+import math
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charrnn.config import (
+    CELLS,
+    MIN_CHARS,
+    CorpusConfig,
+    ModelConfig,
+    SampleConfig,
+    TrainConfig,
+    available_cores,
+    estimate_memory,
+    flag,
+    overlay,
+    recommend,
+)
+from charrnn.errors import UsageError
+
+LEGAL = {
+    ModelConfig: {"cell": "gru", "vocab_size": 5, "embedding_dim": 3, "hidden_size": 4, "num_layers": 2},
+    TrainConfig: {"batch_size": 4, "seq_len": 8, "dropout": 0.5, "learning_rate": 1e-3},
+    CorpusConfig: {},
+    SampleConfig: {},
+}
+RANGES = {
+    (ModelConfig, "vocab_size"): (1, 0x110000),
+    (ModelConfig, "embedding_dim"): (1, 65536),
+    (ModelConfig, "hidden_size"): (1, 65536),
+    (ModelConfig, "num_layers"): (1, 64),
+    (TrainConfig, "batch_size"): (1, 65536),
+    (TrainConfig, "seq_len"): (1, 65536),
+    (TrainConfig, "dropout"): (0.0, 0.95),
+    (TrainConfig, "learning_rate"): (1e-7, 10.0),
+    (TrainConfig, "weight_decay"): (0.0, 10.0),
+    (TrainConfig, "grad_clip"): (1e-6, 1e6),
+    (TrainConfig, "steps"): (1, 10**12),
+    (TrainConfig, "seed"): (0, 2**63 - 1),
+    (CorpusConfig, "valid_fraction"): (1e-6, 0.5),
+    (SampleConfig, "temperature"): (0.0, 1e308),
+    (SampleConfig, "length"): (-1, 10**15),
+    (SampleConfig, "seed"): (0, 2**63 - 1),
+}
+OPTIONAL = {(TrainConfig, "steps"), (SampleConfig, "seed")}
+CASES = [(kind, name, low, high) for (kind, name), (low, high) in RANGES.items()]
+WHOLE = [(kind, name) for (kind, name), (low, _) in RANGES.items() if isinstance(low, int)]
+
+
+def make(kind, **changes):
+    """Legal settings of a kind, but for the changes."""
+    return kind(**{**LEGAL[kind], **changes})
+
+
+def test_every_range_is_in_the_table():
+    """The table above holds each field that declares a range, so none goes untested."""
+    declared = {
+        (kind, field.name): field.metadata["range"]
+        for kind in LEGAL
+        for field in dataclasses.fields(kind)
+        if "range" in field.metadata
+    }
+    assert declared == RANGES
+
+
+def test_a_number_without_a_range_does_not_exist():
+    """Every numeric setting is checked."""
+    for kind in LEGAL:
+        for field in dataclasses.fields(kind):
+            assert ((kind, field.name) in RANGES) == ("int" in str(field.type) or "float" in str(field.type))
+
+
+@pytest.mark.parametrize(("kind", "name", "low", "high"), CASES)
+def test_the_ends_of_a_range_are_legal(kind, name, low, high):
+    """Both of them, and the value is kept as it is."""
+    for value in (low, high):
+        assert getattr(make(kind, **{name: value}), name) == value
+
+
+@pytest.mark.parametrize(("kind", "name", "low", "high"), CASES)
+def test_values_outside_a_range_are_refused(kind, name, low, high):
+    """Just below, just above, far off, and what is no number at all; the message names the flag and the value."""
+    if isinstance(low, int):
+        beyond = [low - 1, high + 1]
+    else:
+        beyond = [math.nextafter(low, -math.inf), math.nextafter(high, math.inf)]
+    for value in [*beyond, -(10**18), -math.inf, math.inf, math.nan]:
+        with pytest.raises(UsageError) as caught:
+            make(kind, **{name: value})
+        words = str(caught.value).split()
+        assert words[0] == flag(name)
+        assert words[-1] == str(value)
+
+
+@pytest.mark.parametrize(("kind", "name"), WHOLE)
+@pytest.mark.parametrize("value", [2.5, 2.0, "2"])
+def test_a_count_is_a_whole_number(kind, name, value):
+    """Half a step is refused, also where the field may be left open."""
+    with pytest.raises(UsageError, match=f"^{flag(name)} must be a whole number"):
+        make(kind, **{name: value})
+
+
+@pytest.mark.parametrize(("kind", "name"), RANGES)
+def test_only_some_settings_may_be_left_open(kind, name):
+    """None is a value where it means something, and refused elsewhere."""
+    if (kind, name) in OPTIONAL:
+        assert getattr(make(kind, **{name: None}), name) is None
+    else:
+        with pytest.raises(UsageError, match=flag(name)):
+            make(kind, **{name: None})
+
+
+def test_a_range_is_told_in_the_message():
+    """So that the next try is right."""
+    with pytest.raises(UsageError) as caught:
+        make(TrainConfig, dropout=1.0)
+    assert str(caught.value) == "--dropout must lie between 0 and 0.95, not 1.0"
+
+
+@pytest.mark.parametrize("cell", ["GRU", "", "transformer", None])
+def test_there_are_three_cells(cell):
+    """Any other is refused, and the message names them."""
+    assert CELLS == ("rnn", "gru", "lstm")
+    with pytest.raises(UsageError, match=r"--cell must be one of rnn, gru, lstm"):
+        make(ModelConfig, cell=cell)
+
+
+@pytest.mark.parametrize("kind", LEGAL)
+def test_settings_do_not_change(kind):
+    """They are frozen, and equal where their values are."""
+    config = make(kind)
+    assert config == make(kind)
+    for field in dataclasses.fields(kind):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(config, field.name, 1)
+
+
+def test_a_field_becomes_a_flag():
+    """Underscores become hyphens."""
+    assert flag("seed") == "--seed"
+    assert flag("num_layers") == "--num-layers"
+
+
+# shapes
+
+
+@pytest.mark.parametrize(("cell", "gates", "num_parameters"), [("rnn", 1, 116), ("gru", 3, 268), ("lstm", 4, 344)])
+def test_shapes_are_those_worked_out_by_hand(cell, gates, num_parameters):
+    """V = 5, E = 3, H = 4, L = 2: 15 + gates (12 + 16 + 8) + gates (16 + 16 + 8) + 25 parameters."""
+    config = make(ModelConfig, cell=cell)
+    rows = 4 * gates
+    assert list(config.tensor_shapes().items()) == [
+        ("embedding.weight", (5, 3)),
+        ("layers.0.weight_ih_l0", (rows, 3)),
+        ("layers.0.weight_hh_l0", (rows, 4)),
+        ("layers.0.bias_ih_l0", (rows,)),
+        ("layers.0.bias_hh_l0", (rows,)),
+        ("layers.1.weight_ih_l0", (rows, 4)),
+        ("layers.1.weight_hh_l0", (rows, 4)),
+        ("layers.1.bias_ih_l0", (rows,)),
+        ("layers.1.bias_hh_l0", (rows,)),
+        ("head.weight", (5, 4)),
+        ("head.bias", (5,)),
+    ]
+    assert config.num_parameters == num_parameters == 15 + gates * 36 + gates * 40 + 25
+
+
+def test_only_the_lstm_has_two_states():
+    """h, and for the LSTM also c."""
+    assert [make(ModelConfig, cell=cell).num_states for cell in CELLS] == [1, 1, 2]
+
+
+def test_memory_grows_with_everything():
+    """The estimate holds the weights, and each size makes it larger."""
+    model, training = make(ModelConfig), make(TrainConfig)
+    least = estimate_memory(model, training)
+    assert least > 4 * model.num_parameters
+    for name in ("vocab_size", "embedding_dim", "hidden_size", "num_layers"):
+        assert estimate_memory(dataclasses.replace(model, **{name: 50}), training) > least
+    for name in ("batch_size", "seq_len"):
+        assert estimate_memory(model, dataclasses.replace(training, **{name: 50})) > least
+
+
+# overlay
+
+
+def test_what_was_given_lies_over_the_rest():
+    """By name; names of other settings are not this one's business; nothing given changes nothing."""
+    model = make(ModelConfig)
+    assert overlay(model, {}) == model
+    assert overlay(model, {"seed": 5, "hidden_size": 9, "temperature": 1.0}) == make(ModelConfig, hidden_size=9)
+    assert overlay(make(TrainConfig), {"steps": None, "dropout": 0.0}) == make(TrainConfig, steps=None, dropout=0.0)
+    assert model == make(ModelConfig)
+
+
+def test_what_was_given_is_checked():
+    """An overlay can't make settings that couldn't be made."""
+    with pytest.raises(UsageError, match="--valid-fraction"):
+        overlay(CorpusConfig(), {"valid_fraction": 0.9})
+
+
+# recommendations
+
+SIZES = sorted(
+    {18, 19, *(int(10 ** (power / 4)) for power in range(6, 37)), *(n + d for n in (32, 256, 512) for d in (-1, 0))}
+)
+
+
+@pytest.mark.parametrize("vocab_size", [1, 2, 65, 256, 1000, 1001, 5000, 65536, 100_000])
+def test_every_text_has_a_legal_recommendation(vocab_size):
+    """From the shortest that is trained on to a billion characters, for any time, on any device."""
+    assert min(SIZES) == 18 == int(0.9 * MIN_CHARS)
+    assert max(SIZES) == 10**9
+    budgets = [(0.6, "cpu", 1), (300.0, "cpu", 2), (1e7, "cpu", 64), (300.0, "cuda", 2)]
+    for num_chars, (seconds, device, threads) in itertools.product(SIZES, budgets):
+        model, training = recommend(num_chars, vocab_size, seconds=seconds, device=device, threads=threads)
+        assert model.vocab_size == vocab_size
+        assert model.cell in CELLS
+        assert 1 <= training.batch_size <= num_chars
+        assert 1 <= training.seq_len <= num_chars
+        assert training.batch_size * training.seq_len <= max(num_chars, 32)
+        assert training.steps is None
+
+
+@given(
+    num_chars=st.integers(18, 10**9),
+    vocab_size=st.integers(1, 100_000),
+    seconds=st.floats(0.6, 6e7),
+    device=st.sampled_from(["cpu", "cuda", "cuda:1"]),
+    threads=st.integers(1, 1024),
+)
+def test_a_recommendation_is_legal_and_a_function_of_what_it_is_given(num_chars, vocab_size, seconds, device, threads):
+    """Asked again it is the same, which a run without options needs to be resumed."""
+    first = recommend(num_chars, vocab_size, seconds=seconds, device=device, threads=threads)
+    assert first == recommend(num_chars, vocab_size, seconds=seconds, device=device, threads=threads)
+    assert first[1].batch_size <= num_chars
+
+
+def test_larger_texts_get_no_smaller_networks():
+    """More text carries more parameters, needs less dropout and fills larger steps."""
+    found = [recommend(size, 65, seconds=300.0, device="cpu", threads=2) for size in SIZES]
+    for (smaller, before), (larger, after) in itertools.pairwise(found):
+        assert larger.num_parameters >= smaller.num_parameters
+        assert after.dropout <= before.dropout
+        assert after.batch_size * after.seq_len >= before.batch_size * before.seq_len
+
+
+def test_cores_are_those_the_process_may_use():
+    """At least one, and no more than the machine has."""
+    assert 1 <= available_cores() <= os.cpu_count()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_cores_follow_the_affinity():
+    """A process confined to one core, as in a container, counts one."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert available_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def test_without_affinity_the_machines_cores_count(monkeypatch):
+    """And one where not even those are known."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert available_cores() == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert available_cores() == 1

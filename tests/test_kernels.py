@@ -1,0 +1,108 @@
+"""The numpy kernels: counter-based numbers, the recurrences, the draw."""
+
+import math
+
+import numpy as np
+import pytest
+
+from charrnn.config import CELLS
+from charrnn.kernels.counters import dropout_mask, pass_offset, uniforms
+from charrnn.kernels.recurrence import STEPS, draw, sigmoid
+from tests import reference
+
+
+def test_uniforms_depend_on_seed_stream_and_position_alone():
+    """Any block of a stream, from any position, holds the same numbers."""
+    whole = uniforms(100, seed=5, stream=2, position=0)
+    for start, count in [(0, 1), (1, 7), (3, 5), (50, 50), (99, 1)]:
+        assert (uniforms(count, seed=5, stream=2, position=start) == whole[start : start + count]).all()
+    for other in (uniforms(100, seed=6, stream=2, position=0), uniforms(100, seed=5, stream=3, position=0)):
+        assert not np.isin(other, whole).any()
+
+
+def test_uniforms_are_uniform():
+    """Mean, variance and range of a long stream are those of U[0, 1)."""
+    numbers = uniforms(200_000, seed=1, stream=0, position=0)
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    assert numbers.mean() == pytest.approx(0.5, abs=4 / math.sqrt(12 * 200_000))
+    assert numbers.var() == pytest.approx(1 / 12, abs=1e-3)
+    assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 4 / math.sqrt(200_000)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1, 0.5, 0.95])
+def test_masks_drop_the_share_asked_for_and_keep_the_mean(dropout):
+    """Kept units are scaled by one over the share that is kept."""
+    mask = dropout_mask(dropout, seed=1, step=2, layer=0, lanes=range(64), hidden_size=1000)
+    assert mask.shape == (64, 1000)
+    assert mask.dtype == np.float32
+    assert (mask == 0).mean() == pytest.approx(dropout, abs=0.01)
+    assert np.allclose(mask[mask > 0], 1 / (1 - dropout), rtol=1e-4)
+
+
+def test_masks_are_keyed_by_seed_step_layer_and_global_lane():
+    """A worker that owns some lanes makes exactly their rows; any other key makes others."""
+    key = {"seed": 1, "step": 7, "layer": 1, "lanes": range(8), "hidden_size": 33}
+    mask = dropout_mask(0.5, **key)
+    assert (dropout_mask(0.5, **{**key, "lanes": range(5, 8)}) == mask[5:]).all()
+    for change in ({"seed": 2}, {"step": 8}, {"layer": 0}, {"lanes": range(8, 16)}):
+        assert (dropout_mask(0.5, **{**key, **change}) != mask).any()
+    assert len({row.tobytes() for row in mask}) == 8
+
+
+def test_offsets_lie_in_the_text_and_differ():
+    """A pass starts anywhere in the text, by seed and pass."""
+    offsets = [pass_offset(1000, seed=1, pass_index=p) for p in range(200)]
+    assert all(0 <= offset < 1000 for offset in offsets)
+    assert len(set(offsets)) > 150
+    assert offsets != [pass_offset(1000, seed=2, pass_index=p) for p in range(200)]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("streams", "hidden"), [(1, 1), (3, 7), (2, 33)])
+def test_a_step_follows_the_equations(cell, streams, hidden):
+    """Each stream's step equals the naive cell, large pre-activations included."""
+    rng = np.random.default_rng(hidden)
+    gates = {"rnn": 1, "gru": 3, "lstm": 4}[cell] * hidden
+    w_ih, w_hh = rng.standard_normal((gates, 5)) * 3, rng.standard_normal((gates, hidden)) * 3
+    b_ih, b_hh = rng.standard_normal(gates), rng.standard_normal(gates)
+    x = rng.standard_normal((streams, 5))
+    state = tuple(rng.standard_normal((streams, hidden)) for _ in range(reference.NUM_STATES[cell]))
+    single = [a.astype(np.float32) for a in (x @ w_ih.T + b_ih, w_hh, b_hh)]
+    after = STEPS[cell](single[0], tuple(s.astype(np.float32) for s in state), single[1], single[2])
+    for stream in range(streams):
+        naive = reference.CELLS[cell](x[stream], tuple(s[stream] for s in state), [w_ih, w_hh, b_ih, b_hh])
+        for found, expected in zip(after, naive, strict=True):
+            np.testing.assert_allclose(found[stream], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_sigmoid_saturates_quietly():
+    """Extreme inputs give 0 and 1 without a warning."""
+    assert sigmoid(np.array([-1e30, 0, 1e30], np.float32)).tolist() == [0, 0.5, 1]
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+def test_draws_follow_the_softmax(temperature):
+    """Chi-square of 100,000 draws against the exact distribution."""
+    logits = np.array([2.0, -1.0, 0.5, 0.0, -30.0, 1.0], np.float32)
+    expected = np.exp(logits.astype(float) / temperature)
+    expected *= 100_000 / expected.sum()
+    drawn = [draw(logits, float(u), temperature=temperature) for u in uniforms(100_000, seed=3, stream=0, position=0)]
+    counts = np.bincount(drawn, minlength=6)
+    likely = expected > 1
+    chi_square = ((counts - expected) ** 2 / np.maximum(expected, 1e-9))[likely].sum()
+    assert chi_square < 25  # five degrees of freedom: p < 2e-4
+    assert counts[~likely].sum() <= 5
+
+
+@pytest.mark.parametrize("temperature", [0.0, 5e-324, 1e-300, 1e-30])
+def test_cold_draws_are_greedy_and_finite(temperature):
+    """A tiny temperature never makes a NaN: the likeliest character is drawn."""
+    logits = np.array([1.0, 3.0, 2.0], np.float32)
+    assert [draw(logits, u, temperature=temperature) for u in (0.0, 0.5, 1 - 2**-53)] == [1, 1, 1]
+
+
+def test_hot_draws_reach_everything():
+    """At an enormous temperature all characters are equally likely."""
+    logits = np.array([-1000.0, 0.0, 1000.0], np.float32)
+    assert [draw(logits, u, temperature=1e308) for u in (0.1, 0.5, 0.9, 1 - 2**-53)] == [0, 1, 2, 2]

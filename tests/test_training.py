@@ -1,0 +1,239 @@
+"""The loop: its rate, its clipping, what it keeps, and that a stopped run goes on exactly."""
+
+import hashlib
+import json
+import math
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from charrnn import training
+from charrnn.checkpoint import load_model
+from charrnn.config import CELLS
+from charrnn.errors import DivergenceError, Interrupted
+from charrnn.evaluation import evaluate
+from charrnn.metrics import Evaluated, Finished, Progress, Sample, Saved
+from charrnn.model import CharRNN
+from charrnn.plans import make_plan
+from charrnn.runs import StopRequest
+from charrnn.training import apply_gradient, is_due, learning_rate, train
+from tests import reference
+from tests.conftest import with_cell
+
+
+def run_through(plan):
+    """Train to the end, logging as the command line does."""
+    events = []
+    for event in train(plan):
+        plan.run.log(event.record())
+        events.append(event)
+    return events
+
+
+def digests(plan):
+    """SHA-256 of the model file and the newest state, and the log without clock and speed."""
+    clock = {"chars_per_second", "seconds_left"}
+    log = [
+        {key: value for key, value in json.loads(line).items() if key not in clock}
+        for line in plan.run.log_path.read_text().splitlines()
+    ]
+    files = [plan.run.model_path, plan.run.newest_state().path]
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files], log
+
+
+def plan_again(plan, **given):
+    """What the same command finds when it is given again."""
+    return make_plan(plan.run, plan.corpus, plan.corpus_config, given, minutes=None, device="cpu", threads=2)
+
+
+@pytest.mark.parametrize("num_steps", [7, 60, 500, 3000])
+def test_the_rate_is_the_formula(num_steps):
+    """Warm-up and cosine, a pure function of the step."""
+    for step in range(num_steps):
+        expected = reference.learning_rate(step, 0.004, num_steps)
+        assert learning_rate(step, peak=0.004, num_steps=num_steps) == pytest.approx(expected, rel=1e-12)
+
+
+def test_an_extended_schedule_starts_anew():
+    """From where it was extended, the rate is that of a run of the added length."""
+    for step in range(200):
+        anew = learning_rate(step + 1000, peak=0.01, num_steps=1200, start=1000)
+        assert anew == learning_rate(step, peak=0.01, num_steps=200)
+
+
+def test_events_are_spread_evenly_and_end_at_the_end(plan):
+    """A dozen times in a run means a dozen times, the last of them at its last step."""
+    state = training.starting_state(plan, torch.device("cpu"))
+    state.num_steps, state.schedule_start = 130, 30
+    due = []
+    for state.step in range(31, 131):
+        if is_due(state, 12):
+            due.append(state.step)
+    assert len(due) == 12
+    assert due[-1] == 130
+    assert max(np.diff(due)) - min(np.diff(due)) <= 1
+
+
+def test_clipping_bounds_the_norm_and_only_shrinks(plan):
+    """A long gradient is scaled to grad_clip, a short one is left alone."""
+    state = training.starting_state(plan, torch.device("cpu"))
+    size = plan.model.num_parameters
+    for norm, expected in [(50.0, 1.0), (0.3, 0.3)]:
+        gradient = torch.full((size,), norm / math.sqrt(size))
+        apply_gradient(state, gradient, rate=0.0, grad_clip=1.0)
+        found = math.sqrt(sum(float(p.grad.square().sum()) for p in state.model.parameters()))
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(plan):
+    """Divergence is caught in the step it happens, before the weights are touched."""
+    state = training.starting_state(plan, torch.device("cpu"))
+    before = state.model.to_arrays()
+    for value in (math.nan, math.inf):
+        gradient = torch.ones(plan.model.num_parameters)
+        gradient[17] = value
+        with pytest.raises(DivergenceError, match="--learning-rate"):
+            apply_gradient(state, gradient, rate=0.1, grad_clip=1.0)
+    assert all((before[name] == array).all() for name, array in state.model.to_arrays().items())
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_run_learns_and_keeps_its_best_weights(plan, cell):
+    """The loss falls, and the file's figure is that of the weights in it on the whole held-out text."""
+    plan = with_cell(plan, cell, steps=180, learning_rate=2e-2)
+    events = run_through(plan)
+    scores = [event.nats_per_char for event in events if isinstance(event, Evaluated)]
+    assert len(scores) == 12
+    assert scores[-1] < 0.75 * math.log(plan.model.vocab_size)
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    file = load_model(plan.run.model_path)
+    model = CharRNN.from_arrays(file.config, file.tensors)
+    score = evaluate(model, plan.corpus.valid_ids, context=plan.corpus.train_ids)
+    assert finished.nats_per_char == score.nats_per_char == file.scores["nats_per_char"]
+    assert finished.num_chars == len(plan.corpus.valid_ids)
+    assert file.scores["step"] == finished.best_step == 15 * (1 + int(np.argmin(scores)))
+
+
+def test_events_tell_the_whole_story(plan):
+    """Progress covers every character; each evaluation comes with a sample, each best with a file."""
+    events = run_through(plan)
+    progress = [event for event in events if isinstance(event, Progress)]
+    assert [event.step for event in progress] == list(range(1, 25))
+    assert all(0 < event.nats_per_char < 10 for event in progress)
+    assert sum(isinstance(event, Evaluated) for event in events) == 12
+    assert sum(isinstance(event, Sample) for event in events) == 12
+    assert sum(isinstance(event, Saved) for event in events) == sum(e.best for e in events if isinstance(e, Evaluated))
+    assert all(len(event.text) == training.SAMPLE_LENGTH for event in events if isinstance(event, Sample))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_equal_runs_are_equal_bytes(plan, tmp_path, cell, dropout):
+    """Nothing but the seed and the settings decides what a run ends with."""
+    plan = with_cell(plan, cell, dropout=dropout)
+    other = replace(plan, run=replace(plan.run, root=tmp_path / "elsewhere"))
+    other.run.folder.mkdir(parents=True)
+    run_through(plan)
+    run_through(other)
+    (files, log), (other_files, other_log) = digests(plan), digests(other)
+    assert files == other_files
+    assert [e for e in log if e["event"] not in ("saved", "finished")] == [
+        e for e in other_log if e["event"] not in ("saved", "finished")
+    ]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("stop_after", [1, 7, 18])
+def test_a_stopped_run_goes_on_exactly(plan, cell, stop_after):
+    """Abandoned after any event and started again: the same bytes, the same log."""
+    plan = with_cell(plan, cell)
+    run_through(plan)
+    expected = digests(plan)
+    plan.run.clear()
+
+    for event in islice(train(plan), stop_after):
+        plan.run.log(event.record())
+    run_through(plan_again(plan))
+    assert digests(plan) == expected
+
+
+def test_a_request_to_stop_saves_and_ends(plan):
+    """The step at hand is finished, saved, and the run can go on from exactly there."""
+    run_through(plan)
+    expected = digests(plan)[0]
+    plan.run.clear()
+    stop = StopRequest()
+    events = train(plan, stop=stop)
+    for event in events:
+        plan.run.log(event.record())
+        if event.step == 5:
+            break
+    stop.signal_number = 15
+    with pytest.raises(Interrupted) as ended:
+        list(events)
+    assert ended.value.exit_code == 143
+    assert plan.run.newest_state().meta["step"] in (5, 6)
+    run_through(plan_again(plan))
+    assert digests(plan)[0] == expected
+
+
+@pytest.mark.parametrize("left_out", ["hidden.0", "cursor", "step", "exp_avg.head.weight", "schedule_start"])
+def test_what_a_state_holds_is_needed(plan, left_out):
+    """Negative control: a state with one part reset does not end with the same bytes."""
+    plan = with_cell(plan, "gru")
+    run_through(plan)
+    expected = digests(plan)[0]
+    plan.run.clear()
+    list(islice(train(plan), 13))
+    saved = plan.run.newest_state()
+    if left_out in saved.tensors:
+        saved.tensors[left_out][:] = 0
+    elif left_out == "cursor":
+        saved.meta["cursor"] = {"pass_index": 0, "time": 0}
+    else:
+        saved.meta[left_out] += 1
+    resumed = replace(plan_again(plan), resume=saved)
+    run_through(resumed)
+    assert digests(plan)[0] != expected
+
+
+def test_a_finished_run_can_be_extended(plan):
+    """More steps start a new schedule from the last weights, not from the best ones."""
+    run_through(plan)
+    before = plan.run.newest_state()
+    assert before.meta["finished"]
+    again = plan_again(plan, steps=40)
+    assert again.extends
+    events = run_through(again)
+    assert events[-1].step == 40
+    after = plan.run.newest_state()
+    assert after.meta["schedule_start"] == 24
+    assert any((after.tensors[name] != array).any() for name, array in before.tensors.items())
+
+
+def test_a_time_budget_becomes_a_number_of_steps(plan, monkeypatch):
+    """With a clock that ticks 0.1 s a look, the budget is planned and kept."""
+    now = iter(x * 0.1 for x in range(10**6))
+    monkeypatch.setattr("charrnn.budget.time.perf_counter", lambda: next(now))
+    plan = replace(plan, training=replace(plan.training, steps=None), minutes=1.0, seconds=60.0)
+    events = run_through(plan)
+    state = plan.run.newest_state()
+    assert state.meta["num_steps"] == events[-1].step
+    assert 50 < next(now) < 66
+    first = next(event for event in events if isinstance(event, Progress) and event.num_steps)
+    assert first.step < 0.1 * first.num_steps
+
+
+def test_redundant_biases_stay_zero(plan):
+    """After training, bias_hh is still zero wherever bias_ih says the same."""
+    run_through(plan)
+    tensors = load_model(plan.run.model_path).tensors
+    hidden = plan.model.hidden_size
+    for layer in range(plan.model.num_layers):
+        bias = tensors[f"layers.{layer}.bias_hh_l0"]
+        assert (bias[: 2 * hidden] == 0).all()
+        assert (bias[2 * hidden :] != 0).any()
