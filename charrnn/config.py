@@ -133,11 +133,9 @@ def recommend(
     window isn't most of one.
     """
     patient = device != "cpu" or (seconds * threads > 3600 and num_chars > 10_000_000)
-    hidden, layers = (512, 2) if patient else (512, 1) if num_chars >= 500_000 else (256, 1)
-    if num_chars < 20_000:
-        hidden = 128
+    hidden, layers = (512, 2 if patient else 1) if num_chars >= 20_000 else (128, 1)
     seq_len = 64 if num_chars >= 20_000 else 32
-    batch_size = min(64, max(1, num_chars // (8 * seq_len)))
+    batch_size = min(64 if num_chars >= 500_000 else 32, max(1, num_chars // (8 * seq_len)))
     model = ModelConfig(
         cell="gru",
         vocab_size=vocab_size,
@@ -148,7 +146,7 @@ def recommend(
     return model, TrainConfig(
         batch_size=batch_size,
         seq_len=min(seq_len, num_chars),
-        dropout=0.5 if num_chars < 500_000 else 0.3 if num_chars < 5_000_000 else 0.1,
+        dropout=0.6 if num_chars < 500_000 else 0.3 if num_chars < 5_000_000 else 0.1,
         learning_rate=4e-3 if layers == 1 else 3e-3,
     )
 

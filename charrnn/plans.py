@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from charrnn.budget import default_minutes
+from charrnn.budget import DEFAULT_MINUTES, default_budget
 from charrnn.config import CorpusConfig, ModelConfig, TrainConfig, estimate_memory, flag, overlay, recommend
 from charrnn.corpus import Corpus, split
 from charrnn.errors import ModelFileError, UsageError
@@ -86,12 +86,24 @@ def make_plan(
             raise ModelFileError(f"{saved.path}: not a state of a run ({error!r}); {_choices(run)}") from None
     if run.model_path.exists() and not fresh:
         raise UsageError(f"{run.folder} has a model but no state to go on from; {_choices(run)}")
-    if minutes is None and "steps" not in given:
-        minutes = default_minutes(num_train)
-    seconds = None if minutes is None else 60 * minutes
-    model, training = recommend(num_train, len(corpus.vocab), seconds=seconds or 300.0, device=device, threads=threads)
+    seconds = 60 * (DEFAULT_MINUTES if minutes is None else minutes)
+    model, training = recommend(num_train, len(corpus.vocab), seconds=seconds, device=device, threads=threads)
     model, training = overlay(model, given), overlay(training, given)
-    return RunPlan(run, corpus, corpus_config, model, training, device, threads, minutes, seconds, notes=tuple(notes))
+    if minutes is None and training.steps is None:
+        minutes, steps = default_budget(num_train, training)
+        training = replace(training, steps=steps)
+    return RunPlan(
+        run,
+        corpus,
+        corpus_config,
+        model,
+        training,
+        device,
+        threads,
+        minutes=minutes,
+        seconds=None if minutes is None else 60 * minutes,
+        notes=tuple(notes),
+    )
 
 
 def _choices(run: Run) -> str:
@@ -126,15 +138,14 @@ def _continued(saved: SavedState, plan: RunPlan, given: Mapping[str, Any], minut
             raise UsageError(f"run {run.name!r} isn't finished: give the same budget to go on, or {_choices(run)}")
         seconds = None if total else meta["seconds"]  # None of it is steps yet if it stopped before its speed was known
         return replace(plan, seconds=seconds, notes=(f"going on from step {meta['step']}",))
-    if minutes and spent is None:
-        raise UsageError(f"the budget of run {run.name!r} is {total} steps; extend it with --steps, or {_choices(run)}")
     anew = "the learning rate starts anew"
     if steps and steps > total:
         note = f"extending the finished run from step {total} to step {steps}; {anew}"
         return replace(plan, training=replace(plan.training, steps=steps), extends=True, notes=(note,))
-    if minutes and minutes > spent:
-        note = f"extending the finished run from {spent:g} to {minutes:g} minutes; {anew}"
-        seconds = 60 * (minutes - spent)
+    if minutes and minutes > (spent or 0):
+        how = f"from {spent:g} to {minutes:g}" if spent else f"by {minutes:g}"
+        note = f"extending the finished run {how} minutes; {anew}"
+        seconds = 60 * (minutes - (spent or 0))
         return replace(plan, minutes=minutes, seconds=seconds, extends=True, notes=(note,))
     note = f"run {run.name!r} is finished after {total} steps; more --steps or --minutes extend it, --fresh starts over"
     return replace(plan, done=True, notes=(note,))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn.budget import NUM_EVALUATIONS, SECONDS_BETWEEN_STATES, Pace, default_minutes, valid_part
+from charrnn.budget import NUM_EVALUATIONS, SECONDS_BETWEEN_STATES, Pace, default_budget, valid_part
 from charrnn.config import TrainConfig
 
 
@@ -47,23 +47,20 @@ def probe(pace, clock, budget, *, first, seconds, num_chars=100):
     return count
 
 
-@pytest.mark.parametrize(("num_chars", "minutes"), [(18, 0.5), (30_000, 0.5), (60_000, 1.0), (150_000, 2.5)])
-def test_small_texts_get_less_time(num_chars, minutes):
-    """From half a minute on, a minute for sixty thousand characters."""
-    assert default_minutes(num_chars) == minutes
+@given(num_chars=st.integers(18, 499_999), batch_size=st.integers(1, 64), seq_len=st.integers(1, 100))
+def test_a_short_text_is_read_a_dozen_times(num_chars, batch_size, seq_len):
+    """Its budget is a number of steps: enough for twelve passes, and not a step more."""
+    config = TrainConfig(batch_size=batch_size, seq_len=seq_len, dropout=0.0, learning_rate=1e-3)
+    minutes, steps = default_budget(num_chars, config)
+    assert minutes is None
+    assert steps * batch_size * seq_len >= 12 * num_chars > (steps - 1) * batch_size * seq_len
 
 
-@pytest.mark.parametrize("num_chars", [300_000, 1_003_854, 10**9, 10**15])
-def test_no_text_gets_more_than_five_minutes(num_chars):
-    """Unless somebody asks for them."""
-    assert default_minutes(num_chars) == 5.0
-
-
-@given(one=st.integers(18, 10**6), more=st.integers(0, 10**6))
-def test_a_longer_text_never_gets_less_time(one, more):
-    """The default grows with the text and has one decimal, so it can be typed."""
-    assert 0.5 <= default_minutes(one) <= default_minutes(one + more) <= 5.0
-    assert default_minutes(one) == round(default_minutes(one), 1)
+@pytest.mark.parametrize("num_chars", [500_000, 1_003_854, 10**9, 10**15])
+def test_a_long_text_gets_five_minutes(num_chars):
+    """Unless somebody asks for more."""
+    config = TrainConfig(batch_size=64, seq_len=64, dropout=0.0, learning_rate=1e-3)
+    assert default_budget(num_chars, config) == (5.0, None)
 
 
 @given(

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from charrnn.budget import default_minutes
+from charrnn.budget import default_budget
 from charrnn.config import CorpusConfig, ModelConfig, TrainConfig, estimate_memory, overlay, recommend
 from charrnn.corpus import Text, build_corpus
 from charrnn.errors import ModelFileError, UsageError
@@ -135,9 +135,8 @@ def test_steps_are_a_budget_of_their_own(run):
 def test_a_run_without_a_budget_has_the_default_one(run, size):
     """It follows from the characters that are trained on."""
     plan = plan_for(run, corpus=make_corpus(size))
-    assert plan.minutes == default_minutes(plan.corpus.num_train)
-    assert plan.seconds == pytest.approx(60 * plan.minutes)
-    assert plan.training.steps is None
+    assert (plan.minutes, plan.training.steps) == default_budget(plan.corpus.num_train, plan.training)
+    assert plan.seconds == (plan.minutes and pytest.approx(60 * plan.minutes))
 
 
 @pytest.mark.parametrize("size", [20, 21, 40, 100, 300, 1000])
@@ -159,7 +158,8 @@ def test_more_lanes_than_characters_become_as_many(run):
 
 def test_a_patient_plan_is_larger(run):
     """The device and the time reach the recommendation."""
-    small, large = plan_for(run, minutes=1.0), plan_for(run, minutes=1.0, device="cuda")
+    corpus = make_corpus(30_000)
+    small, large = (plan_for(run, corpus=corpus, minutes=1.0, device=device) for device in ("cpu", "cuda"))
     assert large.model.num_layers > small.model.num_layers
     assert large.device == "cuda"
 
@@ -406,11 +406,15 @@ def test_a_finished_run_is_extended_by_minutes(run):
     assert "anew" in plan.notes[0]
 
 
-def test_a_finished_run_of_steps_has_no_minutes_to_extend(run):
-    """The budget's kind is kept; the error names the flag that works."""
+def test_a_finished_run_of_steps_is_extended_by_all_the_minutes(run):
+    """It has no time of its own that they would have to exceed; given again, they are done."""
     finished(run, "counted")
-    with pytest.raises(UsageError, match=r"100 steps.*--steps"):
-        plan_for(run, minutes=5.0)
+    plan = plan_for(run, minutes=5.0)
+    assert plan.extends
+    assert (plan.minutes, plan.seconds) == (5.0, 300.0)
+    assert "by 5 minutes" in plan.notes[0]
+    save(run, plan, step=180, num_steps=180, finished=True)
+    assert plan_for(run, minutes=5.0).done
 
 
 def test_an_extension_goes_on_like_any_run(run):
