@@ -10,6 +10,7 @@ import itertools
 import os
 import shlex
 import sys
+import time
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -17,6 +18,7 @@ import typer
 from charrnn import __version__, console
 from charrnn.config import CorpusConfig, ModelConfig, SampleConfig, TrainConfig, available_cores, overlay
 from charrnn.errors import CharrnnError, ModelFileError, OutputClosed, ResourceError, UsageError
+from charrnn.metrics import bits
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +32,15 @@ app = typer.Typer(
 
 network = functools.partial(typer.Option, rich_help_panel="Network")
 budget = functools.partial(typer.Option, rich_help_panel="Budget")
+ending = functools.partial(typer.Option, rich_help_panel="Where it ends")
+choice = functools.partial(typer.Option, rich_help_panel="What is drawn")
 learning = functools.partial(typer.Option, rich_help_panel="Learning")
+
+
+def default(field: str) -> dict[str, Any]:
+    """What help shows as the default of a sampling setting, from where it lives."""
+    return {"show_default": str(getattr(SampleConfig, field))}
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, one object a line.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")]
@@ -155,46 +165,95 @@ def run_plan(plan: "RunPlan", view: console.TrainView) -> None:
 def sample(
     model: ModelName = None,
     prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="Text to go on from.")] = None,
+    prompt_file: Annotated[
+        str | None, typer.Option("-f", "--prompt-file", help="The same from a file, or - for stdin; -p comes after it.")
+    ] = None,
+    echo: Annotated[bool, typer.Option(help="Whether the prompt is written too.")] = True,
     length: Annotated[
-        int | None,
-        typer.Option(
-            "-n", "--length", help="Characters to write; -1 never ends.", show_default=str(SampleConfig.length)
-        ),
+        int | None, ending("-n", "--length", help="Characters to write; -1 never ends.", **default("length"))
+    ] = None,
+    lines: Annotated[int | None, ending(help="Lines to write; 0 doesn't count them.", **default("lines"))] = None,
+    stop: Annotated[
+        list[str] | None, ending(help="Text that ends a sample and isn't written; may be given again.")
     ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option(
+        choice(
             "--temp",
             "--temperature",
             help="Below 1 safer, above 1 wilder; 0 always takes the likeliest.",
-            show_default=str(SampleConfig.temperature),
+            **default("temperature"),
         ),
     ] = None,
+    top_k: Annotated[int | None, choice(help="Only the k likeliest; 0 is off.", **default("top_k"))] = None,
+    top_p: Annotated[
+        float | None,
+        choice(help="Only the likeliest that together have this probability; 1 is off.", **default("top_p")),
+    ] = None,
+    min_p: Annotated[
+        float | None,
+        choice(help="Only what has this share of the likeliest's probability; 0 is off.", **default("min_p")),
+    ] = None,
+    no_repeat_ngram: Annotated[
+        int | None, choice(help="Never write the same N characters twice; 0 is off.", **default("no_repeat_ngram"))
+    ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="The same seed writes the same text; chosen and told if not given.")
+        int | None, choice(help="The same seed writes the same text; chosen and told if not given.")
+    ] = None,
+    num_samples: Annotated[
+        int | None, typer.Option("-N", "--num-samples", help="Texts to write.", **default("num_samples"))
+    ] = None,
+    null: Annotated[
+        bool, typer.Option("-0", "--null", help="Separate samples by a NUL character, not a newline.")
+    ] = False,
+    unknown: Annotated[
+        str | None,
+        typer.Option(help="Prompt characters that the model doesn't know: error or skip.", **default("unknown")),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write new text with a trained model."""
-    from charrnn import runs, sampling
+    """Write new text with a trained model.
 
+    Filters come in this order: --no-repeat-ngram, --top-k, --top-p, --min-p, then --temp.
+    """
     given = settings(locals())
+    from charrnn import corpus, runs, sampling
+
+    if prompt_file is not None:
+        given["prompt"] = corpus.read_texts([prompt_file], CorpusConfig()).text + (prompt or "")
+    if stop is not None:
+        given["stop"] = tuple(stop)
     chosen = overlay(SampleConfig(seed=sampling.random_seed()), given)
-    if json and chosen.length < 0:
-        raise UsageError("--json prints a sample when it is whole, so it needs a --length")
+    if json and chosen.length < 0 and not chosen.lines and not chosen.stop:
+        raise UsageError("--json prints a sample when it is whole, so it needs an end: --length, --lines or --stop")
     path = runs.find_model(model)
-    pieces = sampling.Sampler.load(path).stream(
-        chosen.prompt, temperature=chosen.temperature, length=chosen.length, seed=chosen.seed
-    )
-    if seed is None and not quiet and not json:
-        console.note(f"seed {chosen.seed}")
-    if json:
+    sampler = sampling.Sampler.load(path)
+    facts = {name: value for name, value in dataclasses.asdict(chosen).items() if name not in ("prompt", "seed")}
+    for number in range(chosen.num_samples):
+        start = time.perf_counter()
+        pieces = sampler.stream(stream=number, **dataclasses.asdict(chosen))
+        if number == 0 and seed is None and not quiet and not json:
+            console.note(f"seed {chosen.seed}")
+        if not json:
+            if number > 0:
+                console.write(b"\0" if null else b"\n")
+            console.stream(itertools.chain(chosen.prompt if echo else "", pieces))
+            continue
         text = "".join(pieces)
-        facts = {"text": text, "prompt": chosen.prompt, "seed": chosen.seed, "stream": 0, "num_chars": len(text)}
-        console.result_json({**facts, "temperature": chosen.temperature, "model": str(path)})
-        return
-    console.stream(itertools.chain(chosen.prompt, pieces))
+        console.result_json(
+            {
+                "text": text,
+                "prompt": chosen.prompt,
+                "seed": chosen.seed,
+                "stream": number,
+                "settings": facts,
+                "num_chars": len(text),
+                "seconds": time.perf_counter() - start,
+                "bits_per_char": bits(pieces.nats / pieces.num_drawn) if pieces.num_drawn else None,
+                "model": str(path),
+            }
+        )
 
 
 @app.command("eval")

@@ -117,10 +117,25 @@ class CorpusConfig(Checked):
 class SampleConfig(Checked):
     """How text is drawn. seed None: one is chosen and told."""
 
-    temperature: float = setting(0.0, 1e308, default=0.8)  # 0 is greedy
-    length: int = setting(-1, 10**15, default=500)  # characters after the prompt; -1 endless
-    seed: int | None = setting(0, 2**63 - 1, default=None)
     prompt: str = ""
+    length: int = setting(-1, 10**15, default=500)  # characters after the prompt; -1 endless
+    lines: int = setting(0, 10**15, default=0)  # stop after so many; 0 doesn't count them
+    stop: tuple[str, ...] = ()  # texts that end a sample and are never part of it
+    temperature: float = setting(0.0, 1e308, default=0.8)  # 0 is greedy
+    top_k: int = setting(0, 0x110000, default=0)  # 0 is off
+    top_p: float = setting(0.0, 1.0, default=1.0)  # 1 is off
+    min_p: float = setting(0.0, 1.0, default=0.0)  # 0 is off
+    no_repeat_ngram: int = setting(0, 10**6, default=0)  # 0 is off
+    num_samples: int = setting(1, 10**9, default=1)
+    seed: int | None = setting(0, 2**63 - 1, default=None)
+    unknown: Literal["error", "skip"] = "error"  # what to do with prompt characters outside the vocabulary
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.unknown not in ("error", "skip"):
+            raise UsageError(f"--unknown must be error or skip, not {self.unknown!r}")
+        if "" in self.stop:
+            raise UsageError("--stop '' would end every sample before its first character; leave it out")
 
 
 def recommend(

@@ -94,6 +94,30 @@ class Network:
         return drawn
 
 
+def filtered(logits, top_k=0, top_p=1.0, min_p=0.0, temperature=1.0, forbidden=()):
+    """The distribution after the filters, one probability a character, by sorted lists.
+
+    Source: top-p, Holtzman et al. 2020; min-p, Nguyen et al. 2024; their order is llama.cpp's.
+    """
+    candidates = sorted((i for i in range(len(logits)) if i not in forbidden), key=lambda i: (-logits[i], i))
+    if not candidates:
+        candidates = sorted(range(len(logits)), key=lambda i: (-logits[i], i))
+    if top_k:
+        candidates = candidates[:top_k]
+    if top_p < 1:
+        total, kept, mass = sum(math.exp(logits[i]) for i in candidates), [], 0.0
+        for i in candidates:
+            kept.append(i)
+            mass += math.exp(logits[i]) / total
+            if mass >= top_p:
+                break
+        candidates = kept
+    if min_p > 0:
+        candidates = [i for i in candidates if math.exp(logits[i] - logits[candidates[0]]) >= min_p]
+    weights = {i: math.exp((logits[i] - logits[candidates[0]]) / temperature) for i in candidates}
+    return [weights.get(i, 0.0) / sum(weights.values()) for i in range(len(logits))]
+
+
 class KneserNey:
     """Interpolated Kneser-Ney over characters, by dictionaries, one discount an order.
 

@@ -642,6 +642,51 @@ def test_json_sample_tells_the_seed_it_chose(at_home: Home, call: Call) -> None:
     assert call("sample", "-n", "50", "--seed", str(facts["seed"])).out.decode() == facts["text"]
 
 
+def test_several_samples_are_the_streams_of_one_seed(at_home: Home, call: Call) -> None:
+    """-N writes stream 0, 1, … of the seed, each the same whatever N is, a newline or NUL between them."""
+    alone = call("sample", "-n", "30", "--seed", "4").out
+    three = call("sample", "-n", "30", "--seed", "4", "-N", "3", "-0").out.split(b"\0")
+    assert (len(three), len(set(three))) == (3, 3)
+    assert three[0] == alone
+    assert call("sample", "-n", "30", "--seed", "4", "-N", "3").out == b"\n".join(three)
+    objects = call("sample", "-n", "30", "--seed", "4", "-N", "3", "--json").objects
+    assert [(o["stream"], o["text"].encode()) for o in objects] == list(enumerate(three))
+
+
+def test_a_json_sample_says_how_it_was_drawn(at_home: Home, call: Call) -> None:
+    """All settings, the time it took, what the text costs, and the model."""
+    settings = ("--top-k", "4", "--top-p", "0.9", "--min-p", "0.01", "--no-repeat-ngram", "9", "--temp", "0.5")
+    (facts,) = call("sample", "-n", "40", "--seed", "4", "--json", *settings).objects
+    names = ("top_k", "top_p", "min_p", "no_repeat_ngram", "temperature", "length", "lines", "stop", "unknown")
+    assert [facts["settings"][name] for name in names] == [4, 0.9, 0.01, 9, 0.5, 40, 0, [], "error"]
+    assert facts["model"] == "checkpoints/poems/model.safetensors"
+    assert facts["seconds"] > 0
+    assert 0 < facts["bits_per_char"] < 20
+
+
+def test_a_prompt_comes_from_a_file_or_stdin(at_home: Home, call: Call, tmp_path: Path) -> None:
+    """The file first, then -p, nothing in between; newlines stay; --no-echo leaves the prompt out."""
+    path = tmp_path / "prompt.txt"
+    path.write_bytes(b"ba dor\n")
+    rest = ("-n", "30", "--seed", "4")
+    plain = call("sample", *rest, "-p", "ba dor\nba").out
+    assert plain.startswith(b"ba dor\nba")
+    assert call("sample", *rest, "-f", str(path), "-p", "ba").out == plain
+    assert call("sample", *rest, "-f", "-", "-p", "ba", stdin=b"ba dor\n").out == plain
+    assert call("sample", *rest, "-f", str(path), "-p", "ba", "--no-echo").out == plain[9:]
+    assert_refused(call("sample", "-f", "missing.txt"), 3, "missing.txt")
+    assert_refused(call("sample", *rest, "-p", "ba\u00e9"), 3, "U+00E9")
+    assert call("sample", *rest, "-p", "b\u00e9a", "--unknown", "skip", "--no-echo").code == 0
+
+
+def test_a_text_ends_at_a_stop_or_a_line(at_home: Home, call: Call) -> None:
+    """Neither the stop nor anything after the last line is written."""
+    text = call("sample", "-n", "400", "--seed", "4").out
+    stop = text[37:40]
+    assert call("sample", "-n", "400", "--seed", "4", "--stop", stop.decode()).out == text[: text.index(stop)]
+    assert call("sample", "-n", "-1", "--seed", "4", "--lines", "2").out == b"".join(text.splitlines(True)[:2])
+
+
 def test_json_needs_an_end(at_home: Home, call: Call) -> None:
     """An endless text never becomes an object."""
     assert_refused(call("sample", "-n", "-1", "--json"), 2, "--json", "--length")
@@ -994,6 +1039,10 @@ def test_a_newer_format_is_refused_in_clear_words(desk: Path, call: Call) -> Non
         (("eval", "poems.txt", "extra"), ("extra",)),
         (("sample", "-n"), ("-n",)),
         (("sample", "-n", "-2"), ("--length",)),
+        (("sample", "--top-p", "1.5"), ("--top-p",)),
+        (("sample", "--unknown", "drop"), ("--unknown", "skip", "drop")),
+        (("sample", "--stop", ""), ("--stop",)),
+        (("sample", "-N", "0"), ("--num-samples",)),
         (("train", "poems.txt", "--cell", "transformer"), ("--cell", "rnn, gru, lstm", "transformer")),
         (("train", "poems.txt", "--dry-run", "--run", ""), ("--run",)),
         (("train", "poems.txt", "--dry-run", "--run", "a/b"), ("--run", "a/b")),
@@ -1029,7 +1078,7 @@ NUMERIC = [
     for parameter in command.params
     if takes_number(command, parameter.name)
 ]
-BAD_NUMBERS = ("nan", "inf", "-inf", "-1", "1e308", "abc", "")
+BAD_NUMBERS = ("nan", "inf", "-inf", "-1", "1e308", "abc", "", "1,5")
 MEANINGFUL = {("--length", "-1"), ("--temperature", "1e308")}
 
 
@@ -1231,7 +1280,7 @@ OPTIONS = {
         fields(ModelConfig, TrainConfig, CorpusConfig) - {"--vocab-size"},  # the text says it
         {"--minutes", "--run", "--fresh", "--device", "--threads", "--dry-run", "--json", "--quiet"},
     ),
-    "sample": (fields(SampleConfig), {"--model", "--json", "--quiet"}),
+    "sample": (fields(SampleConfig), {"--model", "--prompt-file", "--echo", "--null", "--json", "--quiet"}),
     "eval": ({"--encoding"}, {"--model", "--train-text", "--device", "--threads", "--json"}),
     "info": (set[str](), {"--json"}),
 }

@@ -47,6 +47,12 @@ RANGES = {
     (SampleConfig, "temperature"): (0.0, 1e308),
     (SampleConfig, "length"): (-1, 10**15),
     (SampleConfig, "seed"): (0, 2**63 - 1),
+    (SampleConfig, "lines"): (0, 10**15),
+    (SampleConfig, "top_k"): (0, 0x110000),
+    (SampleConfig, "top_p"): (0.0, 1.0),
+    (SampleConfig, "min_p"): (0.0, 1.0),
+    (SampleConfig, "no_repeat_ngram"): (0, 10**6),
+    (SampleConfig, "num_samples"): (1, 10**9),
 }
 OPTIONAL = {(TrainConfig, "steps"), (SampleConfig, "seed")}
 CASES = [(kind, name, low, high) for (kind, name), (low, high) in RANGES.items()]

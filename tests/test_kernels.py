@@ -7,7 +7,8 @@ import pytest
 
 from charrnn.config import CELLS
 from charrnn.kernels.counters import dropout_mask, pass_offset, uniforms
-from charrnn.kernels.recurrence import STEPS, draw, sigmoid
+from charrnn.kernels.drawing import draw, filter_logits, nats
+from charrnn.kernels.recurrence import STEPS, sigmoid
 from tests import reference
 
 
@@ -106,3 +107,76 @@ def test_hot_draws_reach_everything():
     """At an enormous temperature all characters are equally likely."""
     logits = np.array([-1000.0, 0.0, 1000.0], np.float32)
     assert [draw(logits, u, temperature=1e308) for u in (0.1, 0.5, 0.9, 1 - 2**-53)] == [0, 1, 2, 2]
+
+
+OFF = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"top_k": 1},
+        {"top_k": 3},
+        {"top_k": 100},
+        {"top_p": 0.0},
+        {"top_p": 0.6},
+        {"top_p": 1 - 1e-12},
+        {"min_p": 0.05},
+        {"min_p": 1.0},
+        {"top_k": 6, "top_p": 0.9, "min_p": 0.2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_filters_keep_what_the_definitions_keep(filters, seed):
+    """The distribution that is left equals the naive one, and something always is."""
+    logits = np.random.default_rng(seed).normal(0, 3, 40).astype(np.float32)
+    kept = logits.copy()
+    filter_logits(kept, **{**OFF, **filters})
+    weights = np.exp(kept.astype(float) - kept.max())
+    np.testing.assert_allclose(weights / weights.sum(), reference.filtered(logits.astype(float), **filters), rtol=1e-6)
+    assert (kept == logits).any()
+
+
+def test_filters_that_are_off_change_nothing():
+    """Not a bit."""
+    logits = np.array([1.0, -2.0, 0.5], np.float32)
+    kept = logits.copy()
+    filter_logits(kept, **OFF)
+    assert (kept == logits).all()
+
+
+def test_equal_candidates_are_kept_in_order():
+    """top-k keeps exactly k, the first of those that are equal."""
+    kept = np.zeros(5, np.float32)
+    filter_logits(kept, **{**OFF, "top_k": 2})
+    assert np.isfinite(kept).tolist() == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("filters", [{"top_k": 3}, {"top_p": 0.7}, {"min_p": 0.1}], ids=str)
+@pytest.mark.parametrize("temperature", [0.7, 1.5])
+def test_filtered_draws_follow_the_filtered_distribution(filters, temperature):
+    """Chi-square of 100,000 draws; what was filtered out is never drawn."""
+    logits = np.array([2.0, -1.0, 0.5, 0.0, -30.0, 1.0, 1.9], np.float32)
+    expected = np.array(reference.filtered(logits.astype(float), temperature=temperature, **filters)) * 100_000
+    filter_logits(logits, **{**OFF, **filters})
+    drawn = [draw(logits, float(u), temperature=temperature) for u in uniforms(100_000, seed=5, stream=0, position=0)]
+    counts = np.bincount(drawn, minlength=len(logits))
+    assert (counts[expected == 0] == 0).all()
+    left = expected > 0
+    assert ((counts - expected)[left] ** 2 / expected[left]).sum() < 27  # at most six degrees of freedom: p < 2e-4
+
+
+def test_no_uniform_reaches_what_was_filtered_out():
+    """Not even the largest one below one."""
+    logits = np.array([0.0, 5.0, -np.inf, -np.inf], np.float32)
+    assert draw(logits, 1 - 2**-53, temperature=1.0) == 1
+    assert draw(logits, 0.0, temperature=1.0) == 0
+
+
+def test_nats_are_the_negative_log_probability():
+    """Of the softmax at temperature 1, whatever is filtered later."""
+    logits = np.array([2.0, -1.0, 0.5], np.float32)
+    total = sum(math.exp(v) for v in logits.tolist())
+    for char in range(3):
+        assert nats(logits, char) == pytest.approx(-math.log(math.exp(float(logits[char])) / total), rel=1e-12)

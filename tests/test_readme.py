@@ -91,6 +91,22 @@ def test_the_formats_pages_example_runs(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
 
 
+def test_readmes_python_runs(tmp_path, monkeypatch, capsys):
+    """The Python in README writes text with a model that is there."""
+    from charrnn.checkpoint import save_model
+    from charrnn.config import ModelConfig
+    from tests.conftest import make_model_file
+
+    (tmp_path / "checkpoints" / "poems").mkdir(parents=True)
+    chars = "".join(sorted(set("The kettle")))
+    config = ModelConfig(cell="gru", vocab_size=len(chars), embedding_dim=4, hidden_size=8, num_layers=1)
+    save_model(tmp_path / "checkpoints" / "poems" / "model.safetensors", make_model_file(config, chars=chars))
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    exec(compile(example, "README.md", "exec"), {})
+    assert len(capsys.readouterr().out) == 500
+
+
 def test_constraints_pin_everything_exactly():
     """Each line is a name and one version."""
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():

@@ -1,8 +1,7 @@
-"""One time step of each cell over numpy arrays, and the draw of the next character.
+"""One time step of each cell over numpy arrays.
 
 Layers are laid out as PyTorch's: weight_ih (gates * H, I), weight_hh (gates * H, H), gate
-order r, z, n (GRU) and i, f, g, o (LSTM). Letters: B streams, I input size, H hidden size,
-V vocabulary.
+order r, z, n (GRU) and i, f, g, o (LSTM). Letters: B streams, I input size, H hidden size.
 """
 
 import numpy as np
@@ -48,18 +47,3 @@ def lstm_step(projected: Floats, state: State, weight_hh: Floats, bias_hh: Float
 
 
 STEPS = {"rnn": rnn_step, "gru": gru_step, "lstm": lstm_step}
-
-
-def draw(logits: Floats, uniform: float, *, temperature: float) -> int:
-    """Draw one id from softmax(logits / temperature) by inverting its distribution function.
-
-    logits: (V,). uniform in [0, 1). Temperature 0 is greedy; a tiny one can't make a NaN
-    because the largest logit is subtracted before the division.
-    """
-    if temperature == 0.0:
-        return int(np.argmax(logits))
-    shifted = logits.astype(np.float64) - logits.max()
-    with np.errstate(over="ignore"):  # -x / 1e-308 is -inf, whose exp is the 0 that is meant
-        cumulative = np.cumsum(np.exp(shifted / temperature))
-    # A uniform this close to one could round past the end; the last id with mass is meant then.
-    return min(int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right")), len(logits) - 1)
