@@ -2,40 +2,34 @@
 
 Stream i of seed s draws its character at position p with a random number keyed by
 (s, i, p), so the same seed gives the same text whatever else is asked for.
+
+Letters: L layers, H hidden size, V vocabulary.
 """
 
 import secrets
-from collections import defaultdict
+import time
 from collections.abc import Iterator, Sequence
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from charrnn.checkpoint import ModelFile, load_model
-from charrnn.config import SampleConfig
+from charrnn.checkpoint import ModelFile, Tensors, load_model
+from charrnn.config import ModelConfig, SampleConfig
 from charrnn.kernels.counters import uniforms
-from charrnn.kernels.drawing import draw, filter_logits, nats
-from charrnn.kernels.recurrence import STEPS, Floats, State
+from charrnn.kernels.generation import CELLS, Filters, Weights, feed, generate
 
-_BLOCK = 256  # random numbers made at a time; the text doesn't depend on it
+_FIRST_BLOCK, _LAST_BLOCK = 16, 4096  # characters drawn at a time; the text doesn't depend on it
+_SECONDS_PER_BLOCK = 0.02  # so that text flows and Ctrl-C is heard
 
 
 class Sampler:
-    """A model ready to write.
-
-    The first layer's input projection is a table of one row per character, because its
-    input is one of V embeddings.
-    """
+    """A model ready to write."""
 
     def __init__(self, model: ModelFile) -> None:
         self.vocab = model.vocab
-        self._config = model.config
-        self._tensors = model.tensors
-        self._step = STEPS[model.config.cell]
-        weight, bias = model.tensors["layers.0.weight_ih_l0"], model.tensors["layers.0.bias_ih_l0"]
-        self._table: Floats = model.tensors["embedding.weight"] @ weight.T + bias  # (V, gates * H)
+        self.config = model.config
+        self.weights = make_weights(model.config, model.tensors)
 
     @classmethod
     def load(cls, path: Path | str) -> "Sampler":
@@ -52,49 +46,45 @@ class Sampler:
         """
         config = SampleConfig(prompt=prompt, **settings)
         encode = self.vocab.encode if config.unknown == "error" else lambda text: self.vocab.encode_known(text)[0]
-        ids = encode(prompt).tolist() or [self._opening()]
-        return Stream(self, ids, config, random_seed() if config.seed is None else config.seed, stream)
+        ids = encode(prompt).astype(np.int64)
+        if len(ids) == 0:  # as if after a newline, where the model knows one
+            ids = np.array([max(0, self.vocab.chars.find("\n"))])
+        return Stream(self, ids, config, stream)
 
-    def _opening(self) -> int:
-        """What an unprompted text follows: a newline where the model knows one."""
-        return max(0, self.vocab.chars.find("\n"))
 
-    def zeros(self) -> list[State]:
-        """A state of zeros for each layer, (1, H)."""
-        zeros = np.zeros((1, self._config.hidden_size), np.float32)
-        return [(zeros,) * self._config.num_states] * self._config.num_layers
+def make_weights(config: ModelConfig, tensors: Tensors) -> Weights:
+    """Lay a model's tensors out for the loop."""
 
-    def advance(self, char: int, states: list[State]) -> Floats:
-        """Feed one character; the states are replaced. Returns the last layer's output, (1, H)."""
-        tensors = self._tensors
-        projected = self._table[char : char + 1]  # (1, gates * H)
-        for layer, state in enumerate(states):
-            prefix = f"layers.{layer}."
-            if layer > 0:
-                below = states[layer - 1][0]
-                projected = below @ tensors[prefix + "weight_ih_l0"].T + tensors[prefix + "bias_ih_l0"]
-            states[layer] = self._step(
-                projected, state, tensors[prefix + "weight_hh_l0"], tensors[prefix + "bias_hh_l0"]
-            )
-        return states[-1][0]
+    def stacked(name: str, first_layer: int) -> Any:
+        layers = [tensors[f"layers.{k}.{name}_l0"] for k in range(first_layer, config.num_layers)]
+        shape = tensors[f"layers.{config.num_layers - 1}.{name}_l0"].shape  # of a layer above the first
+        return np.stack(layers) if layers else np.empty((0, *shape), np.float32)
 
-    def logits(self, output: Floats) -> Floats:
-        """The head: (1, H) to (V,)."""
-        logits: Floats = (output @ self._tensors["head.weight"].T + self._tensors["head.bias"])[0]
-        return logits
+    first_ih, first_bias = tensors["layers.0.weight_ih_l0"], tensors["layers.0.bias_ih_l0"]
+    return Weights(
+        cell=CELLS[config.cell],
+        table=np.ascontiguousarray(tensors["embedding.weight"] @ first_ih.T + first_bias),
+        weight_ih=stacked("weight_ih", 1),
+        bias_ih=stacked("bias_ih", 1),
+        weight_hh=stacked("weight_hh", 0),
+        bias_hh=stacked("bias_hh", 0),
+        head_weight=np.array(tensors["head.weight"]),  # copies: arrays from a file lie unaligned
+        head_bias=np.array(tensors["head.bias"]),
+    )
 
 
 class Stream:
     """One sample: an iterator over its text that knows what it drew.
 
-    num_drawn: characters drawn so far; nats: what the unfiltered model at temperature 1
-    pays for them.
+    num_drawn: characters so far, those of a stop included; nats: what the unfiltered model at
+    temperature 1 pays for them; seed: the one that gives this text again.
     """
 
-    def __init__(self, sampler: Sampler, prompt: list[int], config: SampleConfig, seed: int, stream: int) -> None:
+    def __init__(self, sampler: Sampler, prompt: Any, config: SampleConfig, stream: int) -> None:
         self.num_drawn = 0
         self.nats = 0.0
-        pieces = self._draw(sampler, prompt, config, seed, stream)
+        self.seed = random_seed() if config.seed is None else config.seed
+        pieces = self._draw(sampler, prompt, config, stream)
         if config.lines:
             pieces = first_lines(pieces, config.lines)
         self._pieces = until(pieces, config.stop) if config.stop else pieces
@@ -105,54 +95,28 @@ class Stream:
     def __next__(self) -> str:
         return next(self._pieces)
 
-    def _draw(self, sampler: Sampler, prompt: list[int], config: SampleConfig, seed: int, stream: int) -> Iterator[str]:
-        """Yield the characters, one at a time."""
-        guard = RepeatGuard(config.no_repeat_ngram) if config.no_repeat_ngram else None
-        states = sampler.zeros()
-        for char in prompt:
-            output = sampler.advance(char, states)
-            if guard:
-                guard.note(char)
-        numbers = chain.from_iterable(
-            uniforms(_BLOCK, seed=seed, stream=stream, position=position) for position in count(0, _BLOCK)
-        )
+    def _draw(self, sampler: Sampler, ids: Any, config: SampleConfig, stream: int) -> Iterator[str]:
+        """Yield the characters, one at a time, drawn in blocks."""
+        filters = Filters(config.temperature, config.top_k, config.top_p, config.min_p, config.no_repeat_ngram)
+        h = np.zeros((sampler.config.num_layers, sampler.config.hidden_size), np.float32)
+        c = np.zeros_like(h)
+        feed(sampler.weights, ids[:-1], h, c)
+        size = _FIRST_BLOCK
         while self.num_drawn != config.length:
-            logits = sampler.logits(output)
-            allowed = logits.copy()
-            if guard:
-                guard.forbid(allowed)
-            filter_logits(allowed, top_k=config.top_k, top_p=config.top_p, min_p=config.min_p)
-            char = draw(allowed, float(next(numbers)), temperature=config.temperature)
-            self.num_drawn += 1
-            self.nats += nats(logits, char)
-            yield sampler.vocab.chars[char]
-            output = sampler.advance(char, states)
-            if guard:
-                guard.note(char)
-
-
-class RepeatGuard:
-    """Forbids whatever would complete an n-gram that was there before, prompt included.
-
-    Source: Paulus et al. 2017, with characters for words.
-    """
-
-    def __init__(self, n: int) -> None:
-        self._n = n
-        self._followers: dict[tuple[int, ...], set[int]] = defaultdict(set)
-        self._last: tuple[int, ...] = ()
-
-    def note(self, char: int) -> None:
-        """Remember that this character came next."""
-        if len(self._last) == self._n - 1:
-            self._followers[self._last].add(char)
-        self._last = (*self._last, char)[1 - self._n :] if self._n > 1 else ()
-
-    def forbid(self, logits: Floats) -> None:
-        """Set the logits (V,) of forbidden characters to -inf, unless that would leave none."""
-        forbidden = list(self._followers.get(self._last, ()))
-        if len(forbidden) < len(logits):
-            logits[forbidden] = -np.inf
+            count = size if config.length < 0 else min(size, config.length - self.num_drawn)
+            start, nats = len(ids), np.empty(count)
+            ids = np.concatenate([ids, np.empty(count, np.int64)])
+            numbers = uniforms(count, seed=self.seed, stream=stream, position=self.num_drawn)
+            begun = time.perf_counter()
+            generate(sampler.weights, filters, ids, start, numbers, h, c, nats)
+            if time.perf_counter() - begun < _SECONDS_PER_BLOCK / 2:
+                size = min(2 * size, _LAST_BLOCK)
+            for char, cost in zip(ids[start:].tolist(), nats.tolist(), strict=True):
+                self.num_drawn += 1
+                self.nats += cost
+                yield sampler.vocab.chars[char]
+            if not config.no_repeat_ngram:  # only its guard needs to know what was long ago
+                ids = ids[-1:]
 
 
 def first_lines(chars: Iterator[str], num_lines: int) -> Iterator[str]:

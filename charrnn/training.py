@@ -146,6 +146,7 @@ def train(plan: RunPlan, *, stop: StopRequest | None = None) -> Iterator[Event]:
     device = torch.device(plan.device)
     state = starting_state(plan, device)
     save_state(state, plan)
+    draw_sample(state, plan)  # compiles the sampling loop, once on a machine, outside the budget
     pace = Pace()
 
     while state.num_steps is None or state.step < state.num_steps:
@@ -286,10 +287,16 @@ def evaluate_and_keep(state: TrainState, plan: RunPlan) -> Iterator[Event]:
         state.best_nats, state.best_step = score.nats_per_char, state.step
         save_model(plan.run.model_path, model)
     yield Evaluated(state.step, score.nats_per_char, score.bits_per_char, score.num_chars, whole=whole, best=best)
-    drawn = Sampler(model).stream(length=SAMPLE_LENGTH, seed=plan.training.seed, stream=state.step)
-    yield Sample(state.step, text="".join(drawn))
+    yield draw_sample(state, plan)
     if best:
         yield Saved(state.step, path=str(plan.run.model_path))
+
+
+def draw_sample(state: TrainState, plan: RunPlan) -> Sample:
+    """A short text from the weights of the moment."""
+    sampler = Sampler(describe_model(state, plan, {}))
+    drawn = sampler.stream(length=SAMPLE_LENGTH, seed=plan.training.seed, stream=state.step)
+    return Sample(state.step, text="".join(drawn))
 
 
 def finish(state: TrainState, plan: RunPlan, device: torch.device) -> Finished:

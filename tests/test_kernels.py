@@ -1,4 +1,4 @@
-"""The numpy kernels: counter-based numbers, the recurrences, the draw."""
+"""The kernels: counter-based numbers, the recurrences, the filters and the draw."""
 
 import math
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from charrnn.config import CELLS
+from charrnn.kernels import generation
 from charrnn.kernels.counters import dropout_mask, pass_offset, uniforms
-from charrnn.kernels.drawing import draw, filter_logits, nats
-from charrnn.kernels.recurrence import STEPS, sigmoid
+from charrnn.kernels.generation import draw, filter_logits, surprisal
 from tests import reference
 
 
@@ -60,26 +60,51 @@ def test_offsets_lie_in_the_text_and_differ():
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize(("streams", "hidden"), [(1, 1), (3, 7), (2, 33)])
-def test_a_step_follows_the_equations(cell, streams, hidden):
-    """Each stream's step equals the naive cell, large pre-activations included."""
+@pytest.mark.parametrize("hidden", [1, 7, 33, 200])
+def test_a_step_follows_the_equations(cell, hidden):
+    """One layer's step equals the naive cell, large pre-activations included."""
     rng = np.random.default_rng(hidden)
     gates = {"rnn": 1, "gru": 3, "lstm": 4}[cell] * hidden
     w_ih, w_hh = rng.standard_normal((gates, 5)) * 3, rng.standard_normal((gates, hidden)) * 3
     b_ih, b_hh = rng.standard_normal(gates), rng.standard_normal(gates)
-    x = rng.standard_normal((streams, 5))
-    state = tuple(rng.standard_normal((streams, hidden)) for _ in range(reference.NUM_STATES[cell]))
-    single = [a.astype(np.float32) for a in (x @ w_ih.T + b_ih, w_hh, b_hh)]
-    after = STEPS[cell](single[0], tuple(s.astype(np.float32) for s in state), single[1], single[2])
-    for stream in range(streams):
-        naive = reference.CELLS[cell](x[stream], tuple(s[stream] for s in state), [w_ih, w_hh, b_ih, b_hh])
-        for found, expected in zip(after, naive, strict=True):
-            np.testing.assert_allclose(found[stream], expected, rtol=1e-3, atol=1e-4)
+    x, state = rng.standard_normal(5), [rng.standard_normal(hidden) for _ in range(reference.NUM_STATES[cell])]
+    single = [part.astype(np.float32) for part in state]
+    projected, recurrent, scratch = (np.empty(gates, np.float32) for _ in range(3))
+    generation.matvec(w_ih.astype(np.float32), x.astype(np.float32), b_ih.astype(np.float32), projected)
+    generation.matvec(w_hh.astype(np.float32), single[0], b_hh.astype(np.float32), recurrent)
+    {"rnn": generation.rnn_step, "gru": generation.gru_step, "lstm": generation.lstm_step}[cell](
+        projected, recurrent, *single, scratch
+    )
+    for found, expected in zip(single, reference.CELLS[cell](x, state, [w_ih, w_hh, b_ih, b_hh]), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_the_sigmoid_saturates_quietly():
-    """Extreme inputs give 0 and 1 without a warning."""
-    assert sigmoid(np.array([-1e30, 0, 1e30], np.float32)).tolist() == [0, 0.5, 1]
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (3, 5), (4, 16), (7, 33), (65, 512)])
+def test_products_are_products(rows, width):
+    """Rows that don't fill a block of four included."""
+    rng = np.random.default_rng(rows)
+    weight, x, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((rows, width), width, rows))
+    out = np.empty(rows, np.float32)
+    generation.matvec(weight, x, bias, out)
+    np.testing.assert_allclose(out, weight.astype(float) @ x + bias, rtol=1e-5, atol=1e-5)
+
+
+def test_functions_are_accurate_where_it_matters_and_quiet_where_not():
+    """exp, sigmoid and tanh against float64, with extremes that saturate."""
+    x = np.concatenate([np.linspace(-86, 87, 50_001), np.linspace(-1e-3, 1e-3, 1001)]).astype(np.float32)
+    for function, exact, relative in [
+        (generation.exponentiate, np.exp, 5e-6),
+        (generation.sigmoid, reference.sigmoid, 5e-6),
+        (generation.tanh, np.tanh, 0),
+    ]:
+        found = x.copy()
+        function(found, np.empty_like(x))
+        np.testing.assert_allclose(found, exact(x.astype(float)), rtol=relative, atol=5e-7)
+    extremes = np.array([-np.inf, -1e30, 0, 1e30, np.inf], np.float32)
+    for function, expected in [(generation.sigmoid, [0, 0, 0.5, 1, 1]), (generation.tanh, [-1, -1, 0, 1, 1])]:
+        found = extremes.copy()
+        function(found, np.empty_like(found))
+        np.testing.assert_allclose(found, expected, atol=1e-7)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
@@ -88,7 +113,7 @@ def test_draws_follow_the_softmax(temperature):
     logits = np.array([2.0, -1.0, 0.5, 0.0, -30.0, 1.0], np.float32)
     expected = np.exp(logits.astype(float) / temperature)
     expected *= 100_000 / expected.sum()
-    drawn = [draw(logits, float(u), temperature=temperature) for u in uniforms(100_000, seed=3, stream=0, position=0)]
+    drawn = [draw(logits, float(u), temperature) for u in uniforms(100_000, seed=3, stream=0, position=0)]
     counts = np.bincount(drawn, minlength=6)
     likely = expected > 1
     chi_square = ((counts - expected) ** 2 / np.maximum(expected, 1e-9))[likely].sum()
@@ -100,13 +125,13 @@ def test_draws_follow_the_softmax(temperature):
 def test_cold_draws_are_greedy_and_finite(temperature):
     """A tiny temperature never makes a NaN: the likeliest character is drawn."""
     logits = np.array([1.0, 3.0, 2.0], np.float32)
-    assert [draw(logits, u, temperature=temperature) for u in (0.0, 0.5, 1 - 2**-53)] == [1, 1, 1]
+    assert [draw(logits, u, temperature) for u in (0.0, 0.5, 1 - 2**-53)] == [1, 1, 1]
 
 
 def test_hot_draws_reach_everything():
     """At an enormous temperature all characters are equally likely."""
     logits = np.array([-1000.0, 0.0, 1000.0], np.float32)
-    assert [draw(logits, u, temperature=1e308) for u in (0.1, 0.5, 0.9, 1 - 2**-53)] == [0, 1, 2, 2]
+    assert [draw(logits, u, 1e308) for u in (0.1, 0.5, 0.9, 1 - 2**-53)] == [0, 1, 2, 2]
 
 
 OFF = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
@@ -132,7 +157,7 @@ def test_filters_keep_what_the_definitions_keep(filters, seed):
     """The distribution that is left equals the naive one, and something always is."""
     logits = np.random.default_rng(seed).normal(0, 3, 40).astype(np.float32)
     kept = logits.copy()
-    filter_logits(kept, **{**OFF, **filters})
+    filter_logits(kept, *{**OFF, **filters}.values())
     weights = np.exp(kept.astype(float) - kept.max())
     np.testing.assert_allclose(weights / weights.sum(), reference.filtered(logits.astype(float), **filters), rtol=1e-6)
     assert (kept == logits).any()
@@ -142,14 +167,14 @@ def test_filters_that_are_off_change_nothing():
     """Not a bit."""
     logits = np.array([1.0, -2.0, 0.5], np.float32)
     kept = logits.copy()
-    filter_logits(kept, **OFF)
+    filter_logits(kept, *OFF.values())
     assert (kept == logits).all()
 
 
 def test_equal_candidates_are_kept_in_order():
     """top-k keeps exactly k, the first of those that are equal."""
     kept = np.zeros(5, np.float32)
-    filter_logits(kept, **{**OFF, "top_k": 2})
+    filter_logits(kept, 2, 1.0, 0.0)
     assert np.isfinite(kept).tolist() == [True, True, False, False, False]
 
 
@@ -159,8 +184,8 @@ def test_filtered_draws_follow_the_filtered_distribution(filters, temperature):
     """Chi-square of 100,000 draws; what was filtered out is never drawn."""
     logits = np.array([2.0, -1.0, 0.5, 0.0, -30.0, 1.0, 1.9], np.float32)
     expected = np.array(reference.filtered(logits.astype(float), temperature=temperature, **filters)) * 100_000
-    filter_logits(logits, **{**OFF, **filters})
-    drawn = [draw(logits, float(u), temperature=temperature) for u in uniforms(100_000, seed=5, stream=0, position=0)]
+    filter_logits(logits, *{**OFF, **filters}.values())
+    drawn = [draw(logits, float(u), temperature) for u in uniforms(100_000, seed=5, stream=0, position=0)]
     counts = np.bincount(drawn, minlength=len(logits))
     assert (counts[expected == 0] == 0).all()
     left = expected > 0
@@ -170,8 +195,8 @@ def test_filtered_draws_follow_the_filtered_distribution(filters, temperature):
 def test_no_uniform_reaches_what_was_filtered_out():
     """Not even the largest one below one."""
     logits = np.array([0.0, 5.0, -np.inf, -np.inf], np.float32)
-    assert draw(logits, 1 - 2**-53, temperature=1.0) == 1
-    assert draw(logits, 0.0, temperature=1.0) == 0
+    assert draw(logits, 1 - 2**-53, 1.0) == 1
+    assert draw(logits, 0.0, 1.0) == 0
 
 
 def test_nats_are_the_negative_log_probability():
@@ -179,4 +204,4 @@ def test_nats_are_the_negative_log_probability():
     logits = np.array([2.0, -1.0, 0.5], np.float32)
     total = sum(math.exp(v) for v in logits.tolist())
     for char in range(3):
-        assert nats(logits, char) == pytest.approx(-math.log(math.exp(float(logits[char])) / total), rel=1e-12)
+        assert surprisal(logits, char) == pytest.approx(-math.log(math.exp(float(logits[char])) / total), rel=1e-12)
