@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import replace
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -218,7 +219,7 @@ def test_a_finished_run_can_be_extended(plan):
 def test_a_time_budget_becomes_a_number_of_steps(plan, monkeypatch):
     """With a clock that ticks 0.1 s a look, the budget is planned and kept."""
     now = iter(x * 0.1 for x in range(10**6))
-    monkeypatch.setattr("charrnn.budget.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr("charrnn.budget.time", SimpleNamespace(perf_counter=lambda: next(now)))
     plan = replace(plan, training=replace(plan.training, steps=None), minutes=1.0, seconds=60.0)
     events = run_through(plan)
     state = plan.run.newest_state()
