@@ -74,10 +74,26 @@ def load_model(path: Path | str) -> ModelFile:
         model = ModelFile(config, vocab, tensors, dict(meta["scores"]), dict(meta["provenance"]))
     except (KeyError, TypeError, ValueError, AttributeError, CharrnnError) as error:
         raise ModelFileError(f"{path}: its description is not a model's ({error})") from None
+    if not _is_described(model):
+        raise ModelFileError(f"{path}: its scores or provenance are not what charrnn writes")
     if len(vocab) != config.vocab_size:
         raise ModelFileError(f"{path}: {len(vocab)} characters, but a vocabulary size of {config.vocab_size}")
     check_tensors(path, tensors, config)
     return model
+
+
+def _is_described(model: ModelFile) -> bool:
+    """Whether scores and provenance, as far as they are there, have the types that readers rely on."""
+    text, split, training = (model.provenance.get(name, {}) for name in ("text", "split", "training"))
+    if not all(isinstance(part, dict) for part in (text, split, training)):
+        return False
+    paths = text.get("paths", [])
+    return (
+        isinstance(paths, list)
+        and all(isinstance(value, str) for value in (*paths, text.get("sha256", ""), split.get("encoding", "")))
+        and all(isinstance(split.get(name, 0), int) for name in ("num_train", "num_valid"))
+        and all(isinstance(model.scores.get(name, 0), (int, float)) for name in ("nats_per_char", "num_chars", "step"))
+    )
 
 
 def check_tensors(path: Path, tensors: Tensors, config: ModelConfig) -> None:

@@ -100,7 +100,8 @@ def train(
 ) -> None:
     """Learn from TEXT and keep the best model in ./checkpoints; its path is printed.
 
-    Without options the sizes follow from the text, and the budget is at most five minutes.
+    Without options the sizes follow from the text, and the budget is a dozen passes over a
+    short text, five minutes for a long one.
     The same command again goes on where an unfinished run stopped.
     """
     given = settings(locals())
@@ -145,14 +146,14 @@ def run_plan(plan: "RunPlan", view: console.TrainView) -> None:
         view.show(event)
 
     step = plan.resume.meta["step"] if plan.resume else 0
-    for damage in plan.run.skipped:
+    for damage in plan.resume.damaged if plan.resume else ():
         tell(metrics.Warned(step, f"{damage}; going on from the state before it"))
     if plan.done:
         view.show(metrics.Resumed(step, plan.notes[0]))
         view.show(training.finished(plan, step))
         return
     try:
-        with runs.catching_signals() as stop:
+        with runs.catching_signals(view.stopping) as stop:
             events = training.train(plan, stop=stop)
             tell(metrics.Resumed(step, plan.notes[0]) if plan.resume else plan.fact())
             for event in events:
@@ -310,7 +311,10 @@ def info(
     from charrnn import checkpoint, runs
 
     paths = runs.list_models() if which is None else [runs.find_model(which)]
-    if not paths:
+    stopped = runs.list_without_model() if which is None else []
+    for name in stopped:
+        console.note(f"run {name!r} was stopped before it had a model; the same charrnn train command goes on")
+    if not paths and not stopped:
         raise ModelFileError(f"no model in ./{runs.ROOT}; make one with: charrnn train TEXT")
     cards = []
     for path in paths:

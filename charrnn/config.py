@@ -22,6 +22,7 @@ NUM_STATES = {"rnn": 1, "gru": 1, "lstm": 2}
 
 C = TypeVar("C", "ModelConfig", "TrainConfig", "CorpusConfig", "SampleConfig")
 
+CHECKPOINTS = "checkpoints"  # the folder of all runs, under the current one
 MAX_VALID_CHARS = 2_000_000  # more says nothing new and costs minutes
 MIN_CHARS = 20  # a text of fewer can't be split in anything worth training on
 

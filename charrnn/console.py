@@ -92,32 +92,30 @@ def error(text: str) -> None:
     note(f"charrnn: {one_line(text)}")
 
 
-def stream(pieces: Iterator[str]) -> str:
-    """Write text as it is drawn and return all of it.
+def stream(pieces: Iterator[str]) -> None:
+    """Write text as it is drawn.
 
     On a terminal each character appears at once, control characters as escapes; elsewhere
     the bytes are faithful and leave at newlines and at least every 50 ms.
     """
     terminal = on_terminal()
-    written: list[str] = []
+    piece = ""
     waiting: list[str] = []
     flushed = time.monotonic()
     try:
         for piece in pieces:
-            written.append(piece)
             waiting.append(printable(piece) if terminal else piece)
             if terminal or "\n" in piece or time.monotonic() - flushed > _SECONDS_BETWEEN_FLUSHES:
                 text, waiting = "".join(waiting), []
                 write(text.encode("utf-8", "surrogatepass"))
                 flushed = time.monotonic()
     finally:
-        if terminal and written[-1:] != ["\n"]:  # the shell's prompt follows
+        if terminal and not piece.endswith("\n"):  # the shell's prompt follows
             waiting.append("\n")
         write("".join(waiting).encode("utf-8", "surrogatepass"))
-    return "".join(written)
 
 
-def table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = (), title: str = "") -> None:
+def table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = ()) -> None:
     """Print a table on stdout: boxed on a terminal, tab-separated in a pipe."""
     if not on_terminal():
         for row in [header, *rows] if header else rows:
@@ -128,11 +126,10 @@ def table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = (), title: s
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=box.SIMPLE, show_header=bool(header), title=Text(one_line(title)) if title else None)
-    grid.title_justify = "left"
+    grid = Table(box=box.SIMPLE, show_header=bool(header))
     for index in range(len(rows[0]) if rows else len(header)):
         name = header[index] if header else ""
-        grid.add_column(name, justify="left" if index == 0 else "default", overflow="fold")
+        grid.add_column(Text(one_line(name)), justify="left" if index == 0 else "default", overflow="fold")
     for row in rows:
         grid.add_row(*(Text(one_line(cell)) for cell in row))
     Console(file=sys.stdout, highlight=False).print(grid)
@@ -158,6 +155,11 @@ class TrainView:
             elif text := describe(event):
                 self._line(text)
 
+    def stopping(self) -> None:
+        """Say at once that a signal was heard; what is under way is finished first."""
+        if not self._quiet:
+            self._line("stopping after this step; the same signal again ends at once, unsaved")
+
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
@@ -176,6 +178,8 @@ class TrainView:
                 from tqdm import tqdm
 
                 self._bar = tqdm(
+                    total=event.num_steps,
+                    initial=event.step,
                     file=sys.stderr,
                     dynamic_ncols=True,
                     leave=False,
@@ -218,14 +222,15 @@ def plan_lines(plan: Plan) -> str:
     model, training = plan.model, plan.training
     budget = f"{plan.steps:,} steps" if plan.steps else f"{plan.minutes:g} minutes"
     texts = ", ".join(os.path.basename(path) for path in plan.texts[:3]) + (", …" if len(plan.texts) > 3 else "")
+    threads = f"{plan.threads} thread{'s' * (plan.threads > 1)}"
     lines = [
         f"{one_line(texts)}: {plan.num_chars:,} characters, {plan.vocab_size:,} distinct; "
-        f"trained on {plan.num_train_chars:,}, held out {plan.num_valid_chars:,}",
-        f"{model['cell']} {model['num_layers']}x{model['hidden_size']}, embedding {model['embedding_dim']}: "
-        f"{plan.num_parameters:,} parameters; dropout {training['dropout']:g}, "
-        f"learning rate {training['learning_rate']:g}, weight decay {training['weight_decay']:g}",
-        f"{budget}, {training['batch_size']} lanes of {training['seq_len']} characters a step; about "
-        f"{plan.memory_bytes / 1e6:,.0f} MB; {plan.device}, {plan.threads} threads; run {plan.run!r}",
+        f"the last {plan.num_valid_chars:,} held out",
+        f"{model['cell']} {model['num_layers']}x{model['hidden_size']}, embedding {model['embedding_dim']}, "
+        f"{plan.num_parameters:,} parameters, about {plan.memory_bytes / 1e6:,.0f} MB, {plan.device}, {threads}",
+        f"{budget} of {training['batch_size']}x{training['seq_len']} characters a step; "
+        f"dropout {training['dropout']:g}, rate {training['learning_rate']:g}, decay {training['weight_decay']:g}",
+        f"run {plan.run!r}",
     ]
     return "\n".join([*lines, *plan.notes])
 
@@ -276,10 +281,10 @@ def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     config, scores, provenance = card["config"], card["scores"], card["provenance"]
     text, split = provenance.get("text", {}), provenance.get("split", {})
     training = provenance.get("training", {})
-    part = "the held-out text" if scores.get("whole") else "the beginning of the held-out text"
+    part = "the held-out text" if scores.get("whole") else "stretches spread over the held-out text"
     return [
         ("model", card["model"]),
-        ("cell", f"{config['cell']}, {config['num_layers']} layers of {config['hidden_size']}"),
+        ("network", f"{config['cell']} {config['num_layers']}x{config['hidden_size']}"),
         ("embedding", str(config["embedding_dim"])),
         ("parameters", f"{card['num_parameters']:,}"),
         (

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from charrnn.config import MAX_VALID_CHARS, MIN_CHARS, CorpusConfig
+from charrnn.config import CHECKPOINTS, MAX_VALID_CHARS, MIN_CHARS, CorpusConfig
 from charrnn.errors import InputError, UsageError
 from charrnn.vocab import Ids, Vocab
 
@@ -89,14 +89,14 @@ def read_texts(names: Sequence[str], config: CorpusConfig) -> Text:
 
 
 def _expand(name: str) -> list[str]:
-    """A folder's files, sorted, without hidden and binary ones; anything else is itself."""
+    """A folder's files, sorted, without hidden and binary ones and our own; anything else is itself."""
     if name == STDIN or not os.path.isdir(name):
         return [name]
     found = [
         str(path)
         for path in sorted(Path(name).rglob("*"))
         if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(name).parts)
+        and not any(part.startswith(".") or part == CHECKPOINTS for part in path.relative_to(name).parts)
         and not _is_binary(_read_bytes(str(path), limit=8192))
     ]
     if not found:

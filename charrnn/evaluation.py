@@ -55,18 +55,22 @@ def held_out(model: ModelFile, train_text: Sequence[str] | None) -> Source:
     train_text: where those files are now, if they have moved.
     Raises InputError where they are gone or have changed.
     """
-    text, split = model.provenance["text"], model.provenance["split"]
-    paths = train_text or text["paths"]
-    if paths == [STDIN] and not train_text:
-        raise InputError("the model was trained on stdin; name that text with --train-text FILE, or a TEXT to score")
     try:
-        found = read_texts(paths, CorpusConfig(encoding=split["encoding"]))
+        text, split = model.provenance["text"], model.provenance["split"]
+        paths, sha256, encoding, num_train = text["paths"], text["sha256"], split["encoding"], split["num_train"]
+    except KeyError:
+        raise InputError("the model doesn't say what it was trained on; name a TEXT to score") from None
+    if STDIN in paths and not train_text:
+        raise InputError("the model was trained on stdin; name that text with --train-text FILE, or a TEXT to score")
+    paths = train_text or paths
+    try:
+        found = read_texts(paths, CorpusConfig(encoding=encoding))
     except InputError as error:
         raise InputError(f"{error} (the text it was trained on; --train-text FILE says where it is now)") from None
-    if found.sha256 != text["sha256"]:
+    if found.sha256 != sha256:
         raise InputError(f"{' '.join(paths)}: not the text the model was trained on; name that one with --train-text")
     ids = model.vocab.encode(found.text)
-    return Source(" ".join(paths), ids[split["num_train"] :], ids[: split["num_train"]], {})
+    return Source(" ".join(paths), ids[num_train:], ids[:num_train], {})
 
 
 def evaluate(

@@ -35,6 +35,15 @@ class RunPlan:
     done: bool = False
     notes: tuple[str, ...] = ()
 
+    def _num_steps(self) -> int | None:
+        """Where the run ends, as far as it is known before it starts."""
+        if self.seconds:
+            return None
+        if self.resume and not self.extends:
+            num_steps: int | None = self.resume.meta["num_steps"]
+            return num_steps
+        return self.training.steps
+
     def fact(self) -> Plan:
         """The plan as an event."""
         return Plan(
@@ -49,7 +58,7 @@ class RunPlan:
             training=asdict(self.training),
             num_parameters=self.model.num_parameters,
             memory_bytes=estimate_memory(self.model, self.training),
-            steps=None if self.seconds else self.training.steps,
+            steps=self._num_steps(),
             minutes=self.minutes,
             device=self.device,
             threads=self.threads,
@@ -135,7 +144,9 @@ def _continued(saved: SavedState, plan: RunPlan, given: Mapping[str, Any], minut
     plan = replace(plan, corpus=corpus, minutes=spent, resume=saved)
     if not meta["finished"]:
         if (steps or total) != total or (minutes or spent) != spent:
-            raise UsageError(f"run {run.name!r} isn't finished: give the same budget to go on, or {_choices(run)}")
+            raise UsageError(
+                f"run {run.name!r} isn't finished; finish it first, with no --minutes or --steps, or {_choices(run)}"
+            )
         seconds = None if total else meta["seconds"]  # None of it is steps yet if it stopped before its speed was known
         return replace(plan, seconds=seconds, notes=(f"going on from step {meta['step']}",))
     anew = "the learning rate starts anew"

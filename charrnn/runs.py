@@ -7,9 +7,9 @@ log.jsonl. Nothing here knows how training works.
 import json
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,10 +18,11 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from charrnn.checkpoint import Tensors, read_tensors, write_atomically, write_tensors
+from charrnn.config import CHECKPOINTS
 from charrnn.corpus import STDIN
 from charrnn.errors import CharrnnError, ModelFileError, RunLockedError, UsageError
 
-ROOT = Path("checkpoints")
+ROOT = Path(CHECKPOINTS)
 MODEL_NAME = "model.safetensors"
 _KEPT_STATES = 2
 _OF_A_SITTING = ("resumed", "warning")  # events that an uninterrupted run wouldn't have
@@ -29,20 +30,23 @@ _OF_A_SITTING = ("resumed", "warning")  # events that an uninterrupted run would
 
 @dataclass(frozen=True)
 class SavedState:
-    """A state file's content: what an exact resume needs, and the plain facts about it."""
+    """A state file's content: what an exact resume needs, and the plain facts about it.
+
+    damaged: what is wrong with the newer files that were passed over.
+    """
 
     path: Path
     tensors: dict[str, NDArray[Any]]
     meta: dict[str, Any]
+    damaged: tuple[str, ...] = ()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
-    """The folder of one run. `skipped` names damaged states that newest_state passed over."""
+    """The folder of one run."""
 
     name: str
     root: Path = ROOT
-    skipped: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         too_long = len(os.fsencode(self.name)) > 255
@@ -108,12 +112,9 @@ class Run:
         damaged: list[str] = []
         for path in self._states().values():
             try:
-                state = SavedState(path, *read_tensors(path, kind="state"))
+                return SavedState(path, *read_tensors(path, kind="state"), damaged=tuple(damaged))
             except ModelFileError as error:
                 damaged.append(str(error))
-                continue
-            self.skipped = damaged
-            return state
         if damaged:
             raise ModelFileError(f"{damaged[0]}; no good state is left in {self.folder}, --fresh starts over")
         return None
@@ -129,8 +130,12 @@ class Run:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one JSON object to log.jsonl."""
-        with self.log_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        with self.log_path.open("ab+") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a line that was cut by a crash
+                    file.write(b"\n")
+            file.write(json.dumps(record).encode() + b"\n")
 
     def _log_lines(self) -> list[tuple[bytes, bool]]:
         """The log's lines, and whether each is an event of the run rather than of one sitting."""
@@ -162,6 +167,12 @@ def list_models(*, root: Path = ROOT) -> list[Path]:
     return sorted(root.glob(f"*/{MODEL_NAME}"), key=lambda path: path.stat().st_mtime_ns)
 
 
+def list_without_model(*, root: Path = ROOT) -> list[str]:
+    """The names of runs that were stopped before they had a model."""
+    stopped = {path.parent for path in root.glob("*/state-*.safetensors")}
+    return sorted(folder.name for folder in stopped if not (folder / MODEL_NAME).exists())
+
+
 def find_model(which: str | None, *, root: Path = ROOT) -> Path:
     """The model file that `-m` means: a file, a run's folder or a run's name; None: the newest.
 
@@ -176,6 +187,8 @@ def find_model(which: str | None, *, root: Path = ROOT) -> Path:
     for path in (root / which / MODEL_NAME, Path(which) / MODEL_NAME, Path(which)):
         if os.path.exists(path) and not os.path.isdir(path):  # unlike Path's, False for a name too long
             return path
+    if which in list_without_model(root=root):
+        raise ModelFileError(f"run {which!r} was stopped before it had a model; the same charrnn train command goes on")
     raise ModelFileError(f"{which}: neither a model file nor a run in ./{root}; charrnn info lists the runs")
 
 
@@ -187,8 +200,10 @@ class StopRequest:
 
 
 @contextmanager
-def catching_signals() -> Iterator[StopRequest]:
+def catching_signals(tell: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
     """Turn the first SIGINT, SIGTERM or SIGHUP into a request; a second one ends the process.
+
+    tell: called at once when the first arrives, so that somebody can be told.
 
     A signal that is ignored, as SIGHUP is under nohup, stays ignored.
     """
@@ -201,6 +216,7 @@ def catching_signals() -> Iterator[StopRequest]:
         for caught in numbers:
             if before[caught] is not signal.SIG_IGN:
                 signal.signal(caught, signal.SIG_DFL)
+        tell()
 
     for number in numbers:
         if before[number] is not signal.SIG_IGN:

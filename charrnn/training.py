@@ -189,7 +189,9 @@ def train(plan: RunPlan, *, stop: StopRequest | None = None) -> Iterator[Event]:
             message = f"stopped after step {state.step}; the same command goes on from there"
             raise Interrupted(message, signal_number=stop.signal_number)
 
-    yield finish(state, plan, device)
+    if state.best_nats is None:  # nothing was kept, or it is gone
+        yield from evaluate_and_keep(state, plan)
+    yield finish(state, plan)
 
 
 def starting_state(plan: RunPlan, device: torch.device) -> TrainState:
@@ -199,8 +201,11 @@ def starting_state(plan: RunPlan, device: torch.device) -> TrainState:
         state.restore(plan.resume)
         if not plan.extends:  # what was logged after the state happens again
             plan.run.rewind_log(plan.resume.meta["num_events"])
-    if plan.extends:
+    if plan.extends:  # a longer run scores more on its way, which the best so far is measured by too
         state.schedule_start, state.num_steps, state.finished = state.step, None, False
+        state.valid_chars, state.best_nats = 0, None
+    if not plan.run.model_path.exists():  # somebody moved it: better a later best than none
+        state.best_nats, state.best_step = None, 0
     if state.num_steps is None and plan.seconds is None:
         assert plan.training.steps is not None
         fix_num_steps(state, plan, plan.training.steps)
@@ -210,8 +215,13 @@ def starting_state(plan: RunPlan, device: torch.device) -> TrainState:
 def fix_num_steps(state: TrainState, plan: RunPlan, num_steps: int) -> None:
     """Settle where the run ends and, once for all, how many held-out characters it scores on the way."""
     state.num_steps = num_steps
+    corpus = plan.corpus
     if state.valid_chars == 0:
-        state.valid_chars = valid_part(len(plan.corpus.valid_ids), plan.training, num_steps)
+        state.valid_chars = valid_part(len(corpus.valid_ids), plan.training, num_steps - state.schedule_start)
+    if state.best_nats is None and state.best_step > 0:
+        kept = kept_model(plan)
+        score = evaluate(kept, corpus.valid_ids, context=corpus.train_ids, num_scored=state.valid_chars)
+        state.best_nats = score.nats_per_char
 
 
 def dropout_masks(state: TrainState, config: TrainConfig, device: torch.device) -> list[Tensor] | None:
@@ -299,13 +309,17 @@ def draw_sample(state: TrainState, plan: RunPlan) -> Sample:
     return Sample(state.step, text="".join(drawn))
 
 
-def finish(state: TrainState, plan: RunPlan, device: torch.device) -> Finished:
+def kept_model(plan: RunPlan) -> CharRNN:
+    """The best weights so far, from the run's model file."""
+    file = load_model(plan.run.model_path)
+    return CharRNN.from_arrays(file.config, file.tensors).to(torch.device(plan.device))
+
+
+def finish(state: TrainState, plan: RunPlan) -> Finished:
     """Score the best weights on the whole held-out text and write that into the model file."""
     corpus, path = plan.corpus, plan.run.model_path
-    best = load_model(path)
-    model = CharRNN.from_arrays(best.config, best.tensors).to(device)
-    score = evaluate(model, corpus.valid_ids, context=corpus.train_ids)
-    save_model(path, replace(best, scores=scores(score, step=state.best_step, whole=True)))
+    score = evaluate(kept_model(plan), corpus.valid_ids, context=corpus.train_ids)
+    save_model(path, replace(load_model(path), scores=scores(score, step=state.best_step, whole=True)))
     state.finished = True
     save_state(state, plan)
     return finished(plan, state.step)
@@ -314,6 +328,8 @@ def finish(state: TrainState, plan: RunPlan, device: torch.device) -> Finished:
 def finished(plan: RunPlan, step: int) -> Finished:
     """The last event of a run that ended after `step`, from the scores in its model file."""
     path = plan.run.model_path
+    if not path.exists():
+        raise ModelFileError(f"{path}: gone, though the run is finished; put it back, or start over with --fresh")
     scores = load_model(path).scores
     nats = scores["nats_per_char"]
     return Finished(step, str(path), scores["step"], nats, bits(nats), scores["num_chars"])

@@ -90,7 +90,7 @@ class Vocab:
         return places.astype(self.dtype), known
 
     def _explain(self, text: str, index: int) -> str:
-        message = f"the model does not know {describe(text[index])}, character {index + 1} of the prompt"
+        message = f"the model does not know {describe(text[index])}, character {index + 1} of the text"
         for form in ("NFC", "NFD", "NFKC"):
             if self._lookup(unicodedata.normalize(form, text))[1].all():
                 return f"{message}; it knows the text in the Unicode normal form {form}, so convert it to that"

@@ -652,3 +652,23 @@ def test_nothing_in_the_package_can_run_what_a_file_holds():
                 assert (node.value.id, node.attr) not in loaders, file
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in ("eval", "exec", "__import__", "compile"), file
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"provenance": {"text": []}},
+        {"provenance": {"text": {"paths": "a.txt"}}},
+        {"provenance": {"text": {"paths": [1]}}},
+        {"provenance": {"split": {"num_train": "9"}}},
+        {"provenance": {"training": 3}},
+        {"scores": {"nats_per_char": "low"}},
+    ],
+    ids=str,
+)
+def test_odd_facts_are_refused_when_the_file_is_read(tmp_path, odd):
+    """So that no reader of scores or provenance meets a surprise later."""
+    path = tmp_path / "model.safetensors"
+    save_model(path, replace(make_model(), **odd))
+    with pytest.raises(ModelFileError, match="scores or provenance"):
+        load_model(path)

@@ -905,7 +905,7 @@ def test_info_describes_one_model(at_home: Home, call: Call) -> None:
     rows = dict(line.split("\t") for line in outcome.out.decode().splitlines())
     assert (outcome.code, outcome.err) == (0, "")
     assert rows["model"] == "checkpoints/poems/model.safetensors"
-    assert "gru" in rows["cell"]
+    assert rows["network"] == "gru 1x16"
     assert rows["text"] == str(at_home.path / "poems.txt")
     assert "3,600" in rows["split"]
     assert "bits/char" in rows["score"]

@@ -358,3 +358,12 @@ def test_one_character_over_and_over_is_a_text():
     """A vocabulary of one is legal."""
     corpus = make_corpus("a" * 20)
     assert (len(corpus.vocab), corpus.num_train, len(corpus.valid_ids)) == (1, 18, 2)
+
+
+def test_a_folder_is_read_without_what_training_wrote_into_it(tmp_path):
+    """`charrnn train .` finds the same text the second time."""
+    (tmp_path / "a.txt").write_text("some text", encoding="utf-8")
+    before = read_texts([str(tmp_path)], CorpusConfig())
+    (tmp_path / "checkpoints" / "a").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "a" / "log.jsonl").write_text("{}", encoding="utf-8")
+    assert read_texts([str(tmp_path)], CorpusConfig()) == before

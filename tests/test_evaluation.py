@@ -146,3 +146,15 @@ def test_the_held_out_part_is_found_again(tmp_path, trained):
     moved.write_text("abcdefghij" * 9 + "bcdefghija", encoding="utf-8")
     with pytest.raises(InputError, match="--train-text"):
         held_out(file, [str(moved)])
+
+
+def test_a_model_that_says_nothing_of_its_text_is_told_so(trained):
+    """And so is one that was trained on stdin, in part or alone: nothing is read from there unasked."""
+    _, file = trained
+    for provenance in ({}, {"text": {"paths": ["a"]}}):
+        with pytest.raises(InputError, match="TEXT"):
+            held_out(ModelFile(file.config, file.vocab, file.tensors, {}, provenance), None)
+    text = {**file.provenance["text"], "paths": ["-", "a.txt"]}
+    mixed = ModelFile(file.config, file.vocab, file.tensors, {}, {**file.provenance, "text": text})
+    with pytest.raises(InputError, match="stdin"):
+        held_out(mixed, None)

@@ -458,7 +458,7 @@ def test_a_damaged_newest_state_is_passed_over(run):
     (run.folder / "state-40.safetensors").write_bytes(b"damaged")
     plan = plan_for(run)
     assert plan.resume.meta["step"] == 20
-    assert len(run.skipped) == 1
+    assert len(plan.resume.damaged) == 1
 
 
 def test_nothing_but_damaged_states_is_an_error(run):

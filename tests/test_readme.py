@@ -49,7 +49,12 @@ def test_readmes_commands_run_in_order(tmp_path):
         if "charrnn train" in short and "--steps" not in short and "--dry-run" not in short:
             short += " --steps 3"
         done = subprocess.run(
-            ["bash", "-c", short], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            ["bash", "-c", f"{short}; test ${{PIPESTATUS[0]}} -eq 0 -o ${{PIPESTATUS[0]}} -eq 141"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"{short}\n{done.stderr}"
 

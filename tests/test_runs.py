@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from charrnn.errors import CharrnnError, ModelFileError, RunLockedError, UsageError
-from charrnn.runs import MODEL_NAME, Run, catching_signals, find_model, list_models, run_name
+from charrnn.runs import MODEL_NAME, Run, catching_signals, find_model, list_models, list_without_model, run_name
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 
@@ -266,7 +266,6 @@ def test_a_new_run_has_no_state(run, tmp_path):
         (run.folder / name).touch()
     assert run.newest_state() is None
     assert Run("gone", root=tmp_path).newest_state() is None
-    assert run.skipped == []
 
 
 def test_the_newest_state_is_that_of_the_largest_step(run):
@@ -300,12 +299,13 @@ def test_a_damaged_newest_state_is_passed_over(run):
     """The one before it is used, and what was skipped is told by name."""
     save(run, 5, 10)
     damage(state_path(run, 10))
-    assert run.newest_state().meta["step"] == 5
-    assert len(run.skipped) == 1
-    assert str(state_path(run, 10)) in run.skipped[0]
+    state = run.newest_state()
+    assert state.meta["step"] == 5
+    assert len(state.damaged) == 1
+    assert str(state_path(run, 10)) in state.damaged[0]
     save(run, 10)
     assert run.newest_state().meta["step"] == 10
-    assert run.skipped == []
+    assert run.newest_state().damaged == ()
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 100])
@@ -321,7 +321,7 @@ def test_a_damaged_older_state_does_not_matter(run):
     save(run, 5, 10)
     damage(state_path(run, 5))
     assert run.newest_state().meta["step"] == 10
-    assert run.skipped == []
+    assert run.newest_state().damaged == ()
 
 
 def test_good_states_are_not_given_up_for_damaged_ones(run):
@@ -532,3 +532,23 @@ def test_a_second_signal_ends_the_process(first, second):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout == "still here\n"
     assert done.returncode == -getattr(signal, second)
+
+
+def test_a_line_that_a_crash_cut_never_joins_the_next(run):
+    """What is logged after it is whole, and the cut line goes when the log is rewound."""
+    log_all(run, "plan")
+    with run.log_path.open("ab") as file:
+        file.write(b'{"event": "progr')
+    log_all(run, "resumed")
+    run.rewind_log(1)
+    assert events(run) == ["plan", "resumed"]
+
+
+def test_a_run_without_a_model_is_told_from_none(run):
+    """Stopped before its first evaluation, it has states, and its train command goes on."""
+    save(run, 3)
+    assert list_without_model(root=run.root) == [run.name]
+    with pytest.raises(ModelFileError, match="goes on"):
+        find_model(run.name, root=run.root)
+    run.model_path.touch()
+    assert list_without_model(root=run.root) == []

@@ -14,7 +14,7 @@ import torch
 from charrnn import training
 from charrnn.checkpoint import load_model
 from charrnn.config import CELLS
-from charrnn.errors import DivergenceError, Interrupted
+from charrnn.errors import DivergenceError, Interrupted, ModelFileError
 from charrnn.evaluation import evaluate
 from charrnn.metrics import Evaluated, Finished, Progress, Sample, Saved
 from charrnn.model import CharRNN
@@ -238,3 +238,38 @@ def test_redundant_biases_stay_zero(plan):
         bias = tensors[f"layers.{layer}.bias_hh_l0"]
         assert (bias[: 2 * hidden] == 0).all()
         assert (bias[2 * hidden :] != 0).any()
+
+
+def test_a_model_that_was_moved_away_is_made_again(plan):
+    """Whether before or after the last step, the run ends with a model and a score."""
+    for stop_after in (40, 10**6):
+        plan.run.clear()
+        for event in islice(train(plan), stop_after):
+            plan.run.log(event.record())
+        plan.run.model_path.unlink()
+        saved = plan.run.newest_state()
+        saved.meta["finished"] = False
+        events = run_through(replace(plan_again(plan), resume=saved, done=False))
+        assert isinstance(events[-1], Finished)
+        assert load_model(plan.run.model_path).scores["nats_per_char"] == events[-1].nats_per_char
+    plan.run.model_path.unlink()
+    with pytest.raises(ModelFileError, match="--fresh"):
+        training.finished(plan, 24)
+
+
+def test_an_extended_run_scores_as_much_as_one_of_its_length(plan, tmp_path):
+    """Its first leg was short, so it scored little on its way; the kept weights are scored on the new part."""
+    from charrnn.config import CorpusConfig
+    from charrnn.corpus import Text, build_corpus
+    from tests.conftest import make_text
+
+    corpus = build_corpus(Text(("long.txt",), make_text(40_000), "1" * 64), CorpusConfig())
+    plan = replace(plan, corpus=corpus, training=replace(plan.training, steps=4))
+    run_through(plan)
+    assert plan.run.newest_state().meta["valid_chars"] == 1000
+    again = replace(plan, training=replace(plan.training, steps=3000), resume=plan.run.newest_state(), extends=True)
+    state = training.starting_state(again, torch.device("cpu"))
+    assert state.valid_chars == 2996 * 8 * 16 // 240
+    kept = training.kept_model(again)
+    score = evaluate(kept, corpus.valid_ids, context=corpus.train_ids, num_scored=state.valid_chars)
+    assert state.best_nats == score.nats_per_char
