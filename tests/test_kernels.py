@@ -2,6 +2,7 @@
 
 import math
 
+import numba
 import numpy as np
 import pytest
 
@@ -205,3 +206,21 @@ def test_nats_are_the_negative_log_probability():
     total = sum(math.exp(v) for v in logits.tolist())
     for char in range(3):
         assert surprisal(logits, char) == pytest.approx(-math.log(math.exp(float(logits[char])) / total), rel=1e-12)
+
+
+def test_kernels_work_where_nothing_can_be_cached(monkeypatch):
+    """No writable folder for the cache: compiled anew each time, which is slow and right."""
+    real, asked = numba.njit, []
+
+    def njit(*, cache=False, **options):
+        asked.append(cache)
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return real(**options)
+
+    monkeypatch.setattr(numba, "njit", njit)
+    product = generation.compiled(generation.matvec.py_func)
+    out = np.empty(1, np.float32)
+    product(np.full((1, 2), 3, np.float32), np.ones(2, np.float32), np.ones(1, np.float32), out)
+    assert out[0] == 7
+    assert asked == [True, False]
