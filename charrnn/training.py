@@ -146,7 +146,7 @@ def train(plan: RunPlan, *, stop: StopRequest | None = None) -> Iterator[Event]:
     device = torch.device(plan.device)
     state = starting_state(plan, device)
     save_state(state, plan)
-    draw_sample(state, plan)  # compiles the sampling loop, once on a machine, outside the budget
+    draw_sample(describe_model(state, plan, {}), plan, step=0)  # compiles the loop, outside the budget
     pace = Pace()
 
     while state.num_steps is None or state.step < state.num_steps:
@@ -219,7 +219,7 @@ def fix_num_steps(state: TrainState, plan: RunPlan, num_steps: int) -> None:
     if state.valid_chars == 0:
         state.valid_chars = valid_part(len(corpus.valid_ids), plan.training, num_steps - state.schedule_start)
     if state.best_nats is None and state.best_step > 0:
-        kept = kept_model(plan)
+        _, kept = kept_model(plan)
         score = evaluate(kept, corpus.valid_ids, context=corpus.train_ids, num_scored=state.valid_chars)
         state.best_nats = score.nats_per_char
 
@@ -297,29 +297,28 @@ def evaluate_and_keep(state: TrainState, plan: RunPlan) -> Iterator[Event]:
         state.best_nats, state.best_step = score.nats_per_char, state.step
         save_model(plan.run.model_path, model)
     yield Evaluated(state.step, score.nats_per_char, score.bits_per_char, score.num_chars, whole=whole, best=best)
-    yield draw_sample(state, plan)
+    yield draw_sample(model, plan, step=state.step)
     if best:
         yield Saved(state.step, path=str(plan.run.model_path))
 
 
-def draw_sample(state: TrainState, plan: RunPlan) -> Sample:
-    """A short text from the weights of the moment."""
-    sampler = Sampler(describe_model(state, plan, {}))
-    drawn = sampler.stream(length=SAMPLE_LENGTH, seed=plan.training.seed, stream=state.step)
-    return Sample(state.step, text="".join(drawn))
+def draw_sample(model: ModelFile, plan: RunPlan, *, step: int) -> Sample:
+    """A short text from the weights of a step."""
+    drawn = Sampler(model).stream(length=SAMPLE_LENGTH, seed=plan.training.seed, stream=step)
+    return Sample(step, text="".join(drawn))
 
 
-def kept_model(plan: RunPlan) -> CharRNN:
-    """The best weights so far, from the run's model file."""
+def kept_model(plan: RunPlan) -> tuple[ModelFile, CharRNN]:
+    """The best weights so far: the run's model file, and the network made from it."""
     file = load_model(plan.run.model_path)
-    return CharRNN.from_arrays(file.config, file.tensors).to(torch.device(plan.device))
+    return file, CharRNN.from_arrays(file.config, file.tensors).to(torch.device(plan.device))
 
 
 def finish(state: TrainState, plan: RunPlan) -> Finished:
     """Score the best weights on the whole held-out text and write that into the model file."""
-    corpus, path = plan.corpus, plan.run.model_path
-    score = evaluate(kept_model(plan), corpus.valid_ids, context=corpus.train_ids)
-    save_model(path, replace(load_model(path), scores=scores(score, step=state.best_step, whole=True)))
+    file, kept = kept_model(plan)
+    score = evaluate(kept, plan.corpus.valid_ids, context=plan.corpus.train_ids)
+    save_model(plan.run.model_path, replace(file, scores=scores(score, step=state.best_step, whole=True)))
     state.finished = True
     save_state(state, plan)
     return finished(plan, state.step)

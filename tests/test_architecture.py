@@ -102,15 +102,23 @@ def test_only_console_writes_to_the_terminal(path):
 
 
 def test_nothing_can_execute_what_a_file_holds():
-    """No pickle, no torch.load, no eval: model files are inert."""
-    forbidden = re.compile(r"\b(pickle|marshal|shelve|joblib|dill)\b|torch\.(load|save)\b|np\.load\b|\beval\(|\bexec\(")
-    for path in FILES:
-        code = "\n".join(
-            ast.unparse(node)
-            for node in ast.parse(path.read_text(encoding="utf-8")).body
-            if not isinstance(node, ast.Expr)
-        )
-        assert not forbidden.search(code), path.name
+    """No module imports a format that executes code, nor loads files by way of one: model files are inert."""
+    words = re.compile(r"\b(pickle|marshal|shelve|joblib|dill)\b|torch\.(load|save)\b|np\.load\b|\beval\(|\bexec\(")
+    formats = {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle", "copyreg"}
+    loaders = {("torch", "load"), ("np", "load"), ("numpy", "load"), ("torch", "save"), ("np", "save")}
+    for path in [*FILES, PACKAGE / "__init__.py"]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        code = "\n".join(ast.unparse(node) for node in tree.body if not isinstance(node, ast.Expr))
+        assert not words.search(code), path.name
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                assert not {alias.name.split(".")[0] for alias in node.names} & formats, path.name
+            elif isinstance(node, ast.ImportFrom):
+                assert (node.module or "").split(".")[0] not in formats, path.name
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert (node.value.id, node.attr) not in loaders, path.name
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("eval", "exec", "__import__", "compile"), path.name
 
 
 @pytest.mark.parametrize(

@@ -270,6 +270,6 @@ def test_an_extended_run_scores_as_much_as_one_of_its_length(plan, tmp_path):
     again = replace(plan, training=replace(plan.training, steps=3000), resume=plan.run.newest_state(), extends=True)
     state = training.starting_state(again, torch.device("cpu"))
     assert state.valid_chars == 2996 * 8 * 16 // 240
-    kept = training.kept_model(again)
+    _, kept = training.kept_model(again)
     score = evaluate(kept, corpus.valid_ids, context=corpus.train_ids, num_scored=state.valid_chars)
     assert state.best_nats == score.nats_per_char
