@@ -1,20 +1,40 @@
 """Recurrent layers: RNN (tanh), GRU and LSTM behind one contract.
 
 A layer is a stock single-layer `torch.nn` module, so its parameters are named and laid out
-as PyTorch's, and cuDNN serves it on a GPU. `run_layer` is the only way it is called.
+as PyTorch's. In float32 on a CPU it is run by our own kernels (kernels/recurrent.py), in
+float32 or bfloat16 by how its weights were packed; on a GPU cuDNN serves the module, and in
+float64 PyTorch. `run_layer` is the only way a layer is called.
 
-Letters: T steps, B lanes, I input size, H hidden size.
+Letters: T steps, B lanes, I input size, H hidden size, N gates * H, V vocabulary.
 """
 
+from typing import Any, Literal
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from charrnn.errors import ResourceError, UsageError
+from charrnn.kernels import recurrent
+from charrnn.kernels.products import (
+    add_outer_product,
+    has_fast_bfloat16,
+    new_packed,
+    new_sides,
+    pack,
+    pack_transposed,
+    padded,
+    product,
+)
+from charrnn.kernels.recurrent import Packed
 
 Layer = nn.RNN | nn.GRU | nn.LSTM
 LAYERS: dict[str, type[Layer]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 State = tuple[Tensor, ...]  # h, and for the LSTM also c; each (B, H) for one layer
+Precision = Literal["float32", "bfloat16"]
 
 
 def make_layer(cell: str, input_size: int, hidden_size: int) -> Layer:
@@ -34,19 +54,202 @@ def make_layer(cell: str, input_size: int, hidden_size: int) -> Layer:
     return layer
 
 
-def run_layer(layer: Layer, x: Tensor, state: State) -> tuple[Tensor, State]:
-    """Run a layer over a window.
+def is_fused(layer: nn.Module) -> bool:
+    """Whether our kernels run it: float32 on a CPU."""
+    weight = next(layer.parameters())
+    return weight.device.type == "cpu" and weight.dtype == torch.float32
 
-    x: (T, B, I); state: tensors (B, H). Returns outputs (T, B, H) and the state after the
-    last step.
+
+def select_precision(name: str, device: torch.device) -> Precision:
+    """Turn `--precision` into the one that products are made in: auto is the faster one of the machine.
+
+    Raises UsageError for another name, ResourceError for bfloat16 where it would be emulated.
     """
+    if name not in ("auto", "float32", "bfloat16"):
+        raise UsageError(f"--precision must be auto, bfloat16 or float32, not {name!r}")
+    fast = device.type == "cpu" and has_fast_bfloat16()
+    if name == "bfloat16" and not fast:
+        raise ResourceError("--precision bfloat16: this processor has no such products; use --precision float32")
+    return "bfloat16" if fast and name != "float32" else "float32"
+
+
+def array_of(tensor: Tensor) -> NDArray[Any]:
+    """A CPU tensor's memory as numpy's; bfloat16 as the bits of it, uint16."""
+    tensor = tensor.detach()
+    return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def pack_weight(weight: Tensor, precision: Precision, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """A weight (N, K) for products x W^T; out: what this returned for an earlier one."""
+    stored = array_of(weight.to(getattr(torch, precision)))
+    packed = new_packed(stored, weight.shape[1], weight.shape[0]) if out is None else out
+    pack_transposed(stored, packed)
+    return packed
+
+
+def pack_weight_back(weight: Tensor, precision: Precision, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """A weight (N, K) for products x W, which take gradients back; out as in pack_weight."""
+    stored = array_of(weight.to(getattr(torch, precision)))
+    packed = new_packed(stored, *weight.shape) if out is None else out
+    pack(stored, packed)
+    return packed
+
+
+def multiply(a: Tensor, packed: NDArray[Any], num_columns: int) -> Tensor:
+    """a (M, K) times what is packed, in float32: (M, num_columns). PyTorch's own rounds as memory happens to lie."""
+    out = torch.empty(len(a), padded(num_columns))
+    product(array_of(a.contiguous()), packed, out.numpy(), False)
+    return out[:, :num_columns]
+
+
+def make_table(embedding: Tensor, weight_ih: Tensor, bias: Tensor) -> NDArray[Any]:
+    """The first layer's input projection, one row a character: (V, N)."""
+    return (multiply(embedding.detach(), pack_weight(weight_ih, "float32"), len(bias)) + bias).numpy()
+
+
+@torch.no_grad()
+def pack_layer(layer: Layer, embedding: Tensor | None, precision: Precision, out: Packed | None = None) -> Packed:
+    """Lay a layer's weights out for the kernels; the first layer's around the embedding (V, E).
+
+    out: what this returned before the weights changed; its memory is used again.
+    """
+    weight_ih, weight_hh, bias_ih, bias_hh = (layer.get_parameter(name) for name in _NAMES)
+    inner = layer.hidden_size if isinstance(layer, nn.GRU) else 0  # of bias_hh, the end inside the candidate
+    bias = bias_ih + torch.cat([bias_hh[: len(bias_hh) - inner], torch.zeros(inner)])
+    nothing = np.zeros((0, 0, 0), np.float32 if precision == "float32" else np.uint16)
+    return Packed(
+        cell=recurrent.CELLS[_cell(layer)],
+        table=np.zeros((0, len(bias)), np.float32) if embedding is None else make_table(embedding, weight_ih, bias),
+        input=nothing if embedding is not None else pack_weight(weight_ih, precision, out and out.input),
+        recurrent=pack_weight(weight_hh, precision, out and out.recurrent),
+        input_back=nothing if embedding is not None else pack_weight_back(weight_ih, precision, out and out.input_back),
+        recurrent_back=pack_weight_back(weight_hh, precision, out and out.recurrent_back),
+        bias=bias.numpy(),
+        inner_bias=bias_hh[len(bias_hh) - inner :].detach().numpy(),
+    )
+
+
+def run_layer(
+    layer: Layer,
+    x: Tensor,
+    state: State,
+    *,
+    packed: Packed,
+    embedding: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, State]:
+    """Run a layer over a window with our kernels.
+
+    x: (T, B) ids with the embedding (V, E) for the first layer, else (T, B, I) in the packed
+    weights' precision; state: tensors (B, H); mask: (B, H) factors for the outputs. Returns
+    outputs (T, B, H) in that precision and the state after the last step, in float32.
+    """
+    parameters = [layer.get_parameter(name) for name in _NAMES]
+    y, *after = _Window.apply(packed, x, embedding, mask, *parameters, *state)  # type: ignore[no-untyped-call]
+    return y, tuple(after)
+
+
+def run_stock_layer(layer: Layer, x: Tensor, state: State, *, mask: Tensor | None = None) -> tuple[Tensor, State]:
+    """Run a layer over a window with PyTorch's own or cuDNN; as run_layer, but x is (T, B, I)."""
     before = tuple(part.unsqueeze(0).contiguous() for part in state)
     if isinstance(layer, nn.LSTM):
         y, after = layer(x, before)
     else:
         y, final = layer(x, before[0])
         after = (final,)
-    return y, tuple(part.squeeze(0) for part in after)
+    return y if mask is None else y * mask, tuple(part.squeeze(0) for part in after)
+
+
+_NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+
+
+def _cell(layer: Layer) -> str:
+    return next(name for name, kind in LAYERS.items() if isinstance(layer, kind))
+
+
+class _Window(torch.autograd.Function):
+    """One layer over one window; see kernels/recurrent.py for what is kept between the two passes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, packed: Packed, x: Tensor, embedding: Tensor | None, mask: Tensor | None, *rest: Tensor
+    ) -> Any:
+        state = [part.clone(memory_format=torch.contiguous_format) for part in rest[4:]]
+        num_lanes, size = state[0].shape
+        num_steps, is_first = len(x), embedding is not None
+        stored = torch.float32 if packed.recurrent.dtype == np.float32 else torch.bfloat16
+        x = x.contiguous()
+        keep = any(ctx.needs_input_grad)
+        # the kernels trust what they are given
+        assert all(part.shape == (num_lanes, size) and part.dtype == torch.float32 for part in state)
+        assert x.shape[1] == num_lanes
+        assert mask is None or (mask.shape == (num_lanes, size) and mask.dtype == torch.float32)
+        assert not is_first or (int(x.min()) >= 0 and int(x.max()) < len(packed.table))
+        kept_size = 0 if packed.cell == recurrent.RNN else 4 * size
+        y = torch.empty(num_steps + 1, num_lanes, size, dtype=stored)
+        cells = torch.empty_like(y) if packed.cell == recurrent.LSTM else torch.empty(0, 0, 0, dtype=stored)
+        gates = torch.empty(num_steps if keep else 1, num_lanes, kept_size, dtype=stored)
+        masked = torch.empty(0, 0, 0, dtype=stored) if mask is None else torch.empty_like(y[1:])
+        ids = x if is_first else torch.empty(0, 0, dtype=torch.int64)
+        inputs = torch.empty(0, 0, 0, dtype=stored) if is_first else x
+        factors = torch.empty(0, 0) if mask is None else mask
+        recurrent.forward(
+            packed,
+            ids.numpy(),
+            array_of(inputs),
+            state[0].numpy(),
+            state[-1].numpy(),
+            factors.numpy(),
+            array_of(y),
+            array_of(masked),
+            array_of(gates),
+            array_of(cells),
+        )
+        ctx.packed, ctx.is_first = packed, is_first
+        ctx.save_for_backward(ids, inputs, factors, y, gates, cells, embedding, rest[0])
+        ctx.set_materialize_grads(True)
+        return (y[1:] if mask is None else masked, *state)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, *d_state: Tensor) -> Any:
+        packed = ctx.packed
+        ids, x, mask, y, gates, cells, embedding, weight_ih = ctx.saved_tensors
+        num_gates, size = len(packed.bias), y.shape[2]
+        inner = size if packed.cell == recurrent.GRU else 0  # of the sums, those inside the candidate, which stand last
+        d_before = [part.clone() for part in d_state]
+        dx, d_table = torch.empty_like(x), torch.zeros(packed.table.shape)
+        d_weight_ih = torch.zeros(0 if ctx.is_first else num_gates, padded(x.shape[2]))
+        d_weight_hh, d_sums = torch.zeros(num_gates, padded(size)), torch.zeros(num_gates + inner)
+        recurrent.backward(
+            packed,
+            ids.numpy(),
+            array_of(x),
+            array_of(dy.to(y.dtype).contiguous()),
+            d_before[0].numpy(),
+            d_before[-1].numpy(),
+            mask.numpy(),
+            array_of(y),
+            array_of(gates),
+            array_of(cells),
+            array_of(dx),
+            d_table.numpy(),
+            d_weight_ih.numpy(),
+            d_weight_hh.numpy(),
+            d_sums.numpy(),
+        )
+        if ctx.is_first:
+            d_embedding = multiply(d_table, pack_weight_back(weight_ih, "float32"), weight_ih.shape[1])
+            d_weight_ih = torch.zeros(num_gates, padded(weight_ih.shape[1]))
+            sides = new_sides(d_table.numpy(), *weight_ih.shape)
+            add_outer_product(d_table.numpy(), array_of(embedding), d_weight_ih.numpy(), sides)
+            d_weight_ih = d_weight_ih[:, : weight_ih.shape[1]]
+        else:
+            d_embedding, d_weight_ih = None, d_weight_ih[:, : x.shape[2]]
+        d_bias_hh = torch.zeros(num_gates)  # the redundant part gets none
+        d_bias_hh[num_gates - inner :] = d_sums[num_gates:]
+        d_parameters = (d_weight_ih, d_weight_hh[:, :size], d_sums[:num_gates], d_bias_hh)
+        return (None, None if ctx.is_first else dx, d_embedding, None, *d_parameters, *d_before)
 
 
 def select_device(name: str) -> torch.device:

@@ -42,6 +42,8 @@ def default(field: str) -> dict[str, Any]:
     return {"show_default": str(getattr(SampleConfig, field))}
 
 
+COMPILING = "compiling the kernels for this processor, which happens once"
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, one object a line.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
@@ -94,6 +96,9 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, forgetting what the run has learned.")] = False,
     device: Device = "auto",
     threads: Threads = None,
+    precision: Annotated[
+        str, typer.Option(help="Of the products: bfloat16, float32, or auto, what this machine is fastest in.")
+    ] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -114,13 +119,19 @@ def train(
     place = runs.Run(runs.run_name(texts[0]) if run is None else run)
     view = console.TrainView(json_lines=json, quiet=quiet)
     cores = count_threads(threads)
-    target = str(ready_torch(device, cores))
+    target = ready_torch(device, cores)
+    from charrnn.cells import select_precision
 
-    def make_plan() -> "RunPlan":
-        return plans.make_plan(
-            place, data, corpus_config, given, minutes=minutes, fresh=fresh, device=target, threads=cores
-        )
-
+    chosen = select_precision(precision, target)
+    make_plan = functools.partial(
+        plans.make_plan,
+        *(place, data, corpus_config, given),
+        minutes=minutes,
+        device=str(target),
+        threads=cores,
+        precision=chosen,
+        fresh=fresh,
+    )
     plan = make_plan()  # what is wrong with the request is told before anything is made or forgotten
     if dry_run:
         fact = plan.fact()
@@ -152,10 +163,14 @@ def run_plan(plan: "RunPlan", view: console.TrainView) -> None:
         view.show(metrics.Resumed(step, plan.notes[0]))
         view.show(training.finished(plan, step))
         return
+    with console.patience(COMPILING, quiet=view.quiet):
+        training.compile_kernels(plan)
     try:
         with runs.catching_signals(view.stopping) as stop:
             events = training.train(plan, stop=stop)
             tell(metrics.Resumed(step, plan.notes[0]) if plan.resume else plan.fact())
+            for note in plan.notes[1:] if plan.resume else ():
+                tell(metrics.Warned(step, note))
             for event in events:
                 tell(event)
     finally:
@@ -230,6 +245,8 @@ def sample(
         raise UsageError("--json prints a sample when it is whole, so it needs an end: --length, --lines or --stop")
     path = runs.find_model(model)
     sampler = sampling.Sampler.load(path)
+    with console.patience(COMPILING, quiet=quiet):
+        sampling.compile_kernels()
     facts = {name: value for name, value in dataclasses.asdict(chosen).items() if name not in ("prompt", "seed")}
     for number in range(chosen.num_samples):
         start = time.perf_counter()
@@ -362,11 +379,10 @@ def ready_torch(device: str, threads: int) -> "torch.device":
     spin costs nothing on a quiet machine and trains half as fast again beside another run.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when PyTorch is imported
-    import torch
-
     from charrnn.cells import select_device
+    from charrnn.lanes import use_threads
 
-    torch.set_num_threads(threads)
+    use_threads(threads)
     return select_device(device)
 
 

@@ -168,11 +168,13 @@ def recommend(
 
 
 def estimate_memory(model: ModelConfig, training: TrainConfig) -> int:
-    """Bytes a training step needs beyond the libraries: weights, moments and activations."""
-    optimiser = 6 * 4 * model.num_parameters  # weights, best weights, gradient twice, two moments
+    """Bytes a training step needs beyond the libraries: weights, moments and activations, in float32."""
     gates = NUM_GATES[model.cell]
-    per_char = model.embedding_dim + model.num_layers * (2 * gates + 4) * model.hidden_size + 4 * model.vocab_size
-    return optimiser + 4 * training.batch_size * training.seq_len * per_char
+    optimiser = 8 * 4 * model.num_parameters  # weights, copies laid out for products, gradients, two moments
+    kept = {"rnn": 4, "gru": 8, "lstm": 9}[model.cell]  # of a layer, for the way back: gates, outputs, their gradients
+    per_step = 4 * gates * model.num_layers * model.hidden_size
+    per_char = kept * model.num_layers * model.hidden_size
+    return optimiser + 4 * training.batch_size * (training.seq_len * per_char + per_step)
 
 
 def overlay(config: C, given: Mapping[str, Any]) -> C:
@@ -186,3 +188,8 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def count_workers(batch_size: int, *, device: str, threads: int) -> int:
+    """Threads that share a step's lanes: one a core, as long as each has the rows that fill a product's tile."""
+    return max(1, min(threads, batch_size // 8)) if device == "cpu" else 1

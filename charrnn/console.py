@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 import time
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,6 +88,17 @@ def note(text: str) -> None:
         print(printable(text), file=sys.stderr, flush=True)
 
 
+@contextlib.contextmanager
+def patience(reason: str, *, quiet: bool = False) -> Iterator[None]:
+    """Say what takes so long, if what happens meanwhile takes more than a second."""
+    timer = threading.Timer(1.0, lambda: None if quiet else note(f"{reason} …"))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def error(text: str) -> None:
     """The one line that a failed command ends with."""
     note(f"charrnn: {one_line(text)}")
@@ -140,14 +152,14 @@ class TrainView:
 
     def __init__(self, *, json_lines: bool, quiet: bool) -> None:
         self._json = json_lines
-        self._quiet = quiet
+        self.quiet = quiet
         self._bar: Any = None
         self._last_line = time.monotonic()
 
     def show(self, event: Event) -> None:
         if self._json:
             result_json(event.record())
-        if self._quiet:
+        if self.quiet:
             return
         with contextlib.suppress(OSError):  # of a stderr that was closed: training goes on
             if isinstance(event, Progress):
@@ -157,7 +169,7 @@ class TrainView:
 
     def stopping(self) -> None:
         """Say at once that a signal was heard; what is under way is finished first."""
-        if not self._quiet:
+        if not self.quiet:
             self._line("stopping after this step; the same signal again ends at once, unsaved")
 
     def close(self) -> None:
@@ -227,7 +239,8 @@ def plan_lines(plan: Plan) -> str:
         f"{one_line(texts)}: {plan.num_chars:,} characters, {plan.vocab_size:,} distinct; "
         f"the last {plan.num_valid_chars:,} held out",
         f"{model['cell']} {model['num_layers']}x{model['hidden_size']}, embedding {model['embedding_dim']}, "
-        f"{plan.num_parameters:,} parameters, about {plan.memory_bytes / 1e6:,.0f} MB, {plan.device}, {threads}",
+        f"{plan.num_parameters:,} parameters, about {plan.memory_bytes / 1e6:,.0f} MB, "
+        f"{plan.device}, {threads}, {plan.precision}",
         f"{budget} of {training['batch_size']}x{training['seq_len']} characters a step; "
         f"dropout {training['dropout']:g}, rate {training['learning_rate']:g}, decay {training['weight_decay']:g}",
         f"run {plan.run!r}",

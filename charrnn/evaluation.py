@@ -14,18 +14,20 @@ import torch
 from numpy.typing import NDArray
 
 from charrnn.batches import cut_lanes
-from charrnn.cells import State
+from charrnn.cells import State, is_fused
 from charrnn.checkpoint import ModelFile
 from charrnn.config import CorpusConfig
 from charrnn.corpus import STDIN, read_texts
 from charrnn.errors import InputError
+from charrnn.kernels.head import each_nats
+from charrnn.lanes import share_lanes, worker_pool
 from charrnn.metrics import Evaluation
-from charrnn.model import CharRNN
+from charrnn.model import CharRNN, PackedNetwork
 from charrnn.vocab import Ids
 
 WARM_UP = 1000  # W: a tail is scored from the state after at least this many characters
 MAX_LANES = 64
-_MAX_LOGITS = 1 << 22  # logits in memory at once, in float64: 32 MB
+_MAX_NUMBERS = 1 << 22  # of a worker in memory at once, logits in float64: 32 MB
 
 
 @dataclass(frozen=True)
@@ -86,53 +88,84 @@ def evaluate(
     return Evaluation(float(nats.sum()), len(nats), unknown or {})
 
 
-@torch.inference_mode()
 def character_nats(
     model: CharRNN, ids: Ids, *, context: Ids, num_scored: int | None = None, max_lanes: int = MAX_LANES
 ) -> NDArray[np.float64]:
     """The nats each scored character costs, (num_scored,) float64, in the text's order.
 
-    max_lanes=1 reads strictly in sequence.
+    max_lanes=1 reads strictly in sequence. On a CPU PyTorch's number of threads share the lanes.
     """
     num_scored = len(ids) if num_scored is None else num_scored
     assert 0 < num_scored <= len(ids)
     context = context[-(WARM_UP + 1) :]
-    first = len(context) - 1
-    assert first >= 0
-    inputs = np.concatenate([context, ids[:-1]])  # inputs[first + i] predicts ids[i]
+    assert len(context) > 0
+    inputs = np.concatenate([context, ids[:-1]])  # inputs[first + i] predicts ids[i], with first = len(context) - 1
     num_lanes = min(max_lanes, max(1, num_scored // WARM_UP))  # so all lanes but the first have W before them
     starts, _ = cut_lanes(len(ids), num_lanes)
     _, lengths = cut_lanes(num_scored, num_lanes)
-    state = _warm_up(model, inputs, starts + first, first)
-    times = np.arange(lengths[0])[:, None]
-    places = np.minimum(starts + times, len(ids) - 1)  # (T, G); past a lane's end: read, not kept
-    scores = np.empty(places.shape)
-    for rows in _windows(len(times), num_lanes * model.config.vocab_size):
-        logits, state = model(_to_device(model, inputs[places[rows] + first]), state)
-        targets = _to_device(model, ids[places[rows]]).unsqueeze(-1)
-        scores[rows] = logits.double().log_softmax(-1).gather(-1, targets).squeeze(-1).cpu().numpy()
-    return -scores.T[(times < lengths).T]
+    fused = is_fused(model)
+    packed = model.pack() if fused else None
+    num_workers = min(torch.get_num_threads(), num_lanes) if fused else 1
+
+    def score(lanes: slice) -> NDArray[np.float64]:
+        return _lane_nats(model, packed, ids, inputs, starts[lanes], int(lengths[0]))
+
+    with worker_pool(num_workers) as pool:
+        nats = np.concatenate(list(pool.map(score, share_lanes(num_lanes, num_workers))), axis=1)
+    return nats.T[(np.arange(lengths[0])[:, None] < lengths).T]
 
 
-def _warm_up(model: CharRNN, inputs: Ids, starts: NDArray[np.int64], first: int) -> State:
+@torch.inference_mode()
+def _lane_nats(
+    model: CharRNN, packed: PackedNetwork | None, ids: Ids, inputs: Ids, starts: NDArray[np.int64], length: int
+) -> NDArray[np.float64]:
+    """The nats of the `length` characters from each start on, (length, B), after a warm-up before them."""
+    first = len(inputs) - len(ids)
+    state = _warm_up(model, packed, inputs, starts + first, first)
+    times = np.arange(length)[:, None]
+    places = np.minimum(starts + times, len(ids) - 1)  # (T, B); past a lane's end: read, not kept
+    nats = np.empty(places.shape)
+    for rows in _windows(length, len(starts) * model.config.vocab_size):
+        targets = ids[places[rows]].astype(np.int64)
+        h, state = model.features(_to_device(model, inputs[places[rows] + first]), state, packed=packed)
+        nats[rows] = _each_nats(model, packed, h, targets)
+    return nats
+
+
+def _each_nats(
+    model: CharRNN, packed: PackedNetwork | None, h: torch.Tensor, targets: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """What each target costs after the features h (T, B, H): (T, B)."""
+    if packed:
+        nats = np.empty(targets.size)
+        each_nats(packed.head, h.flatten(0, 1).numpy(), targets.ravel(), nats)
+        return nats.reshape(targets.shape)
+    scores = model.head(h).double().log_softmax(-1)
+    chosen: NDArray[np.float64] = scores.gather(-1, _to_device(model, targets).unsqueeze(-1)).squeeze(-1).cpu().numpy()
+    return -chosen
+
+
+def _warm_up(model: CharRNN, packed: PackedNetwork | None, inputs: Ids, starts: NDArray[np.int64], first: int) -> State:
     """The lanes' states before their first input: lane 0 reads what context there is, the others W."""
-    head = _read(model, inputs[:first, None], model.initial_state(1))
-    if len(starts) == 1:
-        return head
-    places = starts[1:] - WARM_UP + np.arange(WARM_UP)[:, None]  # (W, G - 1)
-    others = _read(model, inputs[places], model.initial_state(len(starts) - 1))
-    return tuple(torch.cat(parts, dim=1) for parts in zip(head, others, strict=True))
+    states = []
+    if starts[0] == first:
+        states.append(_read(model, packed, inputs[:first, None], model.initial_state(1)))
+        starts = starts[1:]
+    if len(starts) > 0:
+        places = starts - WARM_UP + np.arange(WARM_UP)[:, None]  # (W, B)
+        states.append(_read(model, packed, inputs[places], model.initial_state(len(starts))))
+    return tuple(torch.cat(parts, dim=1) for parts in zip(*states, strict=True))
 
 
-def _read(model: CharRNN, x: Ids, state: State) -> State:
+def _read(model: CharRNN, packed: PackedNetwork | None, x: Ids, state: State) -> State:
     """Feed characters (T, B) whose predictions nobody wants."""
-    for rows in _windows(len(x), x.shape[1] * model.config.vocab_size):
-        _, state = model(_to_device(model, x[rows]), state)
+    for rows in _windows(len(x), x.shape[1] * model.config.hidden_size):
+        _, state = model.features(_to_device(model, x[rows]), state, packed=packed)
     return state
 
 
-def _windows(num_steps: int, logits_per_step: int) -> list[slice]:
-    size = min(128, max(1, _MAX_LOGITS // logits_per_step))
+def _windows(num_steps: int, numbers_per_step: int) -> list[slice]:
+    size = min(128, max(1, _MAX_NUMBERS // numbers_per_step))
     return [slice(start, start + size) for start in range(0, num_steps, size)]
 
 

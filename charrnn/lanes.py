@@ -1,44 +1,178 @@
 """What one step asks of the network: the sum of nats over its lanes, and its gradient.
 
-The sum, not the mean, so that what several workers compute over their own lanes can be
-added before it is divided by the count.
+Each worker thread owns a slice of the lanes. It computes sums, not means, over its own, and
+the sums are added in the workers' order before they are divided by the count; so for a given
+number of workers a run is the same to the last bit. The kernels hold Python's lock for a
+fraction of a window, so there is one worker a core and no thread inside a product.
 
-Letters: T steps, B lanes, P parameters in all.
+Letters: T steps, G lanes in all, B lanes of one worker, P parameters in all.
 """
 
+import itertools
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from charrnn.cells import State
-from charrnn.model import CharRNN
+from charrnn.cells import Precision, State, array_of, is_fused
+from charrnn.kernels.head import PackedHead, nats_and_gradients
+from charrnn.kernels.products import padded
+from charrnn.model import CharRNN, PackedNetwork
 
 
 @dataclass(frozen=True)
 class WindowResult:
-    """nats: () summed over the window's targets; gradient: (P,) of that sum; state: detached."""
+    """nats: summed over the window's targets; gradient: (P,) of that sum; state: detached."""
 
-    nats: Tensor
+    nats: float
     gradient: Tensor
     state: State
 
 
+class Workers:
+    """The threads that share a step's lanes; a context manager that ends them.
+
+    The model's weights may be changed between steps, in place.
+    """
+
+    def __init__(self, model: CharRNN, *, num_workers: int, precision: Precision) -> None:
+        self.model, self.num_workers, self.precision = model, num_workers, precision
+        # graphs in several threads must not share nodes, so each has leaves of its own
+        self._replicas = [model, *(replica(model) for _ in range(self.num_workers - 1))]
+        # memory that a step leaves warm for the next
+        self._packed: PackedNetwork | None = None
+        self._gradients = [
+            torch.empty(model.config.num_parameters, device=model.head.weight.device) for _ in self._replicas
+        ]
+        self._pool = worker_pool(num_workers)
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def window_gradient(self, x: Tensor, targets: Tensor, state: State, masks: Sequence[Tensor] | None) -> WindowResult:
+        """As the function of that name, for all lanes; the gradient is good until the next step."""
+        if is_fused(self.model):
+            self._packed = self.model.pack(self.precision, out=self._packed, each=self._pool.map)
+        futures = [
+            self._pool.submit(
+                window_gradient,
+                model,
+                x[:, lanes],
+                targets[:, lanes],
+                tuple(part[:, lanes] for part in state),
+                None if masks is None else [mask[lanes] for mask in masks],
+                self._packed,
+                buffer,
+            )
+            for model, lanes, buffer in zip(
+                self._replicas, share_lanes(x.shape[1], self.num_workers), self._gradients, strict=True
+            )
+        ]
+        results = [future.result() for future in futures]
+        gradient = results[0].gradient
+        for result in results[1:]:
+            gradient += result.gradient
+        return WindowResult(
+            nats=sum(result.nats for result in results),
+            gradient=gradient,
+            state=tuple(torch.cat(parts, dim=1) for parts in zip(*(result.state for result in results), strict=True)),
+        )
+
+
+def worker_pool(num_workers: int) -> ThreadPoolExecutor:
+    """Threads in which PyTorch uses no others, while the caller's goes on with as many as before."""
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(num_workers, "lanes", use_threads, (1,))
+    everyone = threading.Barrier(num_workers)
+    list(pool.map(lambda _: everyone.wait(), range(num_workers)))  # so all have started
+    use_threads(threads)
+    return pool
+
+
+def use_threads(count: int) -> None:
+    """Set the number of PyTorch's threads for work that this one asks for.
+
+    It is each thread's own, but only once it has been read there: the first time, the number
+    that was set last anywhere is taken.
+    """
+    torch.set_num_threads(count)
+    torch.get_num_threads()
+
+
+def share_lanes(num_lanes: int, num_workers: int) -> list[slice]:
+    """Each worker's lanes."""
+    bounds = [worker * num_lanes // num_workers for worker in range(num_workers + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(bounds)]
+
+
+def replica(model: CharRNN) -> CharRNN:
+    """A network with parameters of its own that lie in the model's memory."""
+    copy = CharRNN(model.config)
+    for own, shared in zip(copy.parameters(), model.parameters(), strict=True):
+        own.data = shared.data
+    return copy
+
+
 def window_gradient(
-    model: CharRNN, x: Tensor, targets: Tensor, state: State, masks: Sequence[Tensor] | None
+    model: CharRNN,
+    x: Tensor,
+    targets: Tensor,
+    state: State,
+    masks: Sequence[Tensor] | None,
+    packed: PackedNetwork | None = None,
+    out: Tensor | None = None,
 ) -> WindowResult:
     """Run one window forward and back: backpropagation through time, truncated at its start.
 
     x, targets: (T, B) ids; state: tensors (L, B, H) from the window before, whose values
-    are carried while no gradient goes back into them; masks as in CharRNN.forward.
+    are carried while no gradient goes back into them; masks, packed as in CharRNN.features;
+    out: (P,), memory for the gradient.
     """
-    logits, after = model(x, tuple(part.detach() for part in state), masks)
-    nats = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    h, after = model.features(x, tuple(part.detach() for part in state), masks, packed)
+    if packed:
+        nats = _HeadNats.apply(packed.head, h, targets, model.head.weight, model.head.bias)  # type: ignore[no-untyped-call]
+    else:
+        nats = functional.cross_entropy(model.head(h).flatten(0, 1), targets.flatten(), reduction="sum")
     gradients = torch.autograd.grad(nats, list(model.parameters()))
     return WindowResult(
-        nats=nats.detach(),
-        gradient=torch.cat([gradient.flatten() for gradient in gradients]),
+        nats=float(nats.detach()),
+        gradient=torch.cat([gradient.flatten() for gradient in gradients], out=out),
         state=tuple(part.detach() for part in after),
     )
+
+
+class _HeadNats(torch.autograd.Function):
+    """The sum of nats of a window, whose gradient is ready before it is asked for."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: PackedHead, h: Tensor, targets: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        size = h.shape[2]
+        d_h, d_weight = torch.empty_like(h), torch.zeros(len(weight), padded(size))
+        d_bias = torch.zeros_like(bias)
+        nats = nats_and_gradients(
+            packed,
+            array_of(h.contiguous().view(-1, size)),
+            targets.flatten().numpy(),
+            array_of(d_h.view(-1, size)),
+            d_weight.numpy(),
+            d_bias.numpy(),
+        )
+        ctx.save_for_backward(d_h, d_weight[:, :size], d_bias)
+        return torch.tensor(nats, dtype=torch.float64)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, factor: Tensor) -> Any:
+        d_h, d_weight, d_bias = ctx.saved_tensors
+        if factor != 1:  # which it is when the nats themselves are differentiated, as always here
+            d_h, d_weight, d_bias = d_h * float(factor), d_weight * factor, d_bias * factor
+        return None, d_h, None, d_weight, d_bias

@@ -76,6 +76,7 @@ class Plan(Event):
     minutes: float | None
     device: str
     threads: int
+    precision: str
     notes: list[str]
 
 

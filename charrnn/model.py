@@ -4,15 +4,35 @@ Letters: T steps, B lanes, E embedding, H hidden, L layers, V vocabulary.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from charrnn.cells import Layer, State, make_layer, run_layer
+from charrnn.cells import (
+    Layer,
+    Precision,
+    State,
+    is_fused,
+    make_layer,
+    pack_layer,
+    pack_weight,
+    pack_weight_back,
+    run_layer,
+    run_stock_layer,
+)
 from charrnn.config import ModelConfig
+from charrnn.kernels.head import PackedHead
+from charrnn.kernels.recurrent import Packed
+
+
+class PackedNetwork(NamedTuple):
+    """A network's weights as the kernels of a CPU read them."""
+
+    layers: tuple[Packed, ...]
+    head: PackedHead
 
 
 class CharRNN(nn.Module):
@@ -69,17 +89,61 @@ class CharRNN(nn.Module):
         shape = (self.config.num_layers, num_lanes, self.config.hidden_size)
         return tuple(torch.zeros(shape, device=self.head.weight.device) for _ in range(self.config.num_states))
 
-    def forward(self, x: Tensor, state: State, masks: Sequence[Tensor] | None = None) -> tuple[Tensor, State]:
-        """Predict the character after each of x.
+    def pack(
+        self,
+        precision: Precision = "float32",
+        *,
+        out: PackedNetwork | None = None,
+        each: Callable[..., Iterable[Packed]] = map,
+    ) -> PackedNetwork:
+        """Lay the weights of the moment out for the kernels of a CPU.
+
+        out: what this returned before the weights changed; its memory is used again. each:
+        maps, as `map`, over the layers.
+        """
+        rest = [None] * (len(self.layers) - 1)
+        layers = out.layers if out else [None, *rest]
+        weight, head = self.head.weight, out.head if out else None
+        return PackedNetwork(
+            layers=tuple(
+                each(pack_layer, self.layers, [self.embedding.weight, *rest], itertools.repeat(precision), layers)
+            ),
+            head=PackedHead(
+                pack_weight(weight, precision, head and head.weight),
+                pack_weight_back(weight, precision, head and head.weight_back),
+                self.head.bias.detach().numpy(),
+            ),
+        )
+
+    def features(
+        self, x: Tensor, state: State, masks: Sequence[Tensor] | None = None, packed: PackedNetwork | None = None
+    ) -> tuple[Tensor, State]:
+        """Run all but the head.
 
         x: (T, B) ids, int64; state: tensors (L, B, H); masks: one (B, H) factor a layer for
-        its output, or None. Returns logits (T, B, V) and the state after the last step.
+        its output, or None; packed: the weights where our kernels run them. Returns (T, B, H)
+        and the state after the last step.
         """
-        h = self.embedding(x)  # (T, B, E)
+        h = x if packed else self.embedding(x)  # (T, B, E)
         finals = []
-        for index, layer in enumerate(self.layers):
-            h, final = run_layer(cast(Layer, layer), h, tuple(part[index] for part in state))  # (T, B, H)
-            finals.append(final)
-            if masks is not None:
-                h = h * masks[index]
-        return self.head(h), tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
+        for index, module in enumerate(self.layers):
+            layer, before = cast(Layer, module), tuple(part[index] for part in state)
+            mask = None if masks is None else masks[index]
+            if packed:
+                embedding = self.embedding.weight if index == 0 else None
+                h, final = run_layer(layer, h, before, packed=packed.layers[index], embedding=embedding, mask=mask)
+            else:
+                h, final = run_stock_layer(layer, h, before, mask=mask)
+            finals.append(final)  # h: (T, B, H)
+        return h, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
+
+    def forward(self, x: Tensor, state: State, packed: PackedNetwork | None = None) -> tuple[Tensor, State]:
+        """Predict the character after each of x, in float32.
+
+        As features, but returns logits (T, B, V); packed: the weights in float32, if they are
+        at hand.
+        """
+        if packed is None and is_fused(self):
+            packed = self.pack()
+        h, after = self.features(x, state, packed=packed)
+        return self.head(h), after

@@ -5,7 +5,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from charrnn.budget import DEFAULT_MINUTES, default_budget
-from charrnn.config import CorpusConfig, ModelConfig, TrainConfig, estimate_memory, flag, overlay, recommend
+from charrnn.config import (
+    CorpusConfig,
+    ModelConfig,
+    TrainConfig,
+    count_workers,
+    estimate_memory,
+    flag,
+    overlay,
+    recommend,
+)
 from charrnn.corpus import Corpus, split
 from charrnn.errors import ModelFileError, UsageError
 from charrnn.metrics import Plan
@@ -19,6 +28,7 @@ class RunPlan:
     minutes: the whole time budget; seconds: what of it is still to be turned into steps.
     Both None where training.steps is the budget. resume: the state to go on from;
     extends: that run had finished, and its budget has grown; done: there is nothing to do.
+    notes: what the user should know, for a run that goes on how first.
     """
 
     run: Run
@@ -28,12 +38,23 @@ class RunPlan:
     training: TrainConfig
     device: str
     threads: int
+    precision: str = "float32"
     minutes: float | None = None
     seconds: float | None = None
     resume: SavedState | None = None
     extends: bool = False
     done: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def num_workers(self) -> int:
+        """Threads that share a step's lanes."""
+        return count_workers(self.training.batch_size, device=self.device, threads=self.threads)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where the run is computed: in another place it goes on, but not to the last bit as it would have."""
+        return {"device": self.device, "threads": self.threads, "precision": self.precision}
 
     def _num_steps(self) -> int | None:
         """Where the run ends, as far as it is known before it starts."""
@@ -62,6 +83,7 @@ class RunPlan:
             minutes=self.minutes,
             device=self.device,
             threads=self.threads,
+            precision=self.precision,
             notes=list(self.notes),
         )
 
@@ -75,6 +97,7 @@ def make_plan(
     minutes: float | None,
     device: str,
     threads: int,
+    precision: str = "float32",
     fresh: bool = False,
 ) -> RunPlan:
     """Settle what the run in this folder does, given what the command line asks for.
@@ -90,7 +113,8 @@ def make_plan(
     saved = None if fresh else run.newest_state()
     if saved is not None:
         try:
-            return _continued(saved, RunPlan(run, corpus, *_saved_configs(saved), device, threads), given, minutes)
+            plan = RunPlan(run, corpus, *_saved_configs(saved), device, threads, precision)
+            return _continued(saved, plan, given, minutes)
         except (KeyError, TypeError, AttributeError) as error:
             raise ModelFileError(f"{saved.path}: not a state of a run ({error!r}); {_choices(run)}") from None
     if run.model_path.exists() and not fresh:
@@ -109,6 +133,7 @@ def make_plan(
         training,
         device,
         threads,
+        precision,
         minutes=minutes,
         seconds=None if minutes is None else 60 * minutes,
         notes=tuple(notes),
@@ -148,7 +173,7 @@ def _continued(saved: SavedState, plan: RunPlan, given: Mapping[str, Any], minut
                 f"run {run.name!r} isn't finished; finish it first, with no --minutes or --steps, or {_choices(run)}"
             )
         seconds = None if total else meta["seconds"]  # None of it is steps yet if it stopped before its speed was known
-        return replace(plan, seconds=seconds, notes=(f"going on from step {meta['step']}",))
+        return replace(plan, seconds=seconds, notes=(f"going on from step {meta['step']}", *_moved(meta, plan)))
     anew = "the learning rate starts anew"
     if steps and steps > total:
         note = f"extending the finished run from step {total} to step {steps}; {anew}"
@@ -160,3 +185,13 @@ def _continued(saved: SavedState, plan: RunPlan, given: Mapping[str, Any], minut
         return replace(plan, minutes=minutes, seconds=seconds, extends=True, notes=(note,))
     note = f"run {run.name!r} is finished after {total} steps; more --steps or --minutes extend it, --fresh starts over"
     return replace(plan, done=True, notes=(note,))
+
+
+def _moved(meta: Mapping[str, Any], plan: RunPlan) -> list[str]:
+    """What to know about a run that goes on in another place than it was in."""
+    here = plan.place
+    before = meta.get("place") or here  # the first version's files don't say
+    changes = [f"{name} {before[name]} before, {here[name]} now" for name in here if before[name] != here[name]]
+    if not changes:
+        return []
+    return [f"the run will not end bit for bit as it would have: {'; '.join(changes)}, which rounds sums otherwise"]

@@ -17,7 +17,9 @@ import numpy as np
 from charrnn.checkpoint import ModelFile, Tensors, load_model
 from charrnn.config import ModelConfig, SampleConfig
 from charrnn.kernels.counters import uniforms
-from charrnn.kernels.generation import CELLS, Filters, Weights, feed, generate
+from charrnn.kernels.generation import Filters, Weights, feed, generate
+from charrnn.kernels.recurrent import CELLS
+from charrnn.vocab import Vocab
 
 _FIRST_BLOCK, _LAST_BLOCK = 16, 4096  # characters drawn at a time; the text doesn't depend on it
 _SECONDS_PER_BLOCK = 0.02  # so that text flows and Ctrl-C is heard
@@ -50,6 +52,13 @@ class Sampler:
         if len(ids) == 0:  # as if after a newline, where the model knows one
             ids = np.array([max(0, self.vocab.chars.find("\n"))])
         return Stream(self, ids, config, stream)
+
+
+def compile_kernels() -> None:
+    """Compile the loop, by drawing from a toy network; quick where that was done before."""
+    config = ModelConfig("gru", vocab_size=1, embedding_dim=1, hidden_size=1, num_layers=2)
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in config.tensor_shapes().items()}
+    list(Sampler(ModelFile(config, Vocab("a"), zeros, {}, {})).stream(length=1, seed=0))
 
 
 def make_weights(config: ModelConfig, tensors: Tensors) -> Weights:

@@ -10,26 +10,27 @@ Letters: G lanes, T steps in a window, P parameters, V vocabulary.
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from charrnn import sampling
 from charrnn.batches import Cursor, read_window
 from charrnn.budget import NUM_EVALUATIONS, Pace, valid_part
-from charrnn.cells import State
+from charrnn.cells import Precision, State
 from charrnn.checkpoint import ModelFile, check_tensors, load_model, save_model
 from charrnn.config import ModelConfig, TrainConfig
 from charrnn.errors import DivergenceError, Interrupted, ModelFileError
 from charrnn.evaluation import evaluate
 from charrnn.kernels.counters import dropout_mask
-from charrnn.lanes import window_gradient
+from charrnn.lanes import Workers
 from charrnn.metrics import Evaluated, Evaluation, Event, Finished, Progress, Sample, Saved, bits
 from charrnn.model import CharRNN
 from charrnn.plans import RunPlan
 from charrnn.runs import SavedState, StopRequest
-from charrnn.sampling import Sampler
 
 BETAS = (0.9, 0.99)
 WARM_UP_STEPS = 50
@@ -85,7 +86,11 @@ class TrainState:
     @classmethod
     def fresh(cls, model_config: ModelConfig, train_config: TrainConfig, device: torch.device) -> "TrainState":
         """The state before the first step."""
-        model = CharRNN(model_config, seed=train_config.seed).to(device)
+        return cls.around(CharRNN(model_config, seed=train_config.seed).to(device), train_config)
+
+    @classmethod
+    def around(cls, model: CharRNN, train_config: TrainConfig) -> "TrainState":
+        """The state before the first step of a network that is at hand."""
         matrices = [p for p in model.parameters() if p.dim() == 2]
         biases = [p for p in model.parameters() if p.dim() == 1]
         groups = [
@@ -142,13 +147,21 @@ def train(plan: RunPlan, *, stop: StopRequest | None = None) -> Iterator[Event]:
     Raises Interrupted, after saving, once `stop` is set; DivergenceError when the gradient
     is not finite: the files then hold the last good state and the best model.
     """
-    config, ids = plan.training, plan.corpus.train_ids
-    device = torch.device(plan.device)
-    state = starting_state(plan, device)
+    state = starting_state(plan, torch.device(plan.device))
     save_state(state, plan)
-    draw_sample(describe_model(state, plan, {}), plan, step=0)  # compiles the loop, outside the budget
-    pace = Pace()
+    compile_kernels(plan)  # outside the budget
+    precision = cast(Precision, plan.precision)
+    with Workers(state.model, num_workers=plan.num_workers, precision=precision) as workers:
+        yield from train_steps(state, plan, workers, stop)
+    if state.best_nats is None:  # nothing was kept, or it is gone
+        yield from evaluate_and_keep(state, plan)
+    yield finish(state, plan)
 
+
+def train_steps(state: TrainState, plan: RunPlan, workers: Workers, stop: StopRequest | None) -> Iterator[Event]:
+    """The loop."""
+    config, ids, device = plan.training, plan.corpus.train_ids, torch.device(plan.device)
+    pace = Pace()
     while state.num_steps is None or state.step < state.num_steps:
         # read the next window of every lane; a new pass starts from no state
         pace.begin_step()
@@ -158,16 +171,16 @@ def train(plan: RunPlan, *, stop: StopRequest | None = None) -> Iterator[Event]:
 
         # forward and backward
         x, targets = (torch.from_numpy(array).to(device) for array in (window.x, window.targets))
-        result = window_gradient(state.model, x, targets, state.hidden, dropout_masks(state, config, device))
+        result = workers.window_gradient(x, targets, state.hidden, dropout_masks(state, config, device))
 
         # clip the mean's gradient and update
         rate = learning_rate(
             state.step, peak=config.learning_rate, num_steps=state.num_steps, start=state.schedule_start
         )
-        apply_gradient(state, result.gradient / window.num_targets, rate=rate, grad_clip=config.grad_clip)
+        apply_gradient(state, result.gradient, window.num_targets, rate=rate, grad_clip=config.grad_clip)
         state.hidden, state.cursor = result.state, window.after
         state.step += 1
-        state.recent_nats += float(result.nats)
+        state.recent_nats += result.nats
         state.recent_chars += window.num_targets
 
         # the first steps measure the speed, which fixes the number of steps
@@ -189,9 +202,16 @@ def train(plan: RunPlan, *, stop: StopRequest | None = None) -> Iterator[Event]:
             message = f"stopped after step {state.step}; the same command goes on from there"
             raise Interrupted(message, signal_number=stop.signal_number)
 
-    if state.best_nats is None:  # nothing was kept, or it is gone
-        yield from evaluate_and_keep(state, plan)
-    yield finish(state, plan)
+
+def compile_kernels(plan: RunPlan) -> None:
+    """Compile what the run needs, by training, scoring and sampling toy networks; quick where that was done before."""
+    config = replace(plan.model, vocab_size=2, embedding_dim=1, hidden_size=2, num_layers=2)
+    model = CharRNN(config).to(torch.device(plan.device))
+    x = torch.zeros(2, 1, dtype=torch.int64, device=plan.device)
+    with Workers(model, num_workers=1, precision=cast(Precision, plan.precision)) as workers:
+        workers.window_gradient(x, x, model.initial_state(1), None)
+    evaluate(model, np.zeros(2, np.uint8), context=np.zeros(1, np.uint8))
+    sampling.compile_kernels()
 
 
 def starting_state(plan: RunPlan, device: torch.device) -> TrainState:
@@ -244,15 +264,15 @@ def dropout_masks(state: TrainState, config: TrainConfig, device: torch.device) 
     ]
 
 
-def apply_gradient(state: TrainState, gradient: Tensor, *, rate: float, grad_clip: float) -> None:
-    """Scale the gradient (P,) to a norm of at most grad_clip and let AdamW take a step.
+def apply_gradient(state: TrainState, gradient: Tensor, num_targets: int, *, rate: float, grad_clip: float) -> None:
+    """Turn the gradient (P,) of a sum into the mean's, clip its norm and let AdamW take a step.
 
     Raises DivergenceError, with nothing changed, where the norm is not finite.
     """
-    norm = float(gradient.norm())
+    norm = float(gradient.norm()) / num_targets
     if not math.isfinite(norm):
         raise DivergenceError(f"training diverged at step {state.step}: the gradient is not finite; {_ADVICE}")
-    gradient *= min(1.0, grad_clip / (norm + 1e-12))
+    gradient *= min(1.0, grad_clip / (norm + 1e-12)) / num_targets
     start = 0
     for parameter in state.model.parameters():
         parameter.grad = gradient[start : start + parameter.numel()].view_as(parameter)
@@ -304,7 +324,7 @@ def evaluate_and_keep(state: TrainState, plan: RunPlan) -> Iterator[Event]:
 
 def draw_sample(model: ModelFile, plan: RunPlan, *, step: int) -> Sample:
     """A short text from the weights of a step."""
-    drawn = Sampler(model).stream(length=SAMPLE_LENGTH, seed=plan.training.seed, stream=step)
+    drawn = sampling.Sampler(model).stream(length=SAMPLE_LENGTH, seed=plan.training.seed, stream=step)
     return Sample(step, text="".join(drawn))
 
 
@@ -365,5 +385,6 @@ def save_state(state: TrainState, plan: RunPlan) -> None:
         "training": asdict(plan.training),
         "corpus": asdict(plan.corpus_config),
         "text": {"sha256": plan.corpus.sha256, "vocab": plan.corpus.vocab.fingerprint},
+        "place": plan.place,
     }
     plan.run.save_state(state.step, arrays, {**meta, **settled})

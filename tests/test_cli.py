@@ -1278,7 +1278,7 @@ def fields(*kinds: type[Any]) -> set[str]:
 OPTIONS = {
     "train": (
         fields(ModelConfig, TrainConfig, CorpusConfig) - {"--vocab-size"},  # the text says it
-        {"--minutes", "--run", "--fresh", "--device", "--threads", "--dry-run", "--json", "--quiet"},
+        {"--minutes", "--run", "--fresh", "--device", "--threads", "--precision", "--dry-run", "--json", "--quiet"},
     ),
     "sample": (fields(SampleConfig), {"--model", "--prompt-file", "--echo", "--null", "--json", "--quiet"}),
     "eval": ({"--encoding"}, {"--model", "--train-text", "--device", "--threads", "--json"}),

@@ -46,6 +46,7 @@ PLAN = Plan(
     minutes=None,
     device="cpu",
     threads=2,
+    precision="float32",
     notes=[],
 )
 PROGRESS = Progress(

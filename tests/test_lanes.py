@@ -1,11 +1,12 @@
-"""One window's loss and gradient: sums, truncation, and that nothing else moves."""
+"""One window's loss and gradient: sums, truncation, workers, and that nothing else moves."""
 
 import pytest
 import torch
 
 from charrnn.batches import IGNORED
 from charrnn.config import CELLS, ModelConfig
-from charrnn.lanes import window_gradient
+from charrnn.kernels.products import has_fast_bfloat16
+from charrnn.lanes import Workers, replica, share_lanes, window_gradient
 from charrnn.model import CharRNN
 from tests import reference
 from tests.conftest import make_model_file, relative_error
@@ -18,14 +19,24 @@ def make_model(cell="gru"):
     return CharRNN.from_arrays(config, file.tensors), file
 
 
+KERNELS = pytest.mark.parametrize("kernels", ["ours", "PyTorch's"])
+PRECISIONS = ["float32", *["bfloat16"] * has_fast_bfloat16()]
+
+
+def pack(model, kernels):
+    """What window_gradient is told for the kernels to be used."""
+    return model.pack() if kernels == "ours" else None
+
+
+@KERNELS
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_loss_is_the_sum_over_targets(cell):
+def test_the_loss_is_the_sum_over_targets(cell, kernels):
     """Nats are summed over the characters that count, as the naive network scores them."""
     model, file = make_model(cell)
     ids = torch.randint(0, 9, (6, 2), generator=torch.Generator().manual_seed(1))
     targets = ids[1:].clone()
     targets[-1, 1] = IGNORED
-    result = window_gradient(model, ids[:-1], targets, model.initial_state(2), None)
+    result = window_gradient(model, ids[:-1], targets, model.initial_state(2), None, pack(model, kernels))
     naive = reference.Network(cell, file.tensors)
     expected = sum(naive.nats(ids[1:, 0].tolist(), [int(ids[0, 0])]))
     expected += sum(naive.nats(ids[1:-1, 1].tolist(), [int(ids[0, 1])]))
@@ -33,13 +44,15 @@ def test_the_loss_is_the_sum_over_targets(cell):
     assert result.gradient.shape == (model.config.num_parameters,)
 
 
+@KERNELS
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_gradient_is_truncated_but_the_state_carries(cell):
+def test_the_gradient_is_truncated_but_the_state_carries(cell, kernels):
     """No gradient goes from a window into the one before, whose state's value does arrive."""
     model, _ = make_model(cell)
     ids = torch.randint(0, 9, (9, 3), generator=torch.Generator().manual_seed(2))
-    first = window_gradient(model, ids[:4], ids[1:5], model.initial_state(3), None)
-    second = window_gradient(model, ids[4:8], ids[5:], first.state, None)
+    packed = pack(model, kernels)
+    first = window_gradient(model, ids[:4], ids[1:5], model.initial_state(3), None, packed)
+    second = window_gradient(model, ids[4:8], ids[5:], first.state, None, packed)
     assert all(part.grad_fn is None for part in (*first.state, *second.state))
 
     # by hand: the same state as a constant gives the same gradient …
@@ -59,15 +72,91 @@ def test_the_gradient_is_truncated_but_the_state_carries(cell):
     assert float(forgotten.nats) != pytest.approx(float(second.nats), rel=1e-4)
 
 
-def test_lanes_add_up():
+@KERNELS
+def test_lanes_add_up(kernels):
     """The sum over all lanes is the sum of what halves of them give."""
     model, _ = make_model()
+    packed = pack(model, kernels)
     x, targets = torch.randint(0, 9, (5, 4)), torch.randint(0, 9, (5, 4))
     masks = [torch.rand(4, 6) for _ in range(2)]
-    whole = window_gradient(model, x, targets, model.initial_state(4), masks)
+    whole = window_gradient(model, x, targets, model.initial_state(4), masks, packed)
     halves = [
-        window_gradient(model, x[:, part], targets[:, part], model.initial_state(2), [m[part] for m in masks])
+        window_gradient(model, x[:, part], targets[:, part], model.initial_state(2), [m[part] for m in masks], packed)
         for part in (slice(0, 2), slice(2, 4))
     ]
-    assert float(whole.nats) == pytest.approx(sum(float(h.nats) for h in halves), rel=1e-5)
+    assert whole.nats == pytest.approx(sum(half.nats for half in halves), rel=1e-5)
     assert relative_error(whole.gradient, halves[0].gradient + halves[1].gradient) < 1e-5
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_our_kernels_give_the_gradient_that_pytorch_gives(cell):
+    """Of a whole network, from the characters to the loss, with dropped outputs."""
+    config = ModelConfig(cell=cell, vocab_size=65, embedding_dim=5, hidden_size=33, num_layers=3)
+    model = CharRNN(config, seed=3)
+    generator = torch.Generator().manual_seed(4)
+    x, targets = torch.randint(0, 65, (2, 20, 9), generator=generator)
+    targets[5, 3] = IGNORED
+    masks = [(torch.rand(9, 33, generator=generator) < 0.7) / 0.7 for _ in range(3)]
+    exact = CharRNN(config, seed=3).double()
+    state = tuple(torch.randn(3, 9, 33, generator=generator) for _ in range(config.num_states))
+    wanted = window_gradient(
+        exact, x, targets, tuple(part.double() for part in state), [mask.double() for mask in masks]
+    )
+    for precision in PRECISIONS:
+        found = window_gradient(model, x, targets, state, masks, model.pack(precision))
+        bound = 1e-5 if precision == "float32" else 1e-2
+        assert relative_error(found.gradient, wanted.gradient.float()) < bound
+        assert found.nats == pytest.approx(wanted.nats, rel=bound)
+        for part, want in zip(found.state, wanted.state, strict=True):
+            assert relative_error(part, want.float()) < bound
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 5])
+def test_workers_together_are_one(num_workers):
+    """Lanes that don't divide evenly, more workers than cores: the same sum, and each time the same bits."""
+    model, _ = make_model("lstm")
+    generator = torch.Generator().manual_seed(1)
+    x, targets = torch.randint(0, 9, (2, 7, 11), generator=generator)
+    masks = [torch.rand(11, 6, generator=generator) for _ in range(2)]
+    alone = window_gradient(model, x, targets, model.initial_state(11), masks, model.pack())
+    with Workers(model, num_workers=num_workers, precision="float32") as workers:
+        found, again = (
+            (result.nats, result.gradient.clone(), result.state)
+            for result in (workers.window_gradient(x, targets, model.initial_state(11), masks) for _ in range(2))
+        )
+    assert found[0] == pytest.approx(alone.nats, rel=1e-6)
+    assert relative_error(found[1], alone.gradient) < 1e-5
+    for part, want, same in zip(found[2], alone.state, again[2], strict=True):
+        assert part.shape == want.shape
+        assert relative_error(part, want) < 1e-6
+        assert (part == same).all()
+    assert found[0] == again[0]
+    assert (found[1] == again[1]).all()
+
+
+def test_a_workers_failure_is_told():
+    """What goes wrong in a thread is raised where the step was asked for."""
+    model, _ = make_model()
+    x = torch.zeros(3, 4, dtype=torch.int64)
+    with Workers(model, num_workers=2, precision="float32") as workers, pytest.raises(AssertionError):
+        workers.window_gradient(x, x, model.initial_state(4), [torch.ones(2, 6)] * 2)
+
+
+def test_lanes_are_shared_without_gaps():
+    """Each lane has one worker, and no worker has two more than another."""
+    for num_lanes in (1, 2, 7, 64):
+        for num_workers in range(1, num_lanes + 1):
+            shares = [range(num_lanes)[lanes] for lanes in share_lanes(num_lanes, num_workers)]
+            assert [lane for share in shares for lane in share] == list(range(num_lanes))
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_replica_follows_the_model():
+    """Its parameters are others that lie in the same memory."""
+    model, _ = make_model()
+    copy = replica(model)
+    with torch.no_grad():
+        model.head.weight += 1
+    for own, shared in zip(copy.parameters(), model.parameters(), strict=True):
+        assert own is not shared
+        assert (own == shared).all()

@@ -39,6 +39,7 @@ EVENTS = {
         minutes=5.0,
         device="cpu",
         threads=2,
+        precision="float32",
         notes=["a note"],
     ),
     "resumed": Resumed(3, note="going on from step 3"),

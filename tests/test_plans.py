@@ -30,7 +30,18 @@ def run(tmp_path):
     return run
 
 
-def plan_for(run, given=None, *, corpus=None, minutes=None, config=None, device="cpu", threads=2, fresh=False):
+def plan_for(
+    run,
+    given=None,
+    *,
+    corpus=None,
+    minutes=None,
+    config=None,
+    device="cpu",
+    threads=2,
+    fresh=False,
+    precision="float32",
+):
     """The plan for what a command line asks of the run."""
     return make_plan(
         run,
@@ -40,6 +51,7 @@ def plan_for(run, given=None, *, corpus=None, minutes=None, config=None, device=
         minutes=minutes,
         device=device,
         threads=threads,
+        precision=precision,
         fresh=fresh,
     )
 
@@ -63,6 +75,7 @@ def save(run, plan, **changes):
         "training": asdict(plan.training),
         "corpus": asdict(plan.corpus_config),
         "text": {"sha256": plan.corpus.sha256, "vocab": plan.corpus.vocab.fingerprint},
+        "place": plan.place,
         **changes,
     }
     run.save_state(meta["step"], {"weights.head.bias": np.zeros(3, np.float32)}, meta)
@@ -262,6 +275,29 @@ def test_the_machine_may_change(run):
     plan = plan_for(run, device="cuda", threads=7)
     assert (plan.device, plan.threads) == ("cuda", 7)
     assert plan.resume is not None
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ({}, None),
+        ({"threads": 3}, "threads 2 before, 3 now"),
+        ({"precision": "bfloat16"}, "precision float32 before, bfloat16 now"),
+        ({"device": "cuda"}, "device cpu before, cuda now"),
+    ],
+)
+def test_another_machine_is_told_of(run, place, told):
+    """Sums are rounded otherwise there, so the run won't end bit for bit as it would have."""
+    save_timed(run)
+    notes = plan_for(run, **place).notes[1:]
+    assert len(notes) == (told is not None)
+    assert told is None or told in notes[0]
+
+
+def test_a_state_that_does_not_say_where_it_was_computed_goes_on(run):
+    """As those of the first version don't."""
+    save_timed(run, place=None)
+    assert len(plan_for(run, threads=9).notes) == 1
 
 
 @pytest.mark.parametrize("save_first", [save_timed, save_counted])

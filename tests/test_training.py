@@ -16,6 +16,7 @@ from charrnn.checkpoint import load_model
 from charrnn.config import CELLS
 from charrnn.errors import DivergenceError, Interrupted, ModelFileError
 from charrnn.evaluation import evaluate
+from charrnn.kernels.products import has_fast_bfloat16
 from charrnn.metrics import Evaluated, Finished, Progress, Sample, Saved
 from charrnn.model import CharRNN
 from charrnn.plans import make_plan
@@ -83,8 +84,8 @@ def test_clipping_bounds_the_norm_and_only_shrinks(plan):
     state = training.starting_state(plan, torch.device("cpu"))
     size = plan.model.num_parameters
     for norm, expected in [(50.0, 1.0), (0.3, 0.3)]:
-        gradient = torch.full((size,), norm / math.sqrt(size))
-        apply_gradient(state, gradient, rate=0.0, grad_clip=1.0)
+        gradient = torch.full((size,), 7 * norm / math.sqrt(size))  # of a sum over seven targets
+        apply_gradient(state, gradient, 7, rate=0.0, grad_clip=1.0)
         found = math.sqrt(sum(float(p.grad.square().sum()) for p in state.model.parameters()))
         assert found == pytest.approx(expected, rel=1e-4)
 
@@ -97,7 +98,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(plan):
         gradient = torch.ones(plan.model.num_parameters)
         gradient[17] = value
         with pytest.raises(DivergenceError, match="--learning-rate"):
-            apply_gradient(state, gradient, rate=0.1, grad_clip=1.0)
+            apply_gradient(state, gradient, 7, rate=0.1, grad_clip=1.0)
     assert all((before[name] == array).all() for name, array in state.model.to_arrays().items())
 
 
@@ -131,11 +132,19 @@ def test_events_tell_the_whole_story(plan):
     assert all(len(event.text) == training.SAMPLE_LENGTH for event in events if isinstance(event, Sample))
 
 
+PLACES = [
+    {"precision": precision, "threads": threads}
+    for precision in ("float32", *["bfloat16"] * has_fast_bfloat16())
+    for threads in (1, 3)
+]
+
+
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("dropout", [0.0, 0.25])
-def test_equal_runs_are_equal_bytes(plan, tmp_path, cell, dropout):
-    """Nothing but the seed and the settings decides what a run ends with."""
-    plan = with_cell(plan, cell, dropout=dropout)
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_equal_runs_are_equal_bytes(plan, tmp_path, cell, place):
+    """Nothing but the seed, the settings and the place decides what a run of 50 steps ends with."""
+    plan = replace(with_cell(plan, cell, batch_size=25, steps=50), **place)
+    assert plan.num_workers == place["threads"]
     other = replace(plan, run=replace(plan.run, root=tmp_path / "elsewhere"))
     other.run.folder.mkdir(parents=True)
     run_through(plan)
@@ -148,10 +157,10 @@ def test_equal_runs_are_equal_bytes(plan, tmp_path, cell, dropout):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("stop_after", [1, 7, 18])
-def test_a_stopped_run_goes_on_exactly(plan, cell, stop_after):
+@pytest.mark.parametrize(("stop_after", "place"), list(zip([1, 7, 18, 11], PLACES * 2, strict=False)))
+def test_a_stopped_run_goes_on_exactly(plan, cell, stop_after, place):
     """Abandoned after any event and started again: the same bytes, the same log."""
-    plan = with_cell(plan, cell)
+    plan = replace(with_cell(plan, cell, batch_size=25), **place)
     run_through(plan)
     expected = digests(plan)
     plan.run.clear()

@@ -1,47 +1,28 @@
 """The generation loop, compiled: from one character to the next without Python in between.
 
 Gather a row of the first layer's table, matrix-vector products, gates, logits, filters,
-inverse-CDF draw. All of it is in one file because numba's cache on disk notices an edit
-only in the file of the function that is called.
-
-Loops are short and run over contiguous rows, which is what LLVM vectorises: on two layers
-of 512 units the weights stream from the cache at the speed it has. Filters come in the order
-repeat guard, top-k, top-p, min-p, temperature, as in llama.cpp.
+inverse-CDF draw. On two layers of 512 units the weights stream from the cache at the speed
+it has. Filters come in the order repeat guard, top-k, top-p, min-p, temperature, as in
+llama.cpp.
 
 Letters: L layers, H hidden size, V vocabulary, R rows.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-F = TypeVar("F", bound=Callable[..., Any])
-
-CELLS = {"rnn": 0, "gru": 1, "lstm": 2}
-_LOG2_E = np.float32(math.log2(math.e))
-
-
-def compiled(function: F) -> F:
-    """Compile on first use, keeping the result on disk where a folder for it can be written.
-
-    Sums may be reordered, which vectorising a dot product needs; infinities stay infinite.
-    """
-    options: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
-    try:
-        return cast(F, numba.njit(cache=True, **options)(function))
-    except RuntimeError:  # neither beside this file nor in the user's cache
-        return cast(F, numba.njit(**options)(function))
+from charrnn.kernels.head import surprisal
+from charrnn.kernels.recurrent import GRU, RNN, gru_step, lstm_step, rnn_step
+from charrnn.kernels.vectors import Floats, compiled
 
 
 class Weights(NamedTuple):
     """A network for the loop. The first layer's input projection is a table, one row a character.
 
-    cell: from CELLS. table: (V, gates * H); weight_ih, bias_ih: (L - 1, …) of the layers
+    cell: from recurrent.CELLS. table: (V, gates * H); weight_ih, bias_ih: (L - 1, …) of the layers
     above the first; weight_hh, bias_hh: (L, …); head_weight (V, H), head_bias (V,). Float32.
     """
 
@@ -63,50 +44,6 @@ class Filters(NamedTuple):
     top_p: float = 1.0
     min_p: float = 0.0
     no_repeat_ngram: int = 0
-
-
-@compiled
-def exponentiate(x: Floats, scratch: Floats) -> None:
-    """exp(x) in place, to 2e-7 relative; x is first clamped to -87…88.
-
-    2^n is made by putting n in a float's exponent bits, 2^f for |f| <= 1/2 by a polynomial
-    (Cephes' exp2f). x, scratch: (n,).
-    """
-    exponents = scratch.view(np.int32)
-    for i in range(len(x)):
-        power = min(max(x[i], np.float32(-87.0)), np.float32(88.0)) * _LOG2_E
-        whole = math.floor(power + np.float32(0.5))
-        f = power - whole
-        exponents[i] = (np.int32(whole) + np.int32(127)) << np.int32(23)
-        p = np.float32(1.535336188319500e-4)
-        p = p * f + np.float32(1.339887440266574e-3)
-        p = p * f + np.float32(9.618437357674640e-3)
-        p = p * f + np.float32(5.550332471162809e-2)
-        p = p * f + np.float32(2.402264791363012e-1)
-        p = p * f + np.float32(6.931472028550421e-1)
-        x[i] = p * f + np.float32(1.0)
-    for i in range(len(x)):
-        x[i] *= scratch[i]
-
-
-@compiled
-def sigmoid(x: Floats, scratch: Floats) -> None:
-    """The logistic function in place."""
-    for i in range(len(x)):
-        x[i] = -x[i]
-    exponentiate(x, scratch)
-    for i in range(len(x)):
-        x[i] = np.float32(1.0) / (np.float32(1.0) + x[i])
-
-
-@compiled
-def tanh(x: Floats, scratch: Floats) -> None:
-    """The hyperbolic tangent in place, to 2e-7 absolute."""
-    for i in range(len(x)):
-        x[i] = np.float32(-2.0) * x[i]
-    exponentiate(x, scratch)
-    for i in range(len(x)):
-        x[i] = np.float32(2.0) / (np.float32(1.0) + x[i]) - np.float32(1.0)
 
 
 @compiled
@@ -137,72 +74,27 @@ def matvec(weight: Floats, x: Floats, bias: Floats, out: Floats) -> None:
 
 
 @compiled
-def rnn_step(projected: Floats, recurrent: Floats, h: Floats, scratch: Floats) -> None:
-    """h' = tanh(projected + recurrent), all (H,); projected is W_ih x + b_ih, recurrent W_hh h + b_hh."""
-    for i in range(len(h)):
-        h[i] = projected[i] + recurrent[i]
-    tanh(h, scratch)
-
-
-@compiled
-def gru_step(projected: Floats, recurrent: Floats, h: Floats, scratch: Floats) -> None:
-    """The GRU with the reset gate applied after the product, as torch.nn.GRU and cuDNN have it.
-
-    projected, recurrent: (3H,), both overwritten; h: (H,). Source: Cho et al. 2014.
-    """
-    size = len(h)
-    gates, n = projected[: 2 * size], recurrent[2 * size :]
-    for i in range(2 * size):
-        gates[i] += recurrent[i]
-    sigmoid(gates, scratch)
-    for i in range(size):
-        n[i] = projected[2 * size + i] + gates[i] * n[i]
-    tanh(n, scratch)
-    for i in range(size):
-        h[i] = n[i] + gates[size + i] * (h[i] - n[i])
-
-
-@compiled
-def lstm_step(projected: Floats, recurrent: Floats, h: Floats, c: Floats, scratch: Floats) -> None:
-    """The LSTM with a forget gate. projected, recurrent: (4H,), the first overwritten; h, c: (H,).
-
-    Source: Gers et al. 2000.
-    """
-    size = len(h)
-    for i in range(4 * size):
-        projected[i] += recurrent[i]
-    sigmoid(projected[: 2 * size], scratch)
-    tanh(projected[2 * size : 3 * size], scratch)
-    sigmoid(projected[3 * size :], scratch)
-    for i in range(size):
-        c[i] = projected[size + i] * c[i] + projected[i] * projected[2 * size + i]
-        h[i] = c[i]
-    tanh(h, scratch)
-    for i in range(size):
-        h[i] *= projected[3 * size + i]
-
-
-@compiled
 def advance(weights: Weights, char: int, h: Floats, c: Floats, buffers: Floats) -> None:
-    """Feed one character. h: (L, H); c: (L, H), unused but by the LSTM; buffers: (3, gates * H)."""
-    projected, recurrent, scratch = buffers[0], buffers[1], buffers[2]
-    projected[:] = weights.table[char]
+    """Feed one character. h: (L, H); c: (L, H), unused but by the LSTM; buffers: (2, gates * H)."""
+    recurrent = buffers[1]
     for layer in range(len(h)):
+        projected = weights.table[char]
         if layer > 0:
+            projected = buffers[0]
             matvec(weights.weight_ih[layer - 1], h[layer - 1], weights.bias_ih[layer - 1], projected)
         matvec(weights.weight_hh[layer], h[layer], weights.bias_hh[layer], recurrent)
-        if weights.cell == 0:
-            rnn_step(projected, recurrent, h[layer], scratch)
-        elif weights.cell == 1:
-            gru_step(projected, recurrent, h[layer], scratch)
+        if weights.cell == RNN:
+            rnn_step(projected, recurrent, h[layer])
+        elif weights.cell == GRU:
+            gru_step(projected, recurrent, h[layer])
         else:
-            lstm_step(projected, recurrent, h[layer], c[layer], scratch)
+            lstm_step(projected, recurrent, h[layer], c[layer])
 
 
 @compiled
 def feed(weights: Weights, ids: NDArray[np.int64], h: Floats, c: Floats) -> None:
     """Feed characters whose predictions nobody wants. ids: (n,); h, c: (L, H), changed in place."""
-    buffers = np.empty((3, weights.table.shape[1]), np.float32)
+    buffers = np.empty((2, weights.table.shape[1]), np.float32)
     for char in ids:
         advance(weights, char, h, c, buffers)
 
@@ -292,16 +184,6 @@ def draw(logits: Floats, uniform: float, temperature: float) -> int:
 
 
 @compiled
-def surprisal(logits: Floats, char: int) -> float:
-    """Nats that the model, unfiltered and at temperature 1, pays for a character. logits: (V,)."""
-    largest = np.float64(logits.max())
-    total = 0.0
-    for other in range(len(logits)):
-        total += math.exp(np.float64(logits[other]) - largest)
-    return math.log(total) - (np.float64(logits[char]) - largest)
-
-
-@compiled
 def generate(
     weights: Weights,
     filters: Filters,
@@ -318,7 +200,7 @@ def generate(
     guard sees all of them. uniforms: (n,); nats: (n,), what each drawn character costs.
     h, c: (L, H), changed in place.
     """
-    buffers = np.empty((3, weights.table.shape[1]), np.float32)
+    buffers = np.empty((2, weights.table.shape[1]), np.float32)
     logits = np.empty(len(weights.head_bias), np.float32)
     allowed = np.empty_like(logits)
     for place in range(start, len(ids)):

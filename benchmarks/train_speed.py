@@ -1,0 +1,235 @@
+"""How fast a training step is: ours beside PyTorch's own recurrent modules, alternating in one process.
+
+    python benchmarks/train_speed.py [--rounds 7] [--seconds 1.0] [--precision auto] [--cells gru,lstm,rnn]
+        [--sizes 2x128,2x256,2x512,1x1024] [--threads N] [--json FILE]
+
+A step is forward, backward, clipping and a fused AdamW update, on random characters: T = 64,
+V = 65, the state carried. Stock is an embedding, a two-layer torch.nn module and a head with
+cross-entropy, in float32 and under bfloat16 autocast. Medians over the rounds; the ratios
+are medians of each round's own. The last column is our rate of floating point operations over that of a
+large bfloat16 (or float32) product of PyTorch on the same cores.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does; it is read when torch is imported
+
+import torch
+from torch import nn
+
+from charrnn.cells import LAYERS, Precision, select_precision
+from charrnn.config import Cell, ModelConfig, TrainConfig, available_cores, count_workers
+from charrnn.lanes import Workers
+from charrnn.model import CharRNN
+from charrnn.training import TrainState, apply_gradient
+
+SIZES = [(2, 128, 32), (2, 256, 64), (2, 512, 64), (1, 1024, 64)]  # layers, hidden size, lanes
+STEPS, VOCAB, EMBEDDING = 64, 65, 64
+
+
+def flops_per_char(cell: str, layers: int, hidden: int) -> float:
+    """Multiplications and additions of a step's products, for one character, forward and twice that back.
+
+    The first layer's input is a row of a table, so its projection isn't counted.
+    """
+    gates = {"rnn": 1, "gru": 3, "lstm": 4}[cell]
+    return 3 * 2 * (gates * hidden * hidden * (2 * layers - 1) + VOCAB * hidden)
+
+
+class Stock(nn.Module):
+    """The network as people write it."""
+
+    def __init__(self, cell: str, layers: int, hidden: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCAB, EMBEDDING)
+        self.rnn = LAYERS[cell](EMBEDDING, hidden, num_layers=layers)
+        self.head = nn.Linear(hidden, VOCAB)
+
+    def forward(self, x: torch.Tensor, state: Any) -> Any:
+        """Logits (T, B, V) and the state."""
+        y, state = self.rnn(self.embedding(x), state)
+        return self.head(y), state
+
+
+def stock_step(cell: str, layers: int, hidden: int, lanes: int, *, autocast: bool) -> Callable[[], float]:
+    """A function that makes one step and returns the loss."""
+    model = Stock(cell, layers, hidden)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    x, y = torch.randint(VOCAB, (2, STEPS, lanes))
+    carried: list[Any] = [None]
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            logits, state = model(x, carried[0])
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), y.flatten())
+        carried[0] = tuple(part.detach() for part in state) if cell == "lstm" else state.detach()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return float(loss.detach())
+
+    return step
+
+
+def our_step(workers: Workers, lanes: int) -> Callable[[], float]:
+    """The same with our kernels, as the training loop has it."""
+    config = TrainConfig(batch_size=lanes, seq_len=STEPS, dropout=0.0, learning_rate=1e-4)
+    state = TrainState.around(workers.model, config)
+    x, y = torch.randint(VOCAB, (2, STEPS, lanes))
+
+    def step() -> float:
+        result = workers.window_gradient(x, y, state.hidden, None)
+        apply_gradient(state, result.gradient, x.numel(), rate=1e-4, grad_clip=1.0)
+        state.hidden = result.state
+        return result.nats / x.numel()
+
+    return step
+
+
+def large_product(dtype: torch.dtype) -> float:
+    """Floating point operations a second of a product of 4096 cubed."""
+    a, b = torch.randn(2, 4096, 4096).to(dtype)
+    rates = []
+    for _ in range(5):
+        start = time.perf_counter()
+        a @ b
+        rates.append(2 * 4096**3 / (time.perf_counter() - start))
+    return statistics.median(rates)
+
+
+def timed(step: Callable[[], float], count: int) -> tuple[float, float]:
+    """Seconds a step over `count` of them, and the cores it kept busy."""
+    start, cpu = time.perf_counter(), time.process_time()
+    for _ in range(count):
+        step()
+    wall = time.perf_counter() - start
+    return wall / count, (time.process_time() - cpu) / wall
+
+
+def lock_held() -> float:
+    """Seconds a window holds Python's lock at most: one of a network so small that nothing else takes time."""
+    model = CharRNN(ModelConfig("gru", VOCAB, 1, 1, 2))
+    with Workers(model, num_workers=1, precision="float32") as workers:
+        step = our_step(workers, 1)
+        timed(step, 20)
+        return timed(step, 200)[0]
+
+
+def peak_memory(*arguments: object) -> int:
+    """Bytes that a few steps add to a process's peak memory, in a process of its own."""
+    code = f"from train_speed import *; print(added_memory{arguments!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, check=True)
+    return int(done.stdout)
+
+
+def added_memory(side: str, cell: Cell, layers: int, hidden: int, lanes: int, precision: Precision) -> int:
+    """What a few steps add to this process's peak memory (Linux)."""
+    peaks = []
+    for size, batch in ((8, 8), (hidden, lanes)):  # the small one loads and compiles all there is
+        if side == "ours":
+            model = CharRNN(ModelConfig(cell, VOCAB, EMBEDDING, size, layers))
+            with workers_for(model, batch, available_cores(), precision) as workers:
+                timed(our_step(workers, batch), 3)
+        else:
+            timed(stock_step(cell, layers, size, batch, autocast=side == "autocast"), 3)
+        status = Path("/proc/self/status").read_text()
+        peaks.append(next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024)
+    return peaks[1] - peaks[0]
+
+
+def workers_for(model: CharRNN, lanes: int, threads: int, precision: Precision) -> Workers:
+    """As many as training would take."""
+    return Workers(model, num_workers=count_workers(lanes, device="cpu", threads=threads), precision=precision)
+
+
+def measure(cell: str, layers: int, hidden: int, lanes: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One row of the table."""
+    model = CharRNN(ModelConfig(cell, VOCAB, EMBEDDING, hidden, layers), seed=1)
+    with workers_for(model, lanes, options.threads, options.precision) as workers:
+        steps = {
+            "ours": our_step(workers, lanes),
+            "float32": stock_step(cell, layers, hidden, lanes, autocast=False),
+            "autocast": stock_step(cell, layers, hidden, lanes, autocast=True),
+        }
+        counts = {}
+        for name, step in steps.items():
+            timed(step, 3)
+            counts[name] = max(2, round(options.seconds / timed(step, 2)[0]))
+        seconds: dict[str, list[float]] = {name: [] for name in steps}
+        busy: dict[str, list[float]] = {name: [] for name in steps}
+        for _ in range(options.rounds):
+            for name, step in steps.items():
+                wall, cores = timed(step, counts[name])
+                seconds[name].append(wall)
+                busy[name].append(cores)
+    row: dict[str, Any] = {"cell": cell, "layers": layers, "hidden": hidden, "lanes": lanes}
+    row["workers"] = workers.num_workers
+    for name in steps:
+        row[f"{name}_chars_per_second"] = lanes * STEPS / statistics.median(seconds[name])
+        row[f"{name}_cores"] = statistics.median(busy[name])
+    for name in ("float32", "autocast"):
+        row[f"over_{name}"] = statistics.median(
+            slow / fast for slow, fast in zip(seconds[name], seconds["ours"], strict=True)
+        )
+    row["flops"] = row["ours_chars_per_second"] * flops_per_char(cell, layers, hidden)
+    return row
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each side in each round")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument("--cells", default="gru,lstm,rnn")
+    parser.add_argument("--sizes", default="2x128,2x256,2x512,1x1024")
+    parser.add_argument("--json", type=Path, default=Path("train_speed.json"))
+    options = parser.parse_args()
+    options.precision = select_precision(options.precision, torch.device("cpu"))
+    torch.set_num_threads(options.threads)
+    kinds = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+    ceilings = {name: large_product(dtype) for name, dtype in kinds.items()}
+    ceiling = ceilings[options.precision]
+    machine = f"{platform.processor() or platform.machine()}, {available_cores()} cores"
+    print(f"{machine}; torch {torch.__version__}, {torch.get_num_threads()} threads; ours in {options.precision}")
+    print(", ".join(f"a {name} product of 4096 cubed: {rate / 1e9:.0f} GFLOP/s" for name, rate in ceilings.items()))
+    print(f"Python's lock is held for at most {lock_held() * 1e3:.1f} ms a step and worker\n")
+    print(
+        "| cell, size | ours, chars/s | nn float32 | autocast | over float32 | over autocast | GFLOP/s | of product |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    rows = []
+    for cell in options.cells.split(","):
+        for layers, hidden, lanes in SIZES:
+            if f"{layers}x{hidden}" not in options.sizes.split(","):
+                continue
+            row = measure(cell, layers, hidden, lanes, options)
+            row["share_of_product"] = row["flops"] / ceiling
+            rows.append(row)
+            speeds = " | ".join(f"{row[f'{name}_chars_per_second']:,.0f}" for name in ("ours", "float32", "autocast"))
+            ratios = f"{row['over_float32']:.2f} | {row['over_autocast']:.2f}"
+            share = f"{row['flops'] / 1e9:.0f} | {row['share_of_product']:.0%}"
+            print(f"| {cell} {layers}x{hidden} | {speeds} | {ratios} | {share} |", flush=True)
+    busy = min(row[f"{name}_cores"] for row in rows for name in ("float32", "autocast"))
+    print(f"\nnn kept at least {busy:.2f} of {options.threads} cores busy in every row")
+    sides = ("ours", "float32", "autocast")
+    memory = {side: peak_memory(side, "gru", 2, 512, 64, options.precision) for side in sides}
+    print("\npeak memory of a step, gru 2x512: " + ", ".join(f"{k} {v / 2**20:.0f} MiB" for k, v in memory.items()))
+    facts = {"machine": machine, "torch": torch.__version__, "precision": options.precision, "ceilings": ceilings}
+    options.json.write_text(json.dumps({**facts, "peak_memory": memory, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The output layer and its loss in one pass, so that logits are never all in memory.
+
+The gradient of a sum of nats needs no number from above, so it is made on the way forward,
+chunk after chunk of rows.
+
+Letters: R rows (time steps times lanes), H hidden size, V vocabulary.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn.kernels.products import add_outer_product, new_sides, padded, product
+from charrnn.kernels.vectors import Floats, Stored, compiled, exp, narrow
+
+_MAX_LOGITS = 1 << 17  # in a chunk: half a megabyte
+
+
+class PackedHead(NamedTuple):
+    """weight, weight_back: packed (H, V) and (V, H); bias: (V,)."""
+
+    weight: Stored
+    weight_back: Stored
+    bias: Floats
+
+
+@compiled
+def surprisal(logits: Floats, char: int) -> float:
+    """Nats that the model, unfiltered and at temperature 1, pays for a character. logits: (V,)."""
+    largest = np.float64(logits.max())
+    total = 0.0
+    for other in range(len(logits)):
+        total += math.exp(np.float64(logits[other]) - largest)
+    return math.log(total) - (np.float64(logits[char]) - largest)
+
+
+@compiled
+def each_nats(packed: PackedHead, y: Stored, targets: NDArray[np.int64], nats: NDArray[np.float64]) -> None:
+    """The nats that each target costs. y: (R, H), contiguous; targets, nats: (R,)."""
+    vocab_size = len(packed.bias)
+    chunk = min(len(y), max(16, _MAX_LOGITS // padded(vocab_size)))
+    logits = np.empty((chunk, padded(vocab_size)), np.float32)
+    for first in range(0, len(y), chunk):
+        rows = y[first : first + chunk]
+        product(rows, packed.weight, logits, False)
+        for i in range(len(rows)):
+            row = logits[i, :vocab_size]
+            for v in range(vocab_size):
+                row[v] += packed.bias[v]
+            nats[first + i] = surprisal(row, targets[first + i])
+
+
+@compiled
+def nats_and_gradients(
+    packed: PackedHead,
+    y: Stored,
+    targets: NDArray[np.int64],
+    dy: Stored,
+    d_weight: Floats,
+    d_bias: Floats,
+) -> float:
+    """The nats that the targets cost, summed, and the gradients of that sum.
+
+    y, dy: (R, H), contiguous; targets: (R,), negative ones are not scored. d_weight (V, padded(H))
+    and d_bias (V,) are added to.
+    """
+    num_rows, size = y.shape
+    vocab_size = len(packed.bias)
+    width = padded(vocab_size)
+    chunk = min(num_rows, max(16, _MAX_LOGITS // width))
+    logits = np.empty((chunk, width), np.float32)
+    errors = np.empty((chunk, vocab_size), y.dtype)
+    back = np.empty((chunk, d_weight.shape[1]), np.float32)
+    sides = new_sides(y, vocab_size, size)
+    total = 0.0
+    for first in range(0, num_rows, chunk):
+        count = min(chunk, num_rows - first)
+        product(y[first : first + count], packed.weight, logits, False)
+        for i in range(count):
+            row, target = logits[i, :vocab_size], targets[first + i]
+            largest = np.float32(-np.inf)
+            for v in range(vocab_size):
+                row[v] += packed.bias[v]
+            for v in range(vocab_size):
+                largest = max(largest, row[v])
+            for v in range(vocab_size):
+                row[v] -= largest
+            aimed = row[max(target, 0)]
+            mass = np.float32(0.0)
+            for v in range(vocab_size):
+                row[v] = exp(row[v])
+            for v in range(vocab_size):
+                mass += row[v]
+            scored = np.float32(target >= 0)
+            for v in range(vocab_size):
+                row[v] *= scored / mass
+            if target >= 0:
+                total += math.log(np.float64(mass)) - np.float64(aimed)
+                row[target] -= np.float32(1.0)
+            for v in range(vocab_size):
+                d_bias[v] += row[v]
+            narrow(row, errors[i])
+        product(errors[:count], packed.weight_back, back, False)
+        for i in range(count):
+            narrow(back[i, :size], dy[first + i])
+        add_outer_product(errors[:count], y[first : first + count], d_weight, sides)
+    return total

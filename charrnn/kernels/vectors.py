@@ -1,0 +1,152 @@
+"""Vector maths that LLVM turns into wide instructions, and how kernels are compiled.
+
+A loop vectorises when it is short and runs over contiguous rows of few arrays; exp is a
+polynomial and exponent bits, which no loop stops for.
+
+A number is stored as float32 or as bfloat16, the upper half of a float32, which numpy does
+not know: its bits travel as uint16. Sums are float32 in either.
+"""
+
+import contextlib
+import functools
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic, overload
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Stored = NDArray[np.float32] | NDArray[np.uint16]
+F = TypeVar("F", bound=Callable[..., Any])
+
+_LOG2_E = np.float32(math.log2(math.e))
+
+
+def compiled(function: F) -> F:
+    """Compile on first use, keeping the result on disk where a folder for it can be written.
+
+    Sums may be reordered, which vectorising a dot product needs; infinities stay infinite.
+    """
+    options: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+    try:
+        kernel = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # neither beside this file nor in the user's cache
+        return cast(F, numba.njit(**options)(function))
+    _forget_outdated(Path(kernel.stats.cache_path))
+    return cast(F, kernel)
+
+
+@functools.cache
+def _forget_outdated(folder: Path) -> None:
+    """Drop what was compiled from other sources than these.
+
+    numba's cache notices an edit by a file's time, and only in the file of the function that
+    is called, while a kernel calls those of other files. So a hash of all of them lies beside it.
+    """
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    stamp = folder / "kernels.sha256"
+    with contextlib.suppress(OSError):  # a folder that can't be written is left to numba's own check
+        if stamp.exists() and stamp.read_text() == digest:
+            return
+        for index in folder.glob("*.nbi"):
+            index.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(digest)
+
+
+@intrinsic
+def _float_of_bits(typing: Any, bits: Any) -> Any:
+    """The float32 that has these 32 bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+@compiled
+def exp(x: Any) -> Any:
+    """e^x in float32, to 2e-7 relative near 0 and 4e-6 far out; x is first clamped to -87…88, a NaN stays one.
+
+    2^n is made by putting n in a float's exponent bits, 2^f for |f| <= 1/2 by a polynomial
+    (Cephes' exp2f).
+    """
+    low, high = np.float32(-87.0), np.float32(88.0)
+    x = low if x < low else x
+    x = high if x > high else x
+    power = x * _LOG2_E
+    whole = np.rint(power)
+    f = power - whole
+    p = np.float32(1.535336188319500e-4)
+    p = p * f + np.float32(1.339887440266574e-3)
+    p = p * f + np.float32(9.618437357674640e-3)
+    p = p * f + np.float32(5.550332471162809e-2)
+    p = p * f + np.float32(2.402264791363012e-1)
+    p = p * f + np.float32(6.931472028550421e-1)
+    p = p * f + np.float32(1.0)
+    bits: Any = (np.int32(whole) + np.int32(127)) << np.int32(23)
+    return p * _float_of_bits(bits)  # type: ignore[call-arg]
+
+
+@compiled
+def sigmoid(x: Any) -> Any:
+    """The logistic function in float32."""
+    return np.float32(1.0) / (np.float32(1.0) + exp(-x))
+
+
+@compiled
+def tanh(x: Any) -> Any:
+    """The hyperbolic tangent in float32, to 1e-7 absolute and half that near one, which gradients feel."""
+    small = exp(np.float32(-2.0) * abs(x))
+    size = np.float32(1.0) - np.float32(2.0) * small / (np.float32(1.0) + small)
+    return size if x >= np.float32(0.0) else -size
+
+
+def widen(source: Stored, out: Floats) -> None:
+    """Read stored numbers as float32. source, out: (n,). For kernels only."""
+    raise NotImplementedError
+
+
+def narrow(source: Floats, out: Stored) -> None:
+    """Store float32 numbers, to bfloat16 by rounding to nearest, ties to even. For kernels only.
+
+    source, out: (n,). No NaN may become a number: those that arithmetic makes don't.
+    """
+    raise NotImplementedError
+
+
+@overload(widen)
+def _widen(source: Any, out: Any) -> Any:
+    def from_float32(source: Any, out: Any) -> None:
+        for i in range(len(source)):
+            out[i] = source[i]
+
+    def from_bfloat16(source: Any, out: Any) -> None:
+        bits = out.view(np.uint32)
+        for i in range(len(source)):
+            bits[i] = np.uint32(source[i]) << np.uint32(16)
+
+    return from_float32 if source.dtype == types.float32 else from_bfloat16
+
+
+@overload(narrow)
+def _narrow(source: Any, out: Any) -> Any:
+    def to_float32(source: Any, out: Any) -> None:
+        for i in range(len(source)):
+            out[i] = source[i]
+
+    def to_bfloat16(source: Any, out: Any) -> None:
+        bits = source.view(np.uint32)
+        for i in range(len(source)):
+            odd = (bits[i] >> np.uint32(16)) & np.uint32(1)
+            out[i] = np.uint16((bits[i] + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+
+    return to_float32 if out.dtype == types.float32 else to_bfloat16
