@@ -48,7 +48,8 @@ def digests(plan):
 
 def plan_again(plan, **given):
     """What the same command finds when it is given again."""
-    return make_plan(plan.run, plan.corpus, plan.corpus_config, given, minutes=None, device="cpu", threads=2)
+    place = {"device": plan.device, "threads": plan.threads, "precision": plan.precision}
+    return make_plan(plan.run, plan.corpus, plan.corpus_config, given, minutes=None, **place)
 
 
 @pytest.mark.parametrize("num_steps", [7, 60, 500, 3000])
