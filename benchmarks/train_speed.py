@@ -29,7 +29,8 @@ from torch import nn
 
 from charrnn.cells import LAYERS, Precision, select_precision
 from charrnn.config import Cell, ModelConfig, TrainConfig, available_cores, count_workers
-from charrnn.lanes import Workers
+from charrnn.kernels.products import has_fast_bfloat16
+from charrnn.lanes import Workers, use_threads
 from charrnn.model import CharRNN
 from charrnn.training import TrainState, apply_gradient
 
@@ -160,8 +161,9 @@ def measure(cell: str, layers: int, hidden: int, lanes: int, options: argparse.N
         steps = {
             "ours": our_step(workers, lanes),
             "float32": stock_step(cell, layers, hidden, lanes, autocast=False),
-            "autocast": stock_step(cell, layers, hidden, lanes, autocast=True),
         }
+        if has_fast_bfloat16():
+            steps["autocast"] = stock_step(cell, layers, hidden, lanes, autocast=True)
         counts = {}
         for name, step in steps.items():
             timed(step, 3)
@@ -178,7 +180,7 @@ def measure(cell: str, layers: int, hidden: int, lanes: int, options: argparse.N
     for name in steps:
         row[f"{name}_chars_per_second"] = lanes * STEPS / statistics.median(seconds[name])
         row[f"{name}_cores"] = statistics.median(busy[name])
-    for name in ("float32", "autocast"):
+    for name in list(steps)[1:]:
         row[f"over_{name}"] = statistics.median(
             slow / fast for slow, fast in zip(seconds[name], seconds["ours"], strict=True)
         )
@@ -198,18 +200,20 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("train_speed.json"))
     options = parser.parse_args()
     options.precision = select_precision(options.precision, torch.device("cpu"))
-    torch.set_num_threads(options.threads)
-    kinds = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+    use_threads(options.threads)
+    kinds = {"float32": torch.float32}
+    if has_fast_bfloat16():  # where it is emulated, nobody would wait for it
+        kinds["bfloat16"] = torch.bfloat16
     ceilings = {name: large_product(dtype) for name, dtype in kinds.items()}
     ceiling = ceilings[options.precision]
     machine = f"{platform.processor() or platform.machine()}, {available_cores()} cores"
     print(f"{machine}; torch {torch.__version__}, {torch.get_num_threads()} threads; ours in {options.precision}")
     print(", ".join(f"a {name} product of 4096 cubed: {rate / 1e9:.0f} GFLOP/s" for name, rate in ceilings.items()))
     print(f"Python's lock is held for at most {lock_held() * 1e3:.1f} ms a step and worker\n")
-    print(
-        "| cell, size | ours, chars/s | nn float32 | autocast | over float32 | over autocast | GFLOP/s | of product |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    autocast = has_fast_bfloat16()
+    head = ["cell, size", "ours, chars/s", "nn float32", *["autocast"] * autocast]
+    head += ["over float32", *["over autocast"] * autocast, "GFLOP/s", "of product"]
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     rows = []
     for cell in options.cells.split(","):
         for layers, hidden, lanes in SIZES:
@@ -218,13 +222,13 @@ def main() -> None:
             row = measure(cell, layers, hidden, lanes, options)
             row["share_of_product"] = row["flops"] / ceiling
             rows.append(row)
-            speeds = " | ".join(f"{row[f'{name}_chars_per_second']:,.0f}" for name in ("ours", "float32", "autocast"))
-            ratios = f"{row['over_float32']:.2f} | {row['over_autocast']:.2f}"
+            sides = [name for name in ("ours", "float32", "autocast") if f"{name}_cores" in row]
+            speeds = " | ".join(f"{row[f'{name}_chars_per_second']:,.0f}" for name in sides)
+            ratios = " | ".join(f"{row[f'over_{name}']:.2f}" for name in sides[1:])
             share = f"{row['flops'] / 1e9:.0f} | {row['share_of_product']:.0%}"
             print(f"| {cell} {layers}x{hidden} | {speeds} | {ratios} | {share} |", flush=True)
-    busy = min(row[f"{name}_cores"] for row in rows for name in ("float32", "autocast"))
+    busy = min(row[f"{name}_cores"] for row in rows for name in sides[1:])
     print(f"\nnn kept at least {busy:.2f} of {options.threads} cores busy in every row")
-    sides = ("ours", "float32", "autocast")
     memory = {side: peak_memory(side, "gru", 2, 512, 64, options.precision) for side in sides}
     print("\npeak memory of a step, gru 2x512: " + ", ".join(f"{k} {v / 2**20:.0f} MiB" for k, v in memory.items()))
     facts = {"machine": machine, "torch": torch.__version__, "precision": options.precision, "ceilings": ceilings}

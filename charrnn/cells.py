@@ -35,6 +35,7 @@ LAYERS: dict[str, type[Layer]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 State = tuple[Tensor, ...]  # h, and for the LSTM also c; each (B, H) for one layer
 Precision = Literal["float32", "bfloat16"]
+Both = tuple[NDArray[Any], NDArray[Any]]  # a weight packed for the way there, and for the way back
 
 
 def make_layer(cell: str, input_size: int, hidden_size: int) -> Layer:
@@ -79,20 +80,16 @@ def array_of(tensor: Tensor) -> NDArray[Any]:
     return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
-def pack_weight(weight: Tensor, precision: Precision, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """A weight (N, K) for products x W^T; out: what this returned for an earlier one."""
-    stored = array_of(weight.to(getattr(torch, precision)))
-    packed = new_packed(stored, weight.shape[1], weight.shape[0]) if out is None else out
-    pack_transposed(stored, packed)
-    return packed
+def pack_weight(weight: Tensor, precision: Precision, out: Both | None = None) -> Both:
+    """A weight (N, K) for products x W^T, and for products x W, which take gradients back.
 
-
-def pack_weight_back(weight: Tensor, precision: Precision, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """A weight (N, K) for products x W, which take gradients back; out as in pack_weight."""
+    out: what this returned before the weight changed; its memory is used again.
+    """
     stored = array_of(weight.to(getattr(torch, precision)))
-    packed = new_packed(stored, *weight.shape) if out is None else out
-    pack(stored, packed)
-    return packed
+    there, back = out or (new_packed(stored, weight.shape[1], weight.shape[0]), new_packed(stored, *weight.shape))
+    pack_transposed(stored, there)
+    pack(stored, back)
+    return there, back
 
 
 def multiply(a: Tensor, packed: NDArray[Any], num_columns: int) -> Tensor:
@@ -104,7 +101,7 @@ def multiply(a: Tensor, packed: NDArray[Any], num_columns: int) -> Tensor:
 
 def make_table(embedding: Tensor, weight_ih: Tensor, bias: Tensor) -> NDArray[Any]:
     """The first layer's input projection, one row a character: (V, N)."""
-    return (multiply(embedding.detach(), pack_weight(weight_ih, "float32"), len(bias)) + bias).numpy()
+    return (multiply(embedding.detach(), pack_weight(weight_ih, "float32")[0], len(bias)) + bias).numpy()
 
 
 @torch.no_grad()
@@ -117,13 +114,19 @@ def pack_layer(layer: Layer, embedding: Tensor | None, precision: Precision, out
     inner = layer.hidden_size if isinstance(layer, nn.GRU) else 0  # of bias_hh, the end inside the candidate
     bias = bias_ih + torch.cat([bias_hh[: len(bias_hh) - inner], torch.zeros(inner)])
     nothing = np.zeros((0, 0, 0), np.float32 if precision == "float32" else np.uint16)
+    recurrent_both = pack_weight(weight_hh, precision, out and (out.recurrent, out.recurrent_back))
+    if embedding is None:
+        table = np.zeros((0, len(bias)), np.float32)
+        input_both = pack_weight(weight_ih, precision, out and (out.input, out.input_back))
+    else:
+        table, input_both = make_table(embedding, weight_ih, bias), (nothing, nothing)
     return Packed(
         cell=recurrent.CELLS[_cell(layer)],
-        table=np.zeros((0, len(bias)), np.float32) if embedding is None else make_table(embedding, weight_ih, bias),
-        input=nothing if embedding is not None else pack_weight(weight_ih, precision, out and out.input),
-        recurrent=pack_weight(weight_hh, precision, out and out.recurrent),
-        input_back=nothing if embedding is not None else pack_weight_back(weight_ih, precision, out and out.input_back),
-        recurrent_back=pack_weight_back(weight_hh, precision, out and out.recurrent_back),
+        table=table,
+        input=input_both[0],
+        recurrent=recurrent_both[0],
+        input_back=input_both[1],
+        recurrent_back=recurrent_both[1],
         bias=bias.numpy(),
         inner_bias=bias_hh[len(bias_hh) - inner :].detach().numpy(),
     )
@@ -239,7 +242,7 @@ class _Window(torch.autograd.Function):
             d_sums.numpy(),
         )
         if ctx.is_first:
-            d_embedding = multiply(d_table, pack_weight_back(weight_ih, "float32"), weight_ih.shape[1])
+            d_embedding = multiply(d_table, pack_weight(weight_ih, "float32")[1], weight_ih.shape[1])
             d_weight_ih = torch.zeros(num_gates, padded(weight_ih.shape[1]))
             sides = new_sides(d_table.numpy(), *weight_ih.shape)
             add_outer_product(d_table.numpy(), array_of(embedding), d_weight_ih.numpy(), sides)

@@ -19,7 +19,6 @@ from charrnn.cells import (
     make_layer,
     pack_layer,
     pack_weight,
-    pack_weight_back,
     run_layer,
     run_stock_layer,
 )
@@ -103,16 +102,12 @@ class CharRNN(nn.Module):
         """
         rest = [None] * (len(self.layers) - 1)
         layers = out.layers if out else [None, *rest]
-        weight, head = self.head.weight, out.head if out else None
+        head = pack_weight(self.head.weight, precision, (out.head.weight, out.head.weight_back) if out else None)
         return PackedNetwork(
             layers=tuple(
                 each(pack_layer, self.layers, [self.embedding.weight, *rest], itertools.repeat(precision), layers)
             ),
-            head=PackedHead(
-                pack_weight(weight, precision, head and head.weight),
-                pack_weight_back(weight, precision, head and head.weight_back),
-                self.head.bias.detach().numpy(),
-            ),
+            head=PackedHead(*head, self.head.bias.detach().numpy()),
         )
 
     def features(

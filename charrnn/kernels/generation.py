@@ -206,7 +206,8 @@ def generate(
     for place in range(start, len(ids)):
         advance(weights, ids[place - 1], h, c, buffers)
         matvec(weights.head_weight, h[len(h) - 1], weights.head_bias, logits)
-        allowed[:] = logits
+        for char in range(len(logits)):
+            allowed[char] = logits[char]
         if filters.no_repeat_ngram > 0:
             forbid_repeats(allowed, ids[:place], filters.no_repeat_ngram)
         filter_logits(allowed, filters.top_k, filters.top_p, filters.min_p)

@@ -29,8 +29,9 @@ class PackedHead(NamedTuple):
 @compiled
 def surprisal(logits: Floats, char: int) -> float:
     """Nats that the model, unfiltered and at temperature 1, pays for a character. logits: (V,)."""
-    largest = np.float64(logits.max())
-    total = 0.0
+    largest, total = -np.inf, 0.0
+    for other in range(len(logits)):
+        largest = max(largest, np.float64(logits[other]))
     for other in range(len(logits)):
         total += math.exp(np.float64(logits[other]) - largest)
     return math.log(total) - (np.float64(logits[char]) - largest)

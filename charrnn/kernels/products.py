@@ -230,10 +230,13 @@ def pack(b: Stored, packed: Stored) -> None:
     """Pack B (K, N) into what new_packed made."""
     size = step_size(packed)
     depth, num_columns = b.shape
-    for block in range(packed.shape[0]):
-        first, last = block * BLOCK, min(block * BLOCK + BLOCK, num_columns)
-        for k in range(0, depth, size):
-            lay(b, k, first, last, packed[block, k // size])
+    row, out = np.zeros(padded(num_columns) * size, b.dtype), packed.view(np.uint32)
+    words = row.view(np.uint32)
+    for k in range(0, depth, size):
+        lay(b, k, 0, num_columns, row)
+        for block in range(len(out)):
+            for j in range(BLOCK):
+                out[block, k // size, j] = words[block * BLOCK + j]
 
 
 @compiled
@@ -245,7 +248,9 @@ def pack_transposed(b: Stored, packed: Stored) -> None:
     num_columns, depth = b.shape
     if depth % step_size(b):
         whole = np.zeros((num_columns, depth + 1), b.dtype)
-        whole[:, :depth] = b
+        for j in range(num_columns):  # loops, because numba takes a second to compile an array's assignment
+            for k in range(depth):
+                whole[j, k] = b[j, k]
         b = whole
     words, out = b.view(np.uint32), packed.view(np.uint32)
     for block in range(len(out)):
