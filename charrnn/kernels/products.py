@@ -117,7 +117,7 @@ class _Tile:
         self.builder, self.num_rows, self.bfloat16 = builder, num_rows, bfloat16
         self.word, self.size = (_INT32, 2) if bfloat16 else (_FLOAT, 1)  # of what is spread over a vector
         self.kind = self.PAIRS if bfloat16 else self.VECTOR
-        name = "llvm.x86.avx512bf16.dpbf16ps.512" if bfloat16 else f"llvm.fma.v{WIDTH}f32"
+        name = "llvm.x86.avx512bf16.dpbf16ps.512" if bfloat16 else f"llvm.fmuladd.v{WIDTH}f32"
         function = ir.FunctionType(self.VECTOR, [self.VECTOR, self.kind, self.kind])
         self.multiply = _build.get_or_insert_function(builder.module, function, name)
         zero = ir.Constant(self.VECTOR, [0.0] * WIDTH)
