@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from charrnn.cells import LAYERS, Precision, select_precision
-from charrnn.config import Cell, ModelConfig, TrainConfig, available_cores, count_workers
+from charrnn.config import NUM_GATES, Cell, ModelConfig, TrainConfig, available_cores, count_workers
 from charrnn.kernels.products import has_fast_bfloat16
 from charrnn.lanes import Workers, use_threads
 from charrnn.model import CharRNN
@@ -43,8 +43,7 @@ def flops_per_char(cell: str, layers: int, hidden: int) -> float:
 
     The first layer's input is a row of a table, so its projection isn't counted.
     """
-    gates = {"rnn": 1, "gru": 3, "lstm": 4}[cell]
-    return 3 * 2 * (gates * hidden * hidden * (2 * layers - 1) + VOCAB * hidden)
+    return 3 * 2 * (NUM_GATES[cell] * hidden * hidden * (2 * layers - 1) + VOCAB * hidden)
 
 
 class Stock(nn.Module):

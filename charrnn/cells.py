@@ -1,9 +1,9 @@
 """Recurrent layers: RNN (tanh), GRU and LSTM behind one contract.
 
 A layer is a stock single-layer `torch.nn` module, so its parameters are named and laid out
-as PyTorch's. In float32 on a CPU it is run by our own kernels (kernels/recurrent.py), in
-float32 or bfloat16 by how its weights were packed; on a GPU cuDNN serves the module, and in
-float64 PyTorch. `run_layer` is the only way a layer is called.
+as PyTorch's. `run_layer` runs it by our own kernels (kernels/recurrent.py): on a CPU, in
+float32 or bfloat16 by how its weights were packed. `run_stock_layer` leaves it to cuDNN on
+a GPU, and to PyTorch in float64.
 
 Letters: T steps, B lanes, I input size, H hidden size, N gates * H, V vocabulary.
 """

@@ -38,19 +38,30 @@ def surprisal(logits: Floats, char: int) -> float:
 
 
 @compiled
+def new_logits(packed: PackedHead, num_rows: int) -> Floats:
+    """Room for the logits of as many rows, at most num_rows, as are made at a time: (rows, padded(V))."""
+    width = padded(len(packed.bias))
+    return np.empty((min(num_rows, max(16, _MAX_LOGITS // width)), width), np.float32)
+
+
+@compiled
+def fill_logits(packed: PackedHead, y: Stored, logits: Floats) -> None:
+    """The logits of rows y (R, H), in the first V columns of logits (at least R, padded(V))."""
+    product(y, packed.weight, logits, False)
+    for i in range(len(y)):
+        for v in range(len(packed.bias)):
+            logits[i, v] += packed.bias[v]
+
+
+@compiled
 def each_nats(packed: PackedHead, y: Stored, targets: NDArray[np.int64], nats: NDArray[np.float64]) -> None:
     """The nats that each target costs. y: (R, H), contiguous; targets, nats: (R,)."""
-    vocab_size = len(packed.bias)
-    chunk = min(len(y), max(16, _MAX_LOGITS // padded(vocab_size)))
-    logits = np.empty((chunk, padded(vocab_size)), np.float32)
-    for first in range(0, len(y), chunk):
-        rows = y[first : first + chunk]
-        product(rows, packed.weight, logits, False)
+    logits = new_logits(packed, len(y))
+    for first in range(0, len(y), len(logits)):
+        rows = y[first : first + len(logits)]
+        fill_logits(packed, rows, logits)
         for i in range(len(rows)):
-            row = logits[i, :vocab_size]
-            for v in range(vocab_size):
-                row[v] += packed.bias[v]
-            nats[first + i] = surprisal(row, targets[first + i])
+            nats[first + i] = surprisal(logits[i, : len(packed.bias)], targets[first + i])
 
 
 @compiled
@@ -69,21 +80,18 @@ def nats_and_gradients(
     """
     num_rows, size = y.shape
     vocab_size = len(packed.bias)
-    width = padded(vocab_size)
-    chunk = min(num_rows, max(16, _MAX_LOGITS // width))
-    logits = np.empty((chunk, width), np.float32)
+    logits = new_logits(packed, num_rows)
+    chunk = len(logits)
     errors = np.empty((chunk, vocab_size), y.dtype)
     back = np.empty((chunk, d_weight.shape[1]), np.float32)
     sides = new_sides(y, vocab_size, size)
     total = 0.0
     for first in range(0, num_rows, chunk):
         count = min(chunk, num_rows - first)
-        product(y[first : first + count], packed.weight, logits, False)
+        fill_logits(packed, y[first : first + count], logits)
         for i in range(count):
             row, target = logits[i, :vocab_size], targets[first + i]
             largest = np.float32(-np.inf)
-            for v in range(vocab_size):
-                row[v] += packed.bias[v]
             for v in range(vocab_size):
                 largest = max(largest, row[v])
             for v in range(vocab_size):

@@ -53,8 +53,8 @@ def has_fast_bfloat16() -> bool:
 # asks for too: the processor and its features.
 WIDTH, COLUMNS, ROWS = (16, 2, 8) if cpu_has("avx512f") else (8, 3, 4)  # of a vector; vectors in a block; rows of A
 BLOCK = WIDTH * COLUMNS
-PANEL = 768  # of A's columns that it takes at a time
-STEPS = 256  # of the depth that an outer product takes at a time: a block of so many stays in the innermost cache
+# What an outer product takes at a time, so that it stays in the caches: rows of either side, columns of A.
+STEPS, PANEL = 256, 768
 
 
 class _BFloat(ir.types.Type):  # type: ignore[misc]
@@ -261,23 +261,39 @@ def pack_transposed(b: Stored, packed: Stored) -> None:
 
 
 @compiled
+def _multiply_block(
+    a: Stored,
+    a_row: int,
+    a_step: int,
+    b: Stored,
+    b_at: int,
+    b_step: int,
+    depth: int,
+    out: Floats,
+    at: int,
+    num_rows: int,
+    add: bool,
+) -> None:
+    """So many rows of A times one block of columns of B, tile by tile; places and strides as those of a tile."""
+    row = out.strides[0] // out.itemsize
+    tiled = num_rows - num_rows % ROWS
+    for i in range(0, tiled, ROWS):
+        _tile(a, i * a_row, a_row, a_step, b, b_at, b_step, depth, out, at + i * row, row, add)
+    for i in range(tiled, num_rows):
+        _tile_of_one(a, i * a_row, a_row, a_step, b, b_at, b_step, depth, out, at + i * row, row, add)
+
+
+@compiled
 def product(a: Stored, packed: Stored, out: Floats, add: bool) -> None:
     """out (+)= A B. a: (M, K) with contiguous rows; out: (M, at least padded(N)), its padding overwritten.
 
     Blocks of B in the outer loop: each stays in the cache until all of A has met it.
     """
     num_rows, depth = a.shape
-    size = step_size(a)
-    a_row, row = a.strides[0] // a.itemsize, out.strides[0] // out.itemsize
-    tiled = num_rows - num_rows % ROWS
+    a_row, size, b_step = a.strides[0] // a.itemsize, step_size(a), packed.shape[2]
     for block in range(packed.shape[0]):
-        b_at, column = block * packed.shape[1] * packed.shape[2], block * BLOCK
-        for i in range(0, tiled, ROWS):
-            _tile(a, i * a_row, a_row, size, packed, b_at, packed.shape[2], depth, out, i * row + column, row, add)
-        for i in range(tiled, num_rows):
-            _tile_of_one(
-                a, i * a_row, a_row, size, packed, b_at, packed.shape[2], depth, out, i * row + column, row, add
-            )
+        b_at = block * packed.shape[1] * b_step
+        _multiply_block(a, a_row, size, packed, b_at, b_step, depth, out, block * BLOCK, num_rows, add)
 
 
 @compiled
@@ -306,7 +322,6 @@ def add_outer_product(a: Stored, b: Stored, out: Floats, sides: tuple[Stored, St
     a_step, b_step = side_a.shape[1], side_b.shape[1]
     for top in range(0, num_rows, PANEL):
         height = min(PANEL, num_rows - top)
-        tiled = height - height % ROWS
         for first in range(0, depth, at_once):
             last = min(first + at_once, depth)
             for k in range(first, last, size):
@@ -314,10 +329,5 @@ def add_outer_product(a: Stored, b: Stored, out: Floats, sides: tuple[Stored, St
                 lay(b, k, 0, num_columns, side_b[(k - first) // size])
             count = -(-(last - first) // size) * size
             for column in range(0, num_columns, BLOCK):
-                b_at, at = column * size, top * row + column
-                for i in range(0, tiled, ROWS):
-                    _tile(side_a, i * size, size, a_step, side_b, b_at, b_step, count, out, at + i * row, row, True)
-                for i in range(tiled, height):
-                    _tile_of_one(
-                        side_a, i * size, size, a_step, side_b, b_at, b_step, count, out, at + i * row, row, True
-                    )
+                at = top * row + column
+                _multiply_block(side_a, size, a_step, side_b, column * size, b_step, count, out, at, height, True)

@@ -133,30 +133,27 @@ def narrow(source: Floats, out: Stored) -> None:
     raise NotImplementedError
 
 
+def _copy(source: Any, out: Any) -> None:
+    for i in range(len(source)):
+        out[i] = source[i]
+
+
 @overload(widen)
 def _widen(source: Any, out: Any) -> Any:
-    def from_float32(source: Any, out: Any) -> None:
-        for i in range(len(source)):
-            out[i] = source[i]
-
     def from_bfloat16(source: Any, out: Any) -> None:
         for i in range(len(source)):
             bits: Any = np.int32(np.uint32(source[i]) << np.uint32(16))
             out[i] = _float_of_bits(bits)  # type: ignore[call-arg]
 
-    return from_float32 if source.dtype == types.float32 else from_bfloat16
+    return _copy if source.dtype == types.float32 else from_bfloat16
 
 
 @overload(narrow)
 def _narrow(source: Any, out: Any) -> Any:
-    def to_float32(source: Any, out: Any) -> None:
-        for i in range(len(source)):
-            out[i] = source[i]
-
     def to_bfloat16(source: Any, out: Any) -> None:
         for i in range(len(source)):
             bits: Any = np.uint32(_bits_of_float(source[i]))  # type: ignore[call-arg]
             odd = (bits >> np.uint32(16)) & np.uint32(1)
             out[i] = np.uint16((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
-    return to_float32 if out.dtype == types.float32 else to_bfloat16
+    return _copy if out.dtype == types.float32 else to_bfloat16
