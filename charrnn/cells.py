@@ -8,7 +8,7 @@ a GPU, and to PyTorch in float64.
 Letters: T steps, B lanes, I input size, H hidden size, N gates * H, V vocabulary.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from charrnn.config import Precision, choose_precision
 from charrnn.errors import ResourceError, UsageError
 from charrnn.kernels import recurrent
 from charrnn.kernels.products import (
@@ -34,7 +35,6 @@ Layer = nn.RNN | nn.GRU | nn.LSTM
 LAYERS: dict[str, type[Layer]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 State = tuple[Tensor, ...]  # h, and for the LSTM also c; each (B, H) for one layer
-Precision = Literal["float32", "bfloat16"]
 Both = tuple[NDArray[Any], NDArray[Any]]  # a weight packed for the way there, and for the way back
 
 
@@ -62,16 +62,8 @@ def is_fused(layer: nn.Module) -> bool:
 
 
 def select_precision(name: str, device: torch.device) -> Precision:
-    """Turn `--precision` into the one that products are made in: auto is the faster one of the machine.
-
-    Raises UsageError for another name, ResourceError for bfloat16 where it would be emulated.
-    """
-    if name not in ("auto", "float32", "bfloat16"):
-        raise UsageError(f"--precision must be auto, bfloat16 or float32, not {name!r}")
-    fast = device.type == "cpu" and has_fast_bfloat16()
-    if name == "bfloat16" and not fast:
-        raise ResourceError("--precision bfloat16: this processor has no such products; use --precision float32")
-    return "bfloat16" if fast and name != "float32" else "float32"
+    """Turn `--precision` into the one that products are made in; errors as those of choose_precision."""
+    return choose_precision(name, fast=device.type == "cpu" and has_fast_bfloat16())
 
 
 def array_of(tensor: Tensor) -> NDArray[Any]:
@@ -95,13 +87,15 @@ def pack_weight(weight: Tensor, precision: Precision, out: Both | None = None) -
 def multiply(a: Tensor, packed: NDArray[Any], num_columns: int) -> Tensor:
     """a (M, K) times what is packed, in float32: (M, num_columns). PyTorch's own rounds as memory happens to lie."""
     out = torch.empty(len(a), padded(num_columns))
-    product(array_of(a.contiguous()), packed, out.numpy(), False)
+    product(array_of(a.contiguous()), packed, out.numpy())
     return out[:, :num_columns]
 
 
-def make_table(embedding: Tensor, weight_ih: Tensor, bias: Tensor) -> NDArray[Any]:
+def make_table(embedding: Tensor, weight_ih: Tensor, bias: NDArray[Any]) -> NDArray[Any]:
     """The first layer's input projection, one row a character: (V, N)."""
-    return (multiply(embedding.detach(), pack_weight(weight_ih, "float32")[0], len(bias)) + bias).numpy()
+    products = multiply(embedding.detach(), pack_weight(weight_ih, "float32")[0], len(bias))
+    table: NDArray[Any] = products.numpy() + bias
+    return table
 
 
 @torch.no_grad()
@@ -110,9 +104,8 @@ def pack_layer(layer: Layer, embedding: Tensor | None, precision: Precision, out
 
     out: what this returned before the weights changed; its memory is used again.
     """
-    weight_ih, weight_hh, bias_ih, bias_hh = (layer.get_parameter(name) for name in _NAMES)
-    inner = layer.hidden_size if isinstance(layer, nn.GRU) else 0  # of bias_hh, the end inside the candidate
-    bias = bias_ih + torch.cat([bias_hh[: len(bias_hh) - inner], torch.zeros(inner)])
+    weight_ih, weight_hh, bias_ih, bias_hh = (layer.get_parameter(name).detach() for name in _NAMES)
+    bias, inner_bias = recurrent.fold_biases(_cell(layer), bias_ih.numpy(), bias_hh.numpy())
     nothing = np.zeros((0, 0, 0), np.float32 if precision == "float32" else np.uint16)
     recurrent_both = pack_weight(weight_hh, precision, out and (out.recurrent, out.recurrent_back))
     if embedding is None:
@@ -127,8 +120,8 @@ def pack_layer(layer: Layer, embedding: Tensor | None, precision: Precision, out
         recurrent=recurrent_both[0],
         input_back=input_both[1],
         recurrent_back=recurrent_both[1],
-        bias=bias.numpy(),
-        inner_bias=bias_hh[len(bias_hh) - inner :].detach().numpy(),
+        bias=bias,
+        inner_bias=inner_bias,
     )
 
 

@@ -10,7 +10,6 @@ import itertools
 import os
 import shlex
 import sys
-import time
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -226,6 +225,10 @@ def sample(
         str | None,
         typer.Option(help="Prompt characters that the model doesn't know: error or skip.", **default("unknown")),
     ] = None,
+    threads: Threads = None,
+    precision: Annotated[
+        str, typer.Option(help="Of the weights: float32, bfloat16, or auto, what this machine is fastest in.")
+    ] = "float32",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -244,31 +247,32 @@ def sample(
     if json and chosen.length < 0 and not chosen.lines and not chosen.stop:
         raise UsageError("--json prints a sample when it is whole, so it needs an end: --length, --lines or --stop")
     path = runs.find_model(model)
-    sampler = sampling.Sampler.load(path)
+    sampler = sampling.Sampler.load(path, threads=count_threads(threads), precision=precision)
     with console.patience(COMPILING, quiet=quiet):
-        sampling.compile_kernels()
+        sampling.compile_kernels(precision)
+    streams = sampler.streams(**dataclasses.asdict(chosen))
+    if seed is None and not quiet and not json:
+        console.note(f"seed {chosen.seed}")
+    with console.patience("reading the prompt", quiet=quiet):
+        streams.read_prompt()
     facts = {name: value for name, value in dataclasses.asdict(chosen).items() if name not in ("prompt", "seed")}
-    for number in range(chosen.num_samples):
-        start = time.perf_counter()
-        pieces = sampler.stream(stream=number, **dataclasses.asdict(chosen))
-        if number == 0 and seed is None and not quiet and not json:
-            console.note(f"seed {chosen.seed}")
+    for stream in streams:
         if not json:
-            if number > 0:
+            if stream.number > 0:
                 console.write(b"\0" if null else b"\n")
-            console.stream(itertools.chain(chosen.prompt if echo else "", pieces))
+            console.stream(itertools.chain([chosen.prompt] if echo else [], stream))
             continue
-        text = "".join(pieces)
+        text = "".join(stream)
         console.result_json(
             {
                 "text": text,
                 "prompt": chosen.prompt,
                 "seed": chosen.seed,
-                "stream": number,
-                "settings": facts,
+                "stream": stream.number,
+                "settings": facts | {"precision": sampler.precision},
                 "num_chars": len(text),
-                "seconds": time.perf_counter() - start,
-                "bits_per_char": bits(pieces.nats / pieces.num_drawn) if pieces.num_drawn else None,
+                "seconds": stream.seconds,
+                "bits_per_char": bits(stream.nats / stream.num_drawn) if stream.num_drawn else None,
                 "model": str(path),
             }
         )

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast, get_args
 
-from charrnn.errors import UsageError
+from charrnn.errors import ResourceError, UsageError
 
 Cell = Literal["rnn", "gru", "lstm"]
+Precision = Literal["float32", "bfloat16"]
 CELLS: tuple[Cell, ...] = get_args(Cell)
 NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 NUM_STATES = {"rnn": 1, "gru": 1, "lstm": 2}
@@ -181,6 +182,18 @@ def overlay(config: C, given: Mapping[str, Any]) -> C:
     """The settings with what the user gave laid over them, by field name."""
     names = {field.name for field in dataclasses.fields(config)}
     return dataclasses.replace(config, **{name: value for name, value in given.items() if name in names})
+
+
+def choose_precision(name: str, *, fast: bool) -> Precision:
+    """Turn `--precision` into what products are made in. fast: whether bfloat16 is faster than float32 there.
+
+    Raises UsageError for another name, ResourceError for bfloat16 where it would be emulated.
+    """
+    if name not in ("auto", "float32", "bfloat16"):
+        raise UsageError(f"--precision must be auto, bfloat16 or float32, not {name!r}")
+    if name == "bfloat16" and not fast:
+        raise ResourceError("--precision bfloat16: this processor has no such products; use --precision float32")
+    return "bfloat16" if fast and name != "float32" else "float32"
 
 
 def available_cores() -> int:

@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from charrnn.cells import Precision, State, array_of, is_fused
+from charrnn.cells import State, array_of, is_fused
+from charrnn.config import Precision
 from charrnn.kernels.head import PackedHead, nats_and_gradients
 from charrnn.kernels.products import padded
 from charrnn.model import CharRNN, PackedNetwork

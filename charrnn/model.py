@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from charrnn.cells import (
     Layer,
-    Precision,
     State,
     is_fused,
     make_layer,
@@ -22,7 +21,7 @@ from charrnn.cells import (
     run_layer,
     run_stock_layer,
 )
-from charrnn.config import ModelConfig
+from charrnn.config import ModelConfig, Precision
 from charrnn.kernels.head import PackedHead
 from charrnn.kernels.recurrent import Packed
 

@@ -1,42 +1,56 @@
 """Drawing text from a model, without PyTorch.
 
 Stream i of seed s draws its character at position p with a random number keyed by
-(s, i, p), so the same seed gives the same text whatever else is asked for.
+(s, i, p), so the same seed gives the same text whatever else is asked for: threads, samples
+beside it, a longer text.
 
-Letters: L layers, H hidden size, V vocabulary.
+Letters: S streams, L layers, H hidden size, V vocabulary.
 """
 
 import secrets
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from charrnn.checkpoint import ModelFile, Tensors, load_model
-from charrnn.config import ModelConfig, SampleConfig
+from charrnn.checkpoint import ModelFile, load_model
+from charrnn.config import ModelConfig, SampleConfig, available_cores, choose_precision
+from charrnn.crew import Crew, State
 from charrnn.kernels.counters import uniforms
-from charrnn.kernels.generation import Filters, Weights, feed, generate
-from charrnn.kernels.recurrent import CELLS
+from charrnn.kernels.generation import Filters
+from charrnn.kernels.products import has_fast_bfloat16
 from charrnn.vocab import Vocab
 
+SIDE_BY_SIDE = 64  # streams that share a pass over the weights
 _FIRST_BLOCK, _LAST_BLOCK = 16, 4096  # characters drawn at a time; the text doesn't depend on it
 _SECONDS_PER_BLOCK = 0.02  # so that text flows and Ctrl-C is heard
+_MOST_WAITING = 1 << 16  # characters that a stream draws ahead of its reader
+_MOST_KNOWN = 1 << 24  # characters that a repeat guard looks through in all streams of a block
 
 
 class Sampler:
     """A model ready to write."""
 
-    def __init__(self, model: ModelFile) -> None:
+    def __init__(self, model: ModelFile, *, threads: int | None = None, precision: str = "float32") -> None:
+        """Lay the model's weights out.
+
+        threads: at most so many; None, as many as there are cores for. precision: in which
+        weights are stored and multiplied: float32, bfloat16, or auto, what is faster here.
+        Raises UsageError for another, ResourceError for bfloat16 where it would be emulated.
+        """
+        self.precision = choose_precision(precision, fast=has_fast_bfloat16())
         self.vocab = model.vocab
         self.config = model.config
-        self.weights = make_weights(model.config, model.tensors)
+        self.crew = Crew(model.config, model.tensors, threads or available_cores(), self.precision)
 
     @classmethod
-    def load(cls, path: Path | str) -> "Sampler":
-        """Read a model file. Raises ModelFileError."""
-        return cls(load_model(path))
+    def load(cls, path: Path | str, *, threads: int | None = None, precision: str = "float32") -> "Sampler":
+        """Read a model file. Raises ModelFileError, and as the constructor."""
+        return cls(load_model(path), threads=threads, precision=precision)
 
     def stream(self, prompt: str = "", *, stream: int = 0, **settings: Any) -> "Stream":
         """Draw the text that follows the prompt: an iterator over its pieces.
@@ -46,116 +60,196 @@ class Sampler:
         Raises UnknownCharacterError for a prompt the model can't read, UsageError for a
         value out of range; both before the first character.
         """
-        config = SampleConfig(prompt=prompt, **settings)
-        encode = self.vocab.encode if config.unknown == "error" else lambda text: self.vocab.encode_known(text)[0]
-        ids = encode(prompt).astype(np.int64)
+        return Stream(Batch(self, SampleConfig(prompt=prompt, **settings)), stream)
+
+    def streams(self, prompt: str = "", **settings: Any) -> "Batch":
+        """Draw num_samples texts: an iterable of streams 0, 1, …, each to be read before the next.
+
+        While one is read, those after it are drawn beside it; a pass over the weights serves
+        SIDE_BY_SIDE of them. Otherwise as `stream`.
+        """
+        return Batch(self, SampleConfig(prompt=prompt, **settings))
+
+
+class Batch:
+    """Streams drawn side by side from one prompt."""
+
+    def __init__(self, sampler: Sampler, config: SampleConfig) -> None:
+        vocab = sampler.vocab
+        known = vocab.encode(config.prompt) if config.unknown == "error" else vocab.encode_known(config.prompt)[0]
+        ids = known.astype(np.int64)
         if len(ids) == 0:  # as if after a newline, where the model knows one
-            ids = np.array([max(0, self.vocab.chars.find("\n"))])
-        return Stream(self, ids, config, stream)
+            ids = np.array([max(0, vocab.chars.find("\n"))])
+        self.sampler = sampler
+        self.config = config
+        self.seed = random_seed() if config.seed is None else config.seed
+        self.prompt = ids
+        self._streams: deque[Stream] = deque()
+        self._block = _FIRST_BLOCK
+        self._start: State | None = None
 
+    def __iter__(self) -> Iterator["Stream"]:
+        """The streams in order."""
+        config = self.config
+        ends = config.length >= 0 or config.lines > 0 or config.stop
+        started = 0
+        for number in range(config.num_samples):
+            while started < min(config.num_samples, number + (SIDE_BY_SIDE if ends else 1)):
+                self._streams.append(Stream(self, started))
+                started += 1
+            yield self._streams[0]
+            self._streams.popleft()
 
-def compile_kernels() -> None:
-    """Compile the loop, by drawing from a toy network; quick where that was done before."""
-    config = ModelConfig("gru", vocab_size=1, embedding_dim=1, hidden_size=1, num_layers=2)
-    zeros = {name: np.zeros(shape, np.float32) for name, shape in config.tensor_shapes().items()}
-    list(Sampler(ModelFile(config, Vocab("a"), zeros, {}, {})).stream(length=1, seed=0))
+    def read_prompt(self) -> State:
+        """Feed all of the prompt but its last character, once for all streams; return the state, each (L, 1, H)."""
+        if self._start is None:
+            start = self.sampler.crew.new_state()
+            self.sampler.crew.read(self.prompt[:-1], start)
+            self._start = start
+        return self._start
 
-
-def make_weights(config: ModelConfig, tensors: Tensors) -> Weights:
-    """Lay a model's tensors out for the loop."""
-
-    def stacked(name: str, first_layer: int) -> Any:
-        layers = [tensors[f"layers.{k}.{name}_l0"] for k in range(first_layer, config.num_layers)]
-        shape = tensors[f"layers.{config.num_layers - 1}.{name}_l0"].shape  # of a layer above the first
-        return np.stack(layers) if layers else np.empty((0, *shape), np.float32)
-
-    first_ih, first_bias = tensors["layers.0.weight_ih_l0"], tensors["layers.0.bias_ih_l0"]
-    return Weights(
-        cell=CELLS[config.cell],
-        table=np.ascontiguousarray(tensors["embedding.weight"] @ first_ih.T + first_bias),
-        weight_ih=stacked("weight_ih", 1),
-        bias_ih=stacked("bias_ih", 1),
-        weight_hh=stacked("weight_hh", 0),
-        bias_hh=stacked("bias_hh", 0),
-        head_weight=np.array(tensors["head.weight"]),  # copies: arrays from a file lie unaligned
-        head_bias=np.array(tensors["head.bias"]),
-    )
+    def draw(self, reader: "Stream") -> None:
+        """Draw a block of the stream that is being read, and of those beside it that have room."""
+        beside = [stream for stream in self._streams if stream is not reader and stream.has_room()]
+        active = [reader, *beside]
+        longest = max(len(stream.known) for stream in active)
+        active = active[: max(1, _MOST_KNOWN // longest)]
+        count = self._block if self.config.length < 0 else min(self._block, self.config.length - reader.num_drawn)
+        ids = np.zeros((len(active), longest + count), np.int64)
+        for row, stream in enumerate(active):
+            ids[row, : len(stream.known)] = stream.known
+        starts = np.array([len(stream.known) for stream in active])
+        numbers = np.stack([stream.numbers(count) for stream in active])
+        h, c = (np.concatenate(parts, axis=1) for parts in zip(*(stream.state for stream in active), strict=True))
+        config = self.config
+        filters = Filters(config.temperature, config.top_k, config.top_p, config.min_p, config.no_repeat_ngram)
+        begun = time.perf_counter()
+        nats = self.sampler.crew.draw(filters, ids, starts, numbers, (h, c))
+        seconds = time.perf_counter() - begun
+        if seconds < _SECONDS_PER_BLOCK / 2:
+            self._block = min(2 * self._block, _LAST_BLOCK)
+        elif seconds > 2 * _SECONDS_PER_BLOCK:
+            self._block = max(1, self._block // 2)
+        for row, stream in enumerate(active):
+            known = ids[row, : starts[row] + count]
+            state = h[:, row : row + 1].copy(), c[:, row : row + 1].copy()
+            stream.take(known, count, nats[row].tolist(), state, seconds)
 
 
 class Stream:
-    """One sample: an iterator over its text that knows what it drew.
+    """One sample: an iterator over its text that knows what was drawn.
 
     num_drawn: characters so far, those of a stop included; nats: what the unfiltered model at
-    temperature 1 pays for them; seed: the one that gives this text again.
+    temperature 1 pays for them; seconds: what drawing them took, others beside them; seed: the
+    one that gives this text again.
     """
 
-    def __init__(self, sampler: Sampler, prompt: Any, config: SampleConfig, stream: int) -> None:
+    def __init__(self, batch: Batch, number: int) -> None:
+        self.number = number
+        self.seed = batch.seed
         self.num_drawn = 0
         self.nats = 0.0
-        self.seed = random_seed() if config.seed is None else config.seed
-        pieces = self._draw(sampler, prompt, config, stream)
-        if config.lines:
-            pieces = first_lines(pieces, config.lines)
-        self._pieces = until(pieces, config.stop) if config.stop else pieces
+        self.seconds = 0.0
+        self.known = batch.prompt if batch.config.no_repeat_ngram else batch.prompt[-1:]  # its guard needs all of it
+        self.ended = batch.config.length == 0
+        self._batch = batch
+        self._state: State | None = None
+        self._ending = Ending(batch.config.lines, batch.config.stop)
+        self._waiting: deque[str] = deque()  # pieces drawn and not read yet
 
     def __iter__(self) -> Iterator[str]:
-        return self._pieces
+        return self
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        while not self._waiting:
+            if self.ended:
+                raise StopIteration
+            self._batch.draw(self)
+        return self._waiting.popleft()
 
-    def _draw(self, sampler: Sampler, ids: Any, config: SampleConfig, stream: int) -> Iterator[str]:
-        """Yield the characters, one at a time, drawn in blocks."""
-        filters = Filters(config.temperature, config.top_k, config.top_p, config.min_p, config.no_repeat_ngram)
-        h = np.zeros((sampler.config.num_layers, sampler.config.hidden_size), np.float32)
-        c = np.zeros_like(h)
-        feed(sampler.weights, ids[:-1], h, c)
-        size = _FIRST_BLOCK
-        while self.num_drawn != config.length:
-            count = size if config.length < 0 else min(size, config.length - self.num_drawn)
-            start, nats = len(ids), np.empty(count)
-            ids = np.concatenate([ids, np.empty(count, np.int64)])
-            numbers = uniforms(count, seed=self.seed, stream=stream, position=self.num_drawn)
-            begun = time.perf_counter()
-            generate(sampler.weights, filters, ids, start, numbers, h, c, nats)
-            if time.perf_counter() - begun < _SECONDS_PER_BLOCK / 2:
-                size = min(2 * size, _LAST_BLOCK)
-            for char, cost in zip(ids[start:].tolist(), nats.tolist(), strict=True):
-                self.num_drawn += 1
-                self.nats += cost
-                yield sampler.vocab.chars[char]
-            if not config.no_repeat_ngram:  # only its guard needs to know what was long ago
-                ids = ids[-1:]
+    @property
+    def state(self) -> State:
+        """After all known characters but the last; each (L, 1, H)."""
+        return self._batch.read_prompt() if self._state is None else self._state
+
+    def has_room(self) -> bool:
+        """Whether it may be drawn further before it is read."""
+        return not self.ended and sum(map(len, self._waiting)) < _MOST_WAITING
+
+    def numbers(self, count: int) -> NDArray[np.float64]:
+        """The random numbers of its next characters: (count,)."""
+        return uniforms(count, seed=self.seed, stream=self.number, position=self.num_drawn)
+
+    def take(self, known: NDArray[np.int64], count: int, nats: Sequence[float], state: State, seconds: float) -> None:
+        """Take over the characters just drawn, the last `count` of the known ones, up to where the text ends."""
+        config = self._batch.config
+        left = count if config.length < 0 else min(count, config.length - self.num_drawn)
+        text = self._batch.sampler.vocab.decode(known[len(known) - count :][:left].tolist())
+        taken, piece = self._ending.push(text)
+        self.num_drawn += taken
+        for cost in nats[:taken]:  # one by one, or the sum's rounding would depend on the block
+            self.nats += cost
+        self.seconds += seconds
+        self.ended = self._ending.reached or self.num_drawn == config.length
+        if self.ended:
+            piece += self._ending.rest()
+        if piece:
+            self._waiting.append(piece)
+        self.known = (known if config.no_repeat_ngram else known[-1:]).copy()
+        self._state = state
 
 
-def first_lines(chars: Iterator[str], num_lines: int) -> Iterator[str]:
-    """The characters up to and including the num_lines-th newline."""
-    for char in chars:
-        yield char
-        num_lines -= char == "\n"
-        if num_lines == 0:
-            return
+class Ending:
+    """Where a text ends: with its n-th newline, or before the first of its stops.
+
+    What may be the beginning of a stop is held back until it is known not to be one.
+    """
+
+    def __init__(self, lines: int = 0, stops: Sequence[str] = ()) -> None:
+        self.reached = False
+        self._lines_left, self._stops, self._held = lines, stops, ""
+        self._most_held = max(map(len, stops), default=1) - 1
+
+    def push(self, text: str) -> tuple[int, str]:
+        """Go on by a text; return how many characters belong to the sample or its stop, and what may be written."""
+        if not self._stops and not self._lines_left:
+            return len(text), text
+        pieces = ""
+        for taken, char in enumerate(text, 1):
+            self._held += char
+            if stops := [stop for stop in self._stops if self._held.endswith(stop)]:
+                self.reached = True
+                pieces += self._held[: -max(map(len, stops))]
+                self._held = ""
+                return taken, pieces
+            if char == "\n" and self._lines_left:
+                self._lines_left -= 1
+                if not self._lines_left:
+                    self.reached = True
+                    return taken, pieces + self.rest()
+            keep = self._beginning()
+            cut = len(self._held) - keep
+            pieces, self._held = pieces + self._held[:cut], self._held[cut:]
+        return len(text), pieces
+
+    def rest(self) -> str:
+        """What was held back, when no more comes."""
+        held, self._held = self._held, ""
+        return held
+
+    def _beginning(self) -> int:
+        """How many of the last characters are the longest beginning of a stop."""
+        for count in range(min(self._most_held, len(self._held)), 0, -1):
+            if any(stop.startswith(self._held[-count:]) for stop in self._stops):
+                return count
+        return 0
 
 
-def until(chars: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
-    """The text before the first of the stops; what may be the beginning of one is held back."""
-    held = ""
-    for char in chars:
-        held += char
-        ended = [stop for stop in stops if held.endswith(stop)]
-        if ended:
-            if rest := held[: -max(map(len, ended))]:
-                yield rest
-            return
-        longest = max(map(len, stops)) - 1
-        keep = next(
-            n for n in range(min(longest, len(held)), -1, -1) if any(s.startswith(held[len(held) - n :]) for s in stops)
-        )
-        if keep < len(held):
-            yield held[: len(held) - keep]
-            held = held[len(held) - keep :]
-    if held:
-        yield held
+def compile_kernels(precision: str = "float32") -> None:
+    """Compile the loop, by drawing from a toy network; quick where that was done before."""
+    config = ModelConfig("gru", vocab_size=1, embedding_dim=1, hidden_size=1, num_layers=2)
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in config.tensor_shapes().items()}
+    list(Sampler(ModelFile(config, Vocab("a"), zeros, {}, {}), precision=precision).stream(length=1, seed=0))
 
 
 def random_seed() -> int:

@@ -20,9 +20,9 @@ from torch import Tensor
 from charrnn import sampling
 from charrnn.batches import Cursor, read_window
 from charrnn.budget import NUM_EVALUATIONS, Pace, valid_part
-from charrnn.cells import Precision, State
+from charrnn.cells import State
 from charrnn.checkpoint import ModelFile, check_tensors, load_model, save_model
-from charrnn.config import ModelConfig, TrainConfig
+from charrnn.config import ModelConfig, Precision, TrainConfig
 from charrnn.errors import DivergenceError, Interrupted, ModelFileError
 from charrnn.evaluation import evaluate
 from charrnn.kernels.counters import dropout_mask
@@ -324,7 +324,7 @@ def evaluate_and_keep(state: TrainState, plan: RunPlan) -> Iterator[Event]:
 
 def draw_sample(model: ModelFile, plan: RunPlan, *, step: int) -> Sample:
     """A short text from the weights of a step."""
-    drawn = sampling.Sampler(model).stream(length=SAMPLE_LENGTH, seed=plan.training.seed, stream=step)
+    drawn = sampling.Sampler(model, threads=1).stream(length=SAMPLE_LENGTH, seed=plan.training.seed, stream=step)
     return Sample(step, text="".join(drawn))
 
 

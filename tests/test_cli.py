@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ import typer
 from charrnn import __version__, cli
 from charrnn.checkpoint import ModelFile, load_model, save_model, write_tensors
 from charrnn.config import CorpusConfig, ModelConfig, SampleConfig, TrainConfig, flag
+from charrnn.kernels.products import has_fast_bfloat16
 from charrnn.runs import Run
 from charrnn.vocab import Vocab
 from tests.conftest import make_text
@@ -89,8 +91,11 @@ def in_shell(script: str, *args: str, cwd: Path) -> Outcome:
     return Outcome(done.returncode, done.stdout, done.stderr.decode())
 
 
-def on_terminal(*args: str, cwd: Path, **changes: str) -> tuple[int, bytes]:
-    """Run charrnn with stdout and stderr on a terminal of 100 columns: exit code and what it was sent."""
+def on_terminal(*args: str, cwd: Path, interrupt_after: int = 0, **changes: str) -> tuple[int, bytes]:
+    """Run charrnn with stdout and stderr on a terminal of 100 columns: exit code and what it was sent.
+
+    interrupt_after: so many bytes are awaited before SIGINT; 0 never sends it.
+    """
     import pty
     import termios
 
@@ -104,6 +109,9 @@ def on_terminal(*args: str, cwd: Path, **changes: str) -> tuple[int, bytes]:
     with contextlib.suppress(OSError):  # Linux ends a terminal's output with EIO
         while select.select([screen], [], [], 120)[0] and (data := os.read(screen, 65536)):
             received += data
+            if 0 < interrupt_after <= len(received):
+                process.send_signal(signal.SIGINT)
+                interrupt_after = 0
     os.close(screen)
     return process.wait(timeout=10), received
 
@@ -566,19 +574,60 @@ def test_a_signal_saves_and_the_same_command_goes_on(uninterrupted: Path, number
 
 
 @posix
-def test_an_interrupted_sample_ends_quietly(home: Home) -> None:
-    """Ctrl-C ends an endless text with 130 and not a word."""
+@pytest.mark.parametrize("several", [(), ("-N", "70", "--stop", "@@@", "--threads", "2")], ids=str)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_an_interrupted_sample_ends_quietly(
+    home: Home, several: tuple[str, ...], number: signal.Signals, code: int
+) -> None:
+    """Ctrl-C ends an endless text with 130 and not a word, and a plea to end does so at once."""
     process = subprocess.Popen(
-        command_line("sample", "-n", "-1", "--seed", "1"),
+        command_line("sample", "-n", "-1", "--seed", "1", *several),
         cwd=home.path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
     assert process.stdout is not None
     assert len(process.stdout.read(100)) == 100
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, b"")
+    assert (process.returncode, err) == (code, b"")
+
+
+@posix
+def test_an_interrupted_sample_leaves_the_terminal_on_a_new_line(home: Home) -> None:
+    """The shell's prompt doesn't follow a half-written word."""
+    code, shown = on_terminal(
+        "sample", "-n", "-1", "-q", "-p", "ba", "--seed", "1", cwd=home.path, interrupt_after=3000
+    )
+    assert code == 130
+    assert shown.endswith(b"\n")
+    assert b"Traceback" not in shown
+
+
+@posix
+@pytest.mark.parametrize("args", [("--json", "-n", "1000000000"), ("-f", "long.txt", "-n", "9")], ids=str)
+def test_what_writes_nothing_yet_can_be_interrupted(home: Home, tmp_path: Path, args: tuple[str, ...]) -> None:
+    """While a whole sample is drawn, and while a long prompt is read, which is told."""
+    (tmp_path / "long.txt").write_text(POEMS * 10_000, encoding="utf-8")
+    model = home.path / "checkpoints/poems/model.safetensors"
+    process = subprocess.Popen(
+        command_line("sample", "-m", str(model), "--seed", "1", *args),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    )
+    assert process.stderr is not None
+    try:
+        if "-f" in args:
+            assert process.stderr.readline() == "reading the prompt …\n".encode()
+        else:
+            time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == (b"", b"")
+        assert process.returncode == 130
+    finally:
+        process.kill()
 
 
 # --- sampling ---
@@ -685,6 +734,29 @@ def test_a_text_ends_at_a_stop_or_a_line(at_home: Home, call: Call) -> None:
     stop = text[37:40]
     assert call("sample", "-n", "400", "--seed", "4", "--stop", stop.decode()).out == text[: text.index(stop)]
     assert call("sample", "-n", "-1", "--seed", "4", "--lines", "2").out == b"".join(text.splitlines(True)[:2])
+
+
+@pytest.mark.parametrize("count", ["1", "3", "70"])
+def test_threads_and_neighbours_leave_the_text_alone(at_home: Home, call: Call, count: str) -> None:
+    """However many threads and samples there are."""
+    texts = {call("sample", "-n", "30", "--seed", "4", "-0", "-N", count, "--threads", n).out for n in "12"}
+    assert len(texts) == 1
+    assert texts.pop().split(b"\0")[0] == call("sample", "-n", "30", "--seed", "4").out
+
+
+def test_weights_may_be_stored_in_half(at_home: Home, call: Call) -> None:
+    """Where the processor has such products: nearly the same text costs, and the settings say so."""
+    args = ("sample", "-n", "200", "--seed", "4", "--json")
+    exact = call(*args).objects[0]
+    assert exact["settings"]["precision"] == "float32"
+    assert_refused(call(*args, "--precision", "half"), 2, "--precision", "half")
+    outcome = call(*args, "--precision", "bfloat16")
+    if not has_fast_bfloat16():
+        assert_refused(outcome, 6, "--precision float32")
+        return
+    assert outcome.objects[0]["settings"]["precision"] == "bfloat16"
+    assert outcome.objects[0]["bits_per_char"] == pytest.approx(exact["bits_per_char"], rel=0.5)
+    assert call(*args, "--precision", "auto").objects[0]["text"] == outcome.objects[0]["text"]
 
 
 def test_json_needs_an_end(at_home: Home, call: Call) -> None:
@@ -1092,10 +1164,24 @@ def test_a_bad_number_is_refused(at_home: Home, call: Call, command: str, option
     assert_refused(call(command, option, value, *rest), 2, option)
 
 
+@pytest.mark.parametrize("option", [option for command, option in NUMERIC if command == "sample"])
+@pytest.mark.parametrize("value", ["0", "1e-45"])
+def test_the_smallest_numbers_mean_what_they_say(at_home: Home, call: Call, option: str, value: str) -> None:
+    """Zero and the smallest float: text as long as asked, or a refusal by the option's name."""
+    refuse_zero = {"--num-samples", "--threads"}
+    take_fractions = {"--temperature", "--top-p", "--min-p"}
+    outcome = call("sample", "-n", "20", "--seed", "1", option, value)
+    if option in refuse_zero if value == "0" else option not in take_fractions:
+        assert_refused(outcome, 2, option)
+    else:
+        length = 0 if option == "--length" else 20
+        assert (outcome.code, len(outcome.out.decode()), outcome.err) == (0, length, "")
+
+
 def test_all_numeric_options_are_tried() -> None:
     """The table above is not short by accident."""
     assert {("train", "--learning-rate"), ("train", "--minutes"), ("sample", "--seed")} <= set(NUMERIC)
-    assert {("train", "--threads"), ("eval", "--threads")} <= set(NUMERIC)
+    assert {(command, "--threads") for command in ("train", "sample", "eval")} <= set(NUMERIC)
     numbers = {
         flag(field.name)
         for kind in (ModelConfig, TrainConfig, CorpusConfig, SampleConfig)
@@ -1280,7 +1366,10 @@ OPTIONS = {
         fields(ModelConfig, TrainConfig, CorpusConfig) - {"--vocab-size"},  # the text says it
         {"--minutes", "--run", "--fresh", "--device", "--threads", "--precision", "--dry-run", "--json", "--quiet"},
     ),
-    "sample": (fields(SampleConfig), {"--model", "--prompt-file", "--echo", "--null", "--json", "--quiet"}),
+    "sample": (
+        fields(SampleConfig),
+        {"--model", "--prompt-file", "--echo", "--null", "--threads", "--precision", "--json", "--quiet"},
+    ),
     "eval": ({"--encoding"}, {"--model", "--train-text", "--device", "--threads", "--json"}),
     "info": (set[str](), {"--json"}),
 }

@@ -1,15 +1,18 @@
 """The kernels that draw text: counter-based numbers, one step of the recurrences, the filters and the draw."""
 
 import math
+import threading
 
 import numba
 import numpy as np
 import pytest
 
 from charrnn.config import CELLS
-from charrnn.kernels import generation, recurrent, vectors
+from charrnn.kernels import recurrent, vectors
+from charrnn.kernels.barrier import abandon, meet, new_barrier
 from charrnn.kernels.counters import dropout_mask, pass_offset, uniforms
 from charrnn.kernels.generation import draw, filter_logits, surprisal
+from charrnn.kernels.vectors import compiled
 from tests import reference
 
 
@@ -70,38 +73,12 @@ def test_a_step_follows_the_equations(cell, hidden):
     b_ih, b_hh = rng.standard_normal(gates), rng.standard_normal(gates)
     x, state = rng.standard_normal(5), [rng.standard_normal(hidden) for _ in range(reference.NUM_STATES[cell])]
     single = [part.astype(np.float32) for part in state]
-    projected, sums = np.empty(gates, np.float32), np.empty(gates, np.float32)
-    generation.matvec(w_ih.astype(np.float32), x.astype(np.float32), b_ih.astype(np.float32), projected)
-    generation.matvec(w_hh.astype(np.float32), single[0], b_hh.astype(np.float32), sums)
+    projected, sums = (w_ih @ x + b_ih).astype(np.float32), (w_hh @ state[0] + b_hh).astype(np.float32)
     given = projected.copy()
     {"rnn": recurrent.rnn_step, "gru": recurrent.gru_step, "lstm": recurrent.lstm_step}[cell](projected, sums, *single)
     assert (projected == given).all()  # it may be a row of the table
     for found, expected in zip(single, reference.CELLS[cell](x, state, [w_ih, w_hh, b_ih, b_hh]), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize(("rows", "width"), [(1, 1), (3, 5), (4, 16), (7, 33), (65, 512)])
-def test_products_are_products(rows, width):
-    """Rows that don't fill a block of four included."""
-    rng = np.random.default_rng(rows)
-    weight, x, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((rows, width), width, rows))
-    out = np.empty(rows, np.float32)
-    generation.matvec(weight, x, bias, out)
-    np.testing.assert_allclose(out, weight.astype(float) @ x + bias, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
-def test_draws_follow_the_softmax(temperature):
-    """Chi-square of 100,000 draws against the exact distribution."""
-    logits = np.array([2.0, -1.0, 0.5, 0.0, -30.0, 1.0], np.float32)
-    expected = np.exp(logits.astype(float) / temperature)
-    expected *= 100_000 / expected.sum()
-    drawn = [draw(logits, float(u), temperature) for u in uniforms(100_000, seed=3, stream=0, position=0)]
-    counts = np.bincount(drawn, minlength=6)
-    likely = expected > 1
-    chi_square = ((counts - expected) ** 2 / np.maximum(expected, 1e-9))[likely].sum()
-    assert chi_square < 25  # five degrees of freedom: p < 2e-4
-    assert counts[~likely].sum() <= 5
 
 
 @pytest.mark.parametrize("temperature", [0.0, 5e-324, 1e-300, 1e-30])
@@ -115,6 +92,16 @@ def test_hot_draws_reach_everything():
     """At an enormous temperature all characters are equally likely."""
     logits = np.array([-1000.0, 0.0, 1000.0], np.float32)
     assert [draw(logits, u, 1e308) for u in (0.1, 0.5, 0.9, 1 - 2**-53)] == [0, 1, 2, 2]
+
+
+@compiled
+def work(barrier, seen, rank, wrong):
+    """Write a row of numbers, one between any two meetings, and count those of others that are not there."""
+    for turn in range(seen.shape[1]):
+        seen[rank, turn] = turn + 1
+        meet(barrier, len(seen))
+        for other in range(len(seen)):
+            wrong[rank] += seen[other, turn] != turn + 1
 
 
 OFF = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
@@ -161,20 +148,6 @@ def test_equal_candidates_are_kept_in_order():
     assert np.isfinite(kept).tolist() == [True, True, False, False, False]
 
 
-@pytest.mark.parametrize("filters", [{"top_k": 3}, {"top_p": 0.7}, {"min_p": 0.1}], ids=str)
-@pytest.mark.parametrize("temperature", [0.7, 1.5])
-def test_filtered_draws_follow_the_filtered_distribution(filters, temperature):
-    """Chi-square of 100,000 draws; what was filtered out is never drawn."""
-    logits = np.array([2.0, -1.0, 0.5, 0.0, -30.0, 1.0, 1.9], np.float32)
-    expected = np.array(reference.filtered(logits.astype(float), temperature=temperature, **filters)) * 100_000
-    filter_logits(logits, *{**OFF, **filters}.values())
-    drawn = [draw(logits, float(u), temperature) for u in uniforms(100_000, seed=5, stream=0, position=0)]
-    counts = np.bincount(drawn, minlength=len(logits))
-    assert (counts[expected == 0] == 0).all()
-    left = expected > 0
-    assert ((counts - expected)[left] ** 2 / expected[left]).sum() < 27  # at most six degrees of freedom: p < 2e-4
-
-
 def test_no_uniform_reaches_what_was_filtered_out():
     """Not even the largest one below one."""
     logits = np.array([0.0, 5.0, -np.inf, -np.inf], np.float32)
@@ -201,8 +174,36 @@ def test_kernels_work_where_nothing_can_be_cached(monkeypatch):
         return real(**options)
 
     monkeypatch.setattr(numba, "njit", njit)
-    product = vectors.compiled(generation.matvec.py_func)
-    out = np.empty(1, np.float32)
-    product(np.full((1, 2), 3, np.float32), np.ones(2, np.float32), np.ones(1, np.float32), out)
-    assert out[0] == 7
+    step = vectors.compiled(recurrent.rnn_step.py_func)
+    h = np.empty(1, np.float32)
+    step(np.full(1, 0.5, np.float32), np.full(1, -0.5, np.float32), h)
+    assert h[0] == 0
     assert asked == [True, False]
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+def test_nobody_leaves_a_barrier_before_all_are_there(num_threads):
+    """More threads than cores included: after each meeting everybody sees what each has written before it."""
+    barrier, seen = new_barrier(), np.zeros((num_threads, 1000), np.int64)
+    wrong = np.zeros(num_threads, np.int64)
+    threads = [threading.Thread(target=work, args=(barrier, seen, rank, wrong)) for rank in range(num_threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert (seen == 1 + np.arange(1000)).all()
+    assert not wrong.any()
+
+
+def test_an_abandoned_barrier_lets_everybody_through():
+    """Who waits for a thread that never comes is freed, and nobody waits any more."""
+    barrier = new_barrier()
+    waiting = threading.Thread(target=meet, args=(barrier, 2))
+    waiting.start()
+    waiting.join(0.05)
+    assert waiting.is_alive()
+    abandon(barrier)
+    waiting.join(60)
+    assert not waiting.is_alive()
+    meet(barrier, 3)

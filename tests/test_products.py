@@ -24,6 +24,7 @@ from charrnn.kernels.products import (
     new_sides,
     pack,
     pack_transposed,
+    packed_transpose,
     padded,
     product,
 )
@@ -208,7 +209,7 @@ def test_weights_are_packed_in_blocks(storage, depth, columns):
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("columns", COLUMNS)
 def test_packed_products_are_products(storage, depth, columns):
-    """Anew and added, for rows that fill tiles and that don't; nothing else is read or written."""
+    """For rows that fill tiles and that don't; nothing else is read or written."""
     rng = np.random.default_rng(depth + columns)
     b, exact_b = made(rng, storage, depth, columns)
     packed, width = packed_of(b), padded(columns)
@@ -218,15 +219,42 @@ def test_packed_products_are_products(storage, depth, columns):
         around[1:-1] = numbers
         out = np.full((rows + 2, width + 3), MARK)
         out[1:-1, :width] = np.nan
-        product(around[1:-1], packed, out[1:-1], False)
+        product(around[1:-1], packed, out[1:-1])
         assert error_of_sums(out[1:-1, :columns], exact_a, exact_b) < CLOSE, rows
-        start = rng.standard_normal((rows, columns)).astype(np.float32)
-        out[1:-1, :columns] = start
-        product(around[1:-1], packed, out[1:-1], True)
-        assert error_of_sums(out[1:-1, :columns], exact_a, exact_b, start) < CLOSE, rows
         assert (out[1:-1, columns:width] == 0).all()
         assert (out[[0, -1]] == MARK).all()
         assert (out[:, width:] == MARK).all()
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("num_columns", "depth"), [(1, 1), (65, 7), (BLOCK, 2), (200, 33)])
+def test_packing_in_numpy_is_packing(storage, num_columns, depth):
+    """The same bits as those of the compiled way, after rounding as PyTorch does."""
+    weight = np.random.default_rng(depth).standard_normal((num_columns, depth)).astype(np.float32)
+    stored = weight if storage == "float32" else to_bfloat16(weight)
+    packed = new_packed(stored, depth, num_columns)
+    pack_transposed(stored, packed)
+    found = packed_transpose(weight, stored)
+    assert found.dtype == packed.dtype
+    np.testing.assert_array_equal(found, packed)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("depth", [1, 33, 200])
+def test_a_row_of_a_product_depends_on_nothing_beside_it(storage, depth):
+    """Bit for bit: not on the rows it is multiplied with, nor on where its columns stand."""
+    rng = np.random.default_rng(depth)
+    a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((19, depth), (7 * BLOCK - 5, depth)))
+    like = b if storage == "float32" else to_bfloat16(b)
+    rows = a if storage == "float32" else to_bfloat16(a)
+    whole = np.empty((19, 7 * BLOCK), np.float32)
+    product(rows, packed_transpose(b, like), whole)
+    for count in (1, 2, 8, 9):
+        for columns in (slice(0, BLOCK), slice(BLOCK, 5 * BLOCK), slice(3 * BLOCK + 1, len(b)), slice(5, 6)):
+            part = packed_transpose(b[columns], like)
+            out = np.empty((count, len(part) * BLOCK), np.float32)
+            product(rows[4 : 4 + count], part, out)
+            np.testing.assert_array_equal(out[:, : len(b[columns])], whole[4 : 4 + count, columns])
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -241,7 +269,7 @@ def test_products_read_a_part_of_the_columns(storage, depth, first):
         a = around[:, first : first + depth]
         a[:] = numbers
         out = np.empty((rows, padded(21)), np.float32)
-        product(a, packed_of(b), out, False)
+        product(a, packed_of(b), out)
         assert error_of_sums(out[:, :21], exact_a, exact_b) < CLOSE, rows
 
 
@@ -401,11 +429,11 @@ import numpy as np
 from charrnn.kernels import products
 rng = np.random.default_rng(1)
 a, b = (rng.standard_normal(shape).astype(np.float32) for shape in [(19, 33), (33, 45)])
-packed, out = products.new_packed(b, *b.shape), np.ones((19, products.padded(45)), np.float32)
+packed, out = products.new_packed(b, *b.shape), np.empty((19, products.padded(45)), np.float32)
 products.pack(b, packed)
-products.product(a, packed, out, True)
+products.product(a, packed, out)
 products.add_outer_product(a.T.copy(), b, out, products.new_sides(a, 19, 45))
-expected = 1 + 2 * (a.astype(float) @ b)
+expected = 2 * (a.astype(float) @ b)
 error = np.linalg.norm(out[:, :45] - expected) / np.linalg.norm(expected)
 print(products.WIDTH, products.BLOCK, products.cpu_has("avx512f"), products.has_fast_bfloat16(), error < 3e-6)
 """

@@ -2,18 +2,20 @@
 
 import math
 from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
+from charrnn import crew, sampling
 from charrnn.checkpoint import save_model
 from charrnn.config import CELLS, ModelConfig
 from charrnn.errors import UnknownCharacterError, UsageError
 from charrnn.kernels.counters import uniforms
+from charrnn.kernels.generation import Filters
+from charrnn.kernels.products import WIDTH, cpu_has
 from charrnn.model import CharRNN
-from charrnn.sampling import Sampler, first_lines, until
+from charrnn.sampling import Ending, Sampler
 from charrnn.vocab import Vocab
 from tests import reference
 from tests.conftest import make_model_file
@@ -40,7 +42,7 @@ def counting_file():
 def test_text_equals_the_naive_samplers(cell, num_layers, hidden_size):
     """Character by character, after a prompt."""
     file = make_file(cell, num_layers, hidden_size)
-    text = "".join(Sampler(file).stream("abba", temperature=0.7, length=300, seed=11))
+    text = "".join(Sampler(file, threads=1).stream("abba", temperature=0.7, length=300, seed=11))
     naive = reference.Network(cell, file.tensors)
     expected = naive.sample(file.vocab.encode("abba").tolist(), uniforms(300, seed=11, stream=0, position=0), 0.7)
     assert text == file.vocab.decode(expected)
@@ -76,7 +78,10 @@ def test_a_seed_gives_the_same_text_whatever_its_length():
     sampler = Sampler(make_file())
     long = "".join(sampler.stream(length=1000, seed=4))
     assert "".join(sampler.stream(length=300, seed=4)) == long[:300]
-    assert "".join(islice(sampler.stream(length=-1, seed=4), 1000)) == long
+    endless, text = sampler.stream(length=-1, seed=4), ""
+    while len(text) < 1000:
+        text += next(endless)
+    assert text[:1000] == long
     assert "".join(sampler.stream(length=1000, seed=5)) != long
     assert "".join(sampler.stream(length=1000, seed=4, stream=1)) != long
     assert list(sampler.stream(length=0, seed=4)) == []
@@ -173,18 +178,38 @@ def test_a_stop_ends_the_text_and_is_not_in_it(stops, expected):
 
 
 def test_what_might_be_a_stop_is_held_back_and_nothing_else():
-    """A character is passed on as soon as no stop can begin with it."""
-    pieces = until(iter("abcabx"), ["abx"])
-    assert next(pieces) == "abc"
-    assert list(pieces) == []
-    assert list(until(iter("zab"), ["abx"])) == ["z", "ab"]
+    """A character is passed on as soon as no stop can begin with it, however the text comes in pieces."""
+    ending = Ending(stops=["abx"])
+    assert [ending.push(char) for char in "abcab"] == [(1, ""), (1, ""), (1, "abc"), (1, ""), (1, "")]
+    assert ending.push("xyz") == (1, "")
+    assert ending.reached
+    assert ending.rest() == ""
+    ending = Ending(stops=["abx"])
+    assert ending.push("zabcab") == (6, "zabc")
+    assert not ending.reached
+    assert ending.rest() == "ab"
+
+
+def test_a_stop_and_the_last_line_together():
+    """What comes first ends the text; a newline that completes a stop isn't written."""
+    for lines, stops, expected in [
+        (1, ["b\n"], "a"),
+        (2, ["\nc"], "ab"),
+        (1, ["\nc"], "ab\n"),
+        (1, ["cd"], "ab\n"),
+        (2, ["d"], "ab\nc"),
+    ]:
+        ending = Ending(lines, stops)
+        _, text = ending.push("ab\ncd\n")
+        assert ending.reached
+        assert text + ending.rest() == expected
 
 
 def test_lines_are_counted():
     """The text ends with its n-th newline."""
     assert draw_text(counting_file(), "a", length=100, lines=2) == "bcd\nabcd\n"
     assert draw_text(counting_file(), "a", length=5, lines=2) == "bcd\na"
-    assert list(first_lines(iter("a\nb"), 1)) == ["a", "\n"]
+    assert Ending(1).push("a\nb") == (2, "a\n")
 
 
 def test_unknown_characters_can_be_skipped():
@@ -203,3 +228,201 @@ def test_a_stream_knows_what_its_text_costs():
     assert stream.num_drawn == 50
     assert stream.nats == pytest.approx(expected, rel=1e-4)
     assert math.isfinite(stream.nats)
+
+
+@pytest.fixture
+def busy(monkeypatch):
+    """However small a network, it keeps every thread busy that has units for it."""
+    monkeypatch.setattr(crew, "_WEIGHTS_PER_THREAD", 1)
+
+
+PRECISIONS = [
+    "float32",
+    pytest.param("bfloat16", marks=pytest.mark.skipif(not cpu_has("avx512bf16"), reason="no AVX512-BF16 here")),
+]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("num_layers", "hidden_size"), [(1, 1), (2, 7), (3, 33), (2, 100), (1, 256)])
+@pytest.mark.parametrize("vocab_size", [9, 300])
+def test_states_and_costs_are_the_networks_own(busy, cell, num_layers, hidden_size, vocab_size):
+    """After a text and while drawing, to 1e-5 of model.py's forward in float32, by several threads."""
+    config = ModelConfig(cell, vocab_size, embedding_dim=5, hidden_size=hidden_size, num_layers=num_layers)
+    file = make_model_file(config, scale=2.0)
+    model = CharRNN.from_arrays(file.config, file.tensors)
+    team = Sampler(file, threads=3).crew
+    assert len(team.parts) == min(3, -(-hidden_size // WIDTH))
+    ids = np.random.default_rng(1).integers(0, vocab_size, 41)
+    state = team.new_state()
+    team.read(ids[:30], state)
+    _, expected = model(torch.from_numpy(ids[:30])[:, None], model.initial_state(1))
+    for found, part in zip(state, expected, strict=cell == "lstm"):
+        np.testing.assert_allclose(found, part.detach().numpy(), atol=1e-5, rtol=1e-5)
+    drawn = np.append(ids[30:31], np.zeros(10, np.int64))[None]
+    nats = team.draw(Filters(2.0), drawn, np.array([1]), np.random.default_rng(2).random((1, 10)), state)
+    logits, _ = model(torch.from_numpy(drawn[0, :-1])[:, None], expected)
+    costs = torch.nn.functional.cross_entropy(logits[:, 0], torch.from_numpy(drawn[0, 1:]), reduction="none")
+    np.testing.assert_allclose(nats[0], costs.detach().numpy(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("hidden_size", [7, 33, 100])
+def test_a_text_depends_on_neither_threads_nor_its_neighbours(busy, monkeypatch, precision, cell, hidden_size):
+    """Character by character and bit by bit: with other threads, more samples, fewer side by side, other blocks."""
+    file, settings = make_file(cell, hidden_size=hidden_size), {"seed": 5, "length": 200, "top_p": 0.95}
+    alone = Sampler(file, threads=1, precision=precision)
+    texts = ["".join(alone.stream("abc", stream=k, **settings)) for k in range(5)]
+    assert len(set(texts)) == 5
+    nats = [stream.nats for stream in alone.streams("abc", num_samples=5, **settings) if "".join(stream)]
+    for threads, beside, block in [(1, 64, 16), (2, 64, 16), (3, 2, 7), (7, 3, 300)]:
+        monkeypatch.setattr(sampling, "SIDE_BY_SIDE", beside)
+        monkeypatch.setattr(sampling, "_FIRST_BLOCK", block)
+        streams = Sampler(file, threads=threads, precision=precision).streams("abc", num_samples=5, **settings)
+        found = [("".join(stream), stream.nats) for stream in streams]
+        assert found == list(zip(texts, nats, strict=True))
+
+
+@pytest.mark.skipif(not cpu_has("avx512bf16"), reason="no AVX512-BF16 here")
+def test_bfloat16_costs_nearly_the_same():
+    """The same greedy text from weights rounded to eight bits, at costs within a percent or so."""
+    file = make_file(hidden_size=64, scale=1.0)
+    exact, rounded = (
+        Sampler(file, precision=name).stream("ab", length=500, seed=1) for name in ("float32", "bfloat16")
+    )
+    list(exact), list(rounded)
+    assert rounded.nats != exact.nats
+    assert rounded.nats == pytest.approx(exact.nats, rel=0.05)
+
+
+def test_samples_may_end_at_different_places():
+    """Each by its own stop or line, and each stream knows what was drawn for it alone."""
+    file = make_file(hidden_size=16)
+    sampler = Sampler(file)
+    for ends in (
+        {"stop": ("ab", "c")},
+        {"lines": 2},
+        {"stop": ("a",), "lines": 1},
+        {"length": -1, "stop": ("e", "\n")},
+    ):
+        settings = {"seed": 3, "length": 60, "temperature": 2.0, **ends}
+        alone = [sampler.stream("a", stream=k, **settings) for k in range(9)]
+        expected = [("".join(stream), stream.num_drawn, stream.nats) for stream in alone]
+        together = sampler.streams("a", num_samples=9, **settings)
+        assert [("".join(stream), stream.num_drawn, stream.nats) for stream in together] == expected
+        assert len({num_drawn for _, num_drawn, _ in expected}) > 2
+
+
+def test_a_stream_that_nobody_read_is_drawn_when_somebody_does():
+    """Streams may be kept and read later, in any order, partly or not at all."""
+    sampler, settings = Sampler(make_file()), {"seed": 3, "length": 50, "num_samples": 4}
+    texts = ["".join(stream) for stream in sampler.streams("a", **settings)]
+    kept = list(sampler.streams("a", **settings))
+    assert "".join(kept[3]) == texts[3]
+    assert "".join(kept[0]) == texts[0]
+    for stream in sampler.streams("a", **settings):
+        if stream.number == 2:
+            assert "".join(stream) == texts[2]
+
+
+def test_nothing_is_drawn_far_ahead_of_its_reader(monkeypatch):
+    """Samples that may never end wait while they have this much; endless ones are drawn alone."""
+    monkeypatch.setattr(sampling, "_MOST_WAITING", 100)
+    monkeypatch.setattr(sampling, "_LAST_BLOCK", 16)
+    sampler = Sampler(counting_file())
+    streams = sampler.streams("a", length=-1, stop=("dd",), num_samples=3, seed=1)
+    first = next(iter(streams))
+    for _ in range(200):
+        next(first)
+    beside = [stream for stream in streams._streams if stream is not first]
+    assert len(beside) == 2
+    assert all(100 <= stream.num_drawn < 120 for stream in beside)
+    endless = sampler.streams("a", length=-1, num_samples=3, seed=1)
+    next(next(iter(endless)))
+    assert len(endless._streams) == 1
+
+
+def test_the_prompt_is_read_once_for_all_samples(monkeypatch):
+    """However many there are."""
+    fed = []
+    real = crew.Crew.read
+    monkeypatch.setattr(crew.Crew, "read", lambda self, ids, state: fed.append(len(ids)) or real(self, ids, state))
+    for stream in Sampler(make_file()).streams("abcde" * 100, num_samples=100, length=3, seed=1):
+        list(stream)
+    assert fed == [499]
+
+
+def test_a_long_prompt_is_read_in_pieces(monkeypatch):
+    """With the same result as at once."""
+    whole = draw_text(make_file(), "abcdefgh" * 50, length=50, seed=1)
+    for size in (1, 2, 7, 100):
+        monkeypatch.setattr(crew, "_FEED", size)
+        assert draw_text(make_file(), "abcdefgh" * 50, length=50, seed=1) == whole
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_thread_that_fails_stops_the_others(busy, monkeypatch, rank):
+    """The error arrives, nobody waits for ever, and the sampler still works."""
+    sampler, real = Sampler(make_file(hidden_size=64), threads=2), crew.generate
+
+    def failing(part, number, *rest):
+        if number == rank:
+            raise MemoryError("no room")
+        real(part, number, *rest)
+
+    stream = sampler.stream("ab", length=20, seed=1)
+    monkeypatch.setattr(crew, "generate", failing)
+    with pytest.raises(MemoryError, match="no room"):
+        next(stream)
+    monkeypatch.setattr(crew, "generate", real)
+    assert len("".join(stream)) == 20
+
+
+FILTERS = [
+    {},
+    {"temperature": 0.3},
+    {"temperature": 2.5},
+    {"top_k": 3},
+    {"top_p": 0.7},
+    {"min_p": 0.1},
+    {"top_k": 5, "top_p": 0.9, "min_p": 0.02, "temperature": 1.5},
+]
+
+
+@pytest.mark.parametrize("filters", FILTERS, ids=str)
+def test_a_million_draws_follow_the_distribution(filters):
+    """Chi-square against the exact one, through the whole loop; what was filtered out is never drawn."""
+    settings = {"temperature": 1.0, **filters}
+    logits = np.array([2.0, -1.0, 0.5, 0.0, -30.0, 1.0, 1.9, -4.0, 0.5], np.float32)
+    file = make_file(hidden_size=4)
+    file.tensors["head.weight"][:], file.tensors["head.bias"][:] = 0, logits
+    expected = np.array(reference.filtered(logits.astype(float).tolist(), **settings)) * 1_000_000
+    counts = np.zeros(9)
+    for stream in Sampler(file).streams(length=15_625, num_samples=64, seed=2, **settings):
+        counts += np.bincount(file.vocab.encode("".join(stream)), minlength=9)
+    assert counts.sum() == 1_000_000
+    assert (counts[expected == 0] == 0).all()
+    assert counts[(expected > 0) & (expected < 1)].sum() <= 5
+    likely = expected >= 1
+    chi_square = ((counts - expected)[likely] ** 2 / expected[likely]).sum()
+    assert chi_square < 30  # at most seven degrees of freedom: p < 1e-4
+
+
+def test_a_guarded_text_follows_the_naive_distribution():
+    """The repeat guard first, then the filters: every character is what the naive way draws for its uniform."""
+    file, n, settings = make_file(scale=1.0), 3, {"top_k": 4, "temperature": 1.5}
+    prompt = file.vocab.encode("abcabd").tolist()
+    text = draw_text(file, "abcabd", length=150, seed=9, no_repeat_ngram=n, **settings)
+    naive, known = reference.Network("gru", file.tensors), list(prompt)
+    states = naive.zeros()
+    for char in prompt:
+        logits, states = naive.step(char, states)
+    for char, uniform in zip(
+        file.vocab.encode(text).tolist(), uniforms(150, seed=9, stream=0, position=0), strict=True
+    ):
+        grams = [tuple(known[i : i + n]) for i in range(len(known) - n + 1)]
+        forbidden = {gram[-1] for gram in grams if gram[:-1] == tuple(known[-n + 1 :])}
+        cumulative = np.cumsum(reference.filtered(logits.tolist(), forbidden=forbidden, **settings))
+        assert char == int(np.searchsorted(cumulative, uniform, side="right"))
+        known.append(char)
+        logits, states = naive.step(char, states)

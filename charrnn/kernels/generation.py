@@ -1,11 +1,16 @@
 """The generation loop, compiled: from one character to the next without Python in between.
 
-Gather a row of the first layer's table, matrix-vector products, gates, logits, filters,
-inverse-CDF draw. On two layers of 512 units the weights stream from the cache at the speed
-it has. Filters come in the order repeat guard, top-k, top-p, min-p, temperature, as in
-llama.cpp.
+Streams are drawn side by side, so that each pass over the weights serves them all, and
+threads share each character: a thread computes all gates of its own units and the logits
+of its own part of the vocabulary, for every stream, and draws for some of the streams. They
+meet after each layer, after the logits and after the draw. A sum is made by one thread in one
+order (products.py), so a text depends neither on the threads nor on the streams beside it.
 
-Letters: L layers, H hidden size, V vocabulary, R rows.
+A character is a gather of a row of the first layer's table, products, gates, logits,
+filters, inverse-CDF draw. Filters come in the order repeat guard, top-k, top-p, min-p,
+temperature, as in llama.cpp.
+
+Letters: S streams, L layers, H hidden size, V vocabulary, U units of a thread, N gates * U.
 """
 
 import math
@@ -14,26 +19,47 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn.kernels.barrier import meet
 from charrnn.kernels.head import surprisal
+from charrnn.kernels.products import BLOCK, padded, product
 from charrnn.kernels.recurrent import GRU, RNN, gru_step, lstm_step, rnn_step
-from charrnn.kernels.vectors import Floats, compiled
+from charrnn.kernels.vectors import Floats, Stored, compiled, exp, inlined, narrow
 
 
-class Weights(NamedTuple):
-    """A network for the loop. The first layer's input projection is a table, one row a character.
+class Part(NamedTuple):
+    """A thread's part of a network: all gates of its units, and its part of the vocabulary.
 
-    cell: from recurrent.CELLS. table: (V, gates * H); weight_ih, bias_ih: (L - 1, …) of the layers
-    above the first; weight_hh, bias_hh: (L, …); head_weight (V, H), head_bias (V,). Float32.
+    cell: from recurrent.CELLS. first_unit, first_char: where its parts begin. table: (V, N),
+    the first layer's input projection with its bias. input: (L - 1, …) packed (H, N) of the
+    layers above it; recurrent: (L, …) packed (H, N). bias: (L - 1, N), as the table's all but
+    the part inside the GRU's candidate, which is inner_bias (L, U), of the others (L, 0).
+    head: packed (H, its part of V), head_bias its part of (V,). Float32; input, recurrent and
+    head may be stored in bfloat16.
     """
 
     cell: int
+    first_unit: int
+    first_char: int
     table: Floats
-    weight_ih: Floats
-    bias_ih: Floats
-    weight_hh: Floats
-    bias_hh: Floats
-    head_weight: Floats
+    input: Stored
+    recurrent: Stored
+    bias: Floats
+    inner_bias: Floats
+    head: Stored
     head_bias: Floats
+
+
+class Team(NamedTuple):
+    """What threads share: the barrier they meet at, how many they are, and what each tells the others.
+
+    outputs: (2, L, S, H) in the weights' storage, of the characters at even and at odd places;
+    logits: (S, V).
+    """
+
+    barrier: NDArray[np.int64]
+    size: int
+    outputs: Stored
+    logits: Floats
 
 
 class Filters(NamedTuple):
@@ -47,56 +73,53 @@ class Filters(NamedTuple):
 
 
 @compiled
-def matvec(weight: Floats, x: Floats, bias: Floats, out: Floats) -> None:
-    """out = weight x + bias, four rows at a time so that each part of x is loaded once for them.
+def _num_gates(cell: int) -> int:
+    return 1 if cell == RNN else 3 if cell == GRU else 4
 
-    weight: (R, K); x: (K,); bias, out: (R,).
+
+@inlined
+def advance(
+    part: Part, chars: NDArray[np.int64], now: int, h: Floats, c: Floats, team: Team, buffers: tuple[Floats, Floats]
+) -> None:
+    """Feed one character of each stream.
+
+    chars: (S,); now: 0 or 1, whichever of the team's outputs are those of the character before.
+    h, c: (L, S, H), of which the thread's units change; c is unused but by the LSTM. buffers:
+    two of (S, padded(N)).
     """
-    num_rows, width = weight.shape
-    blocked = num_rows - num_rows % 4
-    for row in range(0, blocked, 4):
-        w0, w1, w2, w3 = weight[row], weight[row + 1], weight[row + 2], weight[row + 3]
-        s0 = s1 = s2 = s3 = np.float32(0.0)
-        for k in range(width):
-            s0 += w0[k] * x[k]
-            s1 += w1[k] * x[k]
-            s2 += w2[k] * x[k]
-            s3 += w3[k] * x[k]
-        out[row] = s0 + bias[row]
-        out[row + 1] = s1 + bias[row + 1]
-        out[row + 2] = s2 + bias[row + 2]
-        out[row + 3] = s3 + bias[row + 3]
-    for row in range(blocked, num_rows):
-        total = np.float32(0.0)
-        for k in range(width):
-            total += weight[row, k] * x[k]
-        out[row] = total + bias[row]
-
-
-@compiled
-def advance(weights: Weights, char: int, h: Floats, c: Floats, buffers: Floats) -> None:
-    """Feed one character. h: (L, H); c: (L, H), unused but by the LSTM; buffers: (2, gates * H)."""
-    recurrent = buffers[1]
+    projected, recurrent = buffers
+    width = part.table.shape[1]
+    mine = slice(part.first_unit, part.first_unit + width // _num_gates(part.cell))
+    before, after = team.outputs[now], team.outputs[1 - now]
     for layer in range(len(h)):
-        projected = weights.table[char]
+        product(before[layer], part.recurrent[layer], recurrent)
         if layer > 0:
-            projected = buffers[0]
-            matvec(weights.weight_ih[layer - 1], h[layer - 1], weights.bias_ih[layer - 1], projected)
-        matvec(weights.weight_hh[layer], h[layer], weights.bias_hh[layer], recurrent)
-        if weights.cell == RNN:
-            rnn_step(projected, recurrent, h[layer])
-        elif weights.cell == GRU:
-            gru_step(projected, recurrent, h[layer])
-        else:
-            lstm_step(projected, recurrent, h[layer], c[layer])
+            product(after[layer - 1], part.input[layer - 1], projected)
+        inner = part.inner_bias[layer]
+        for stream in range(len(chars)):
+            p, r, state = projected[stream, :width], recurrent[stream, :width], h[layer, stream, mine]
+            if layer == 0:
+                p = part.table[chars[stream]]
+            else:
+                for i in range(width):
+                    p[i] += part.bias[layer - 1, i]
+            for i in range(len(inner)):
+                r[width - len(inner) + i] += inner[i]
+            if part.cell == RNN:
+                rnn_step(p, r, state)
+            elif part.cell == GRU:
+                gru_step(p, r, state)
+            else:
+                lstm_step(p, r, state, c[layer, stream, mine])
+            narrow(state, after[layer, stream, mine])
+        meet(team.barrier, team.size)
 
 
-@compiled
-def feed(weights: Weights, ids: NDArray[np.int64], h: Floats, c: Floats) -> None:
-    """Feed characters whose predictions nobody wants. ids: (n,); h, c: (L, H), changed in place."""
-    buffers = np.empty((2, weights.table.shape[1]), np.float32)
-    for char in ids:
-        advance(weights, char, h, c, buffers)
+@inlined
+def new_buffers(part: Part, num_streams: int) -> tuple[Floats, Floats]:
+    """Room for what advance computes."""
+    width = padded(part.table.shape[1])
+    return np.empty((num_streams, width), np.float32), np.empty((num_streams, width), np.float32)
 
 
 @compiled
@@ -109,10 +132,10 @@ def forbid_repeats(logits: Floats, before: NDArray[np.int64], n: int) -> None:
     forbidden = np.zeros(len(logits), np.bool_)
     last = len(before) - n + 1  # where the n - 1 characters begin that the next one would complete
     for start in range(last):
-        same = True
-        for k in range(n - 1):
-            same = same and before[start + k] == before[last + k]
-        if same:
+        k = n - 2
+        while k >= 0 and before[start + k] == before[last + k]:
+            k -= 1
+        if k < 0:
             forbidden[before[start + n - 1]] = True
     left = len(logits)
     for char in range(len(logits)):
@@ -123,37 +146,70 @@ def forbid_repeats(logits: Floats, before: NDArray[np.int64], n: int) -> None:
 
 
 @compiled
+def _sift_down(heap: NDArray[np.int64], size: int, place: int, logits: Floats) -> None:
+    """Let a character sink in a heap, the likeliest on top, equal ones by id, to where it belongs."""
+    char = heap[place]
+    logit = logits[char]
+    while 2 * place + 1 < size:
+        child = 2 * place + 1
+        likeliest = logits[heap[child]]
+        if child + 1 < size:
+            other = logits[heap[child + 1]]
+            if other > likeliest or (other == likeliest and heap[child + 1] < heap[child]):
+                child, likeliest = child + 1, other
+        if logit > likeliest or (logit == likeliest and char < heap[child]):
+            break
+        heap[place], place = heap[child], child
+    heap[place] = char
+
+
+@compiled
 def filter_logits(logits: Floats, top_k: int, top_p: float, min_p: float) -> None:
     """Set the logits of what must not be drawn to -inf, in place; at least one survives.
 
     logits: (V,). Each filter keeps a prefix of the candidates sorted by logit (equal ones by
     id) and sees the distribution that the one before it left, renormalised, at temperature 1.
+    They are taken from a heap, so that no more are sorted than are kept.
     Source: Holtzman et al. 2020 (top-p); Nguyen et al. 2024 (min-p).
     """
     if top_k == 0 and top_p == 1.0 and min_p == 0.0:
         return
-    order = np.argsort(-logits, kind="mergesort")
-    weights = np.empty(len(order), np.float64)
-    count = 0
-    for place in range(len(order)):
-        weights[place] = math.exp(np.float64(logits[order[place]]) - np.float64(logits[order[0]]))
-        count += logits[order[place]] > -np.inf  # what a guard forbade stands behind
-    if top_k > 0:
-        count = min(count, top_k)
-    if top_p < 1.0:
+    heap = np.empty(len(logits), np.int64)
+    for place in range(len(heap)):
+        heap[place] = place
+    for place in range(len(heap) // 2 - 1, -1, -1):
+        _sift_down(heap, len(heap), place, logits)
+    best = np.float64(logits[heap[0]])
+    weights = np.empty(len(logits), np.float64)
+    mass, count = 0.0, 0
+    for char in range(len(logits)):
+        weights[char] = math.exp(np.float64(logits[char]) - best)
+        mass += weights[char]
+        count += logits[char] > -np.inf  # what a guard forbade is no candidate
+    order = np.empty(len(logits), np.int64)
+    sorted_count = 0
+    limit = min(count, top_k) if top_k > 0 else count
+    if limit < count:
         mass = 0.0
-        for place in range(count):
-            mass += weights[place]
-        reached, kept = weights[0], 1
-        while reached < top_p * mass and kept < count:
-            reached += weights[kept]
-            kept += 1
-        count = kept
-    if min_p > 0.0:
-        while count > 1 and weights[count - 1] < min_p:
-            count -= 1
-    for place in range(count, len(order)):
-        logits[order[place]] = -np.inf
+    reached, kept = 0.0, 0
+    while kept < limit:
+        # all that top-k leaves must be known before top-p can say what its share of them is
+        while sorted_count < (limit if limit < count else kept + 1):
+            order[sorted_count] = heap[0]
+            mass += weights[heap[0]] if limit < count else 0.0
+            sorted_count += 1
+            heap[0] = heap[len(heap) - sorted_count]
+            _sift_down(heap, len(heap) - sorted_count, int(np.int64(0)), logits)  # a bare 0 would compile it again
+        weight = weights[order[kept]]
+        if kept > 0 and (weight < min_p or (top_p < 1.0 and reached >= top_p * mass)):
+            break
+        reached += weight
+        kept += 1
+    for place in range(kept):
+        weights[order[place]] = -1.0  # marks what stays
+    for char in range(len(logits)):
+        if weights[char] >= 0.0:
+            logits[char] = -np.inf
 
 
 @compiled
@@ -163,19 +219,23 @@ def draw(logits: Floats, uniform: float, temperature: float) -> int:
     logits: (V,). uniform in [0, 1). Temperature 0 is greedy; a tiny one can't make a NaN
     because the largest logit is subtracted before the division.
     """
-    best = int(np.argmax(logits))
+    best = 0
+    for char in range(len(logits)):
+        best = char if logits[char] > logits[best] else best
     if temperature == 0.0:
         return best
-    weights = np.empty(len(logits), np.float64)
+    weights = np.empty(len(logits), np.float32)
     total = 0.0
     for char in range(len(logits)):
-        weights[char] = math.exp((np.float64(logits[char]) - np.float64(logits[best])) / temperature)
-        total += weights[char]
+        power = np.float32((np.float64(logits[char]) - np.float64(logits[best])) / temperature)
+        weights[char] = exp(power) if power > np.float32(-80.0) else np.float32(0.0)  # exp itself never gets to zero
+    for char in range(len(logits)):
+        total += np.float64(weights[char])
     # A uniform this close to one could round past the end: the last id with mass is meant then.
     reached, char, last = 0.0, 0, best
     while char < len(logits):
         if weights[char] > 0.0:
-            reached += weights[char]
+            reached += np.float64(weights[char])
             last = char
             if uniform * total < reached:
                 break
@@ -185,31 +245,52 @@ def draw(logits: Floats, uniform: float, temperature: float) -> int:
 
 @compiled
 def generate(
-    weights: Weights,
+    part: Part,
+    rank: int,
     filters: Filters,
     ids: NDArray[np.int64],
-    start: int,
+    starts: NDArray[np.int64],
+    num_fed: int,
     uniforms: NDArray[np.float64],
     h: Floats,
     c: Floats,
     nats: NDArray[np.float64],
+    team: Team,
 ) -> None:
-    """Draw ids[start:], each from what the ones before it make of the state.
+    """Feed num_fed characters of every stream, then draw the next ones.
 
-    ids: (start + n,), the last known character at start - 1 has not been fed yet; the repeat
-    guard sees all of them. uniforms: (n,); nats: (n,), what each drawn character costs.
-    h, c: (L, H), changed in place.
+    ids: (S, …), of which row s is known up to starts[s], and its last num_fed + 1 known
+    characters have not been fed yet; the repeat guard sees all of them. uniforms: (S, n), for
+    the n to draw; nats: (S, n), what each drawn character costs. h, c: (L, S, H), changed in
+    place. Every thread of the team calls this with its rank and its part.
     """
-    buffers = np.empty((2, weights.table.shape[1]), np.float32)
-    logits = np.empty(len(weights.head_bias), np.float32)
-    allowed = np.empty_like(logits)
-    for place in range(start, len(ids)):
-        advance(weights, ids[place - 1], h, c, buffers)
-        matvec(weights.head_weight, h[len(h) - 1], weights.head_bias, logits)
-        for char in range(len(logits)):
-            allowed[char] = logits[char]
-        if filters.no_repeat_ngram > 0:
-            forbid_repeats(allowed, ids[:place], filters.no_repeat_ngram)
-        filter_logits(allowed, filters.top_k, filters.top_p, filters.min_p)
-        ids[place] = draw(allowed, uniforms[place - start], filters.temperature)
-        nats[place - start] = surprisal(logits, ids[place])
+    num_streams, count = uniforms.shape
+    buffers, chars = new_buffers(part, num_streams), np.empty(num_streams, np.int64)
+    logits = np.empty((num_streams, len(part.head) * BLOCK), np.float32)
+    allowed = np.empty(team.logits.shape[1], np.float32)
+    for layer in range(len(h)):
+        for stream in range(rank, num_streams, team.size):
+            narrow(h[layer, stream], team.outputs[0, layer, stream])
+    meet(team.barrier, team.size)
+    for step in range(num_fed + count):
+        drawn = step - num_fed
+        for stream in range(num_streams):
+            chars[stream] = ids[stream, starts[stream] + drawn - 1]
+        advance(part, chars, step % 2, h, c, team, buffers)
+        if drawn < 0:
+            continue
+        product(team.outputs[1 - step % 2, len(h) - 1], part.head, logits)
+        for stream in range(num_streams):
+            for v in range(len(part.head_bias)):
+                team.logits[stream, part.first_char + v] = logits[stream, v] + part.head_bias[v]
+        meet(team.barrier, team.size)
+        for stream in range(rank, num_streams, team.size):
+            free, place = team.logits[stream], starts[stream] + drawn
+            for v in range(len(free)):
+                allowed[v] = free[v]
+            if filters.no_repeat_ngram > 0:
+                forbid_repeats(allowed, ids[stream, :place], filters.no_repeat_ngram)
+            filter_logits(allowed, filters.top_k, filters.top_p, filters.min_p)
+            ids[stream, place] = draw(allowed, uniforms[stream, drawn], filters.temperature)
+            nats[stream, drawn] = surprisal(free, ids[stream, place])
+        meet(team.barrier, team.size)

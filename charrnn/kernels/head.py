@@ -47,7 +47,7 @@ def new_logits(packed: PackedHead, num_rows: int) -> Floats:
 @compiled
 def fill_logits(packed: PackedHead, y: Stored, logits: Floats) -> None:
     """The logits of rows y (R, H), in the first V columns of logits (at least R, padded(V))."""
-    product(y, packed.weight, logits, False)
+    product(y, packed.weight, logits)
     for i in range(len(y)):
         for v in range(len(packed.bias)):
             logits[i, v] += packed.bias[v]
@@ -111,7 +111,7 @@ def nats_and_gradients(
             for v in range(vocab_size):
                 d_bias[v] += row[v]
             narrow(row, errors[i])
-        product(errors[:count], packed.weight_back, back, False)
+        product(errors[:count], packed.weight_back, back)
         for i in range(count):
             narrow(back[i, :size], dy[first + i])
         add_outer_product(errors[:count], y[first : first + count], d_weight, sides)

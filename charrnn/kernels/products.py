@@ -53,6 +53,8 @@ def has_fast_bfloat16() -> bool:
 # asks for too: the processor and its features.
 WIDTH, COLUMNS, ROWS = (16, 2, 8) if cpu_has("avx512f") else (8, 3, 4)  # of a vector; vectors in a block; rows of A
 BLOCK = WIDTH * COLUMNS
+# Blocks that a single row of A meets side by side: one block's few sums would wait for one another.
+ABREAST = 3
 # What an outer product takes at a time, so that it stays in the caches: rows of either side, columns of A.
 STEPS, PANEL = 256, 768
 
@@ -70,8 +72,8 @@ class _BFloat(ir.types.Type):  # type: ignore[misc]
         return hash(_BFloat)
 
 
-def _make_tile(num_rows: int) -> Any:
-    """The innermost loop for so many rows of A, as a function that numba can inline."""
+def _make_tile(num_rows: int, num_blocks: int = 1) -> Any:
+    """The innermost loop for so many rows of A and blocks of B, as a function that numba can inline."""
 
     @intrinsic
     def tile(
@@ -83,23 +85,24 @@ def _make_tile(num_rows: int) -> Any:
         b: Any,
         b_at: Any,
         b_step: Any,
+        b_next: Any,
         depth: Any,
         out: Any,
         at: Any,
         row: Any,
         add: Any,
     ) -> Any:
-        """out[at + i * row + j] (+)= sum over k of A's row i times a block of columns of B.
+        """out[at + i * row + j] (+)= sum over k of A's row i times the columns of blocks of B.
 
-        A's row i begins at a_at + i * a_row and goes on by a_step, the block begins at b_at
-        and goes on by b_step; all are counted in elements.
+        A's row i begins at a_at + i * a_row and goes on by a_step, the first block begins at
+        b_at and goes on by b_step, and b_next further stands the next; all are counted in elements.
         """
-        places = (types.intp, types.intp)
-        signature = types.void(a, *places, types.intp, b, *places, types.intp, out, *places, types.boolean)
+        places = (types.intp, types.intp, types.intp)
+        signature = types.void(a, *places, b, *places, types.intp, out, types.intp, types.intp, types.boolean)
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            arrays = [context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 4, 8)]
-            _Tile(builder, num_rows, bfloat16=a.dtype == types.uint16).emit(*arrays, *arguments)
+            arrays = [context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 4, 9)]
+            _Tile(builder, num_rows, num_blocks, bfloat16=a.dtype == types.uint16).emit(*arrays, *arguments)
             return context.get_dummy_value()
 
         return signature, generate
@@ -113,19 +116,20 @@ class _Tile:
     VECTOR = ir.VectorType(_FLOAT, WIDTH)
     PAIRS = ir.VectorType(_BFloat(), 2 * WIDTH)
 
-    def __init__(self, builder: Any, num_rows: int, *, bfloat16: bool) -> None:
-        self.builder, self.num_rows, self.bfloat16 = builder, num_rows, bfloat16
+    def __init__(self, builder: Any, num_rows: int, num_blocks: int, *, bfloat16: bool) -> None:
+        self.builder, self.num_rows, self.num_blocks, self.bfloat16 = builder, num_rows, num_blocks, bfloat16
         self.word, self.size = (_INT32, 2) if bfloat16 else (_FLOAT, 1)  # of what is spread over a vector
         self.kind = self.PAIRS if bfloat16 else self.VECTOR
         name = "llvm.x86.avx512bf16.dpbf16ps.512" if bfloat16 else f"llvm.fmuladd.v{WIDTH}f32"
         function = ir.FunctionType(self.VECTOR, [self.VECTOR, self.kind, self.kind])
         self.multiply = _build.get_or_insert_function(builder.module, function, name)
         zero = ir.Constant(self.VECTOR, [0.0] * WIDTH)
-        self.sums = [[_build.alloca_once_value(builder, zero) for _ in range(COLUMNS)] for _ in range(num_rows)]
+        width = num_blocks * COLUMNS
+        self.sums = [[_build.alloca_once_value(builder, zero) for _ in range(width)] for _ in range(num_rows)]
 
     def emit(self, a: Any, b: Any, out: Any, *arguments: Any) -> None:
         """The whole tile; arguments as those of `tile`, arrays by their data."""
-        _, a_at, a_row, a_step, _, b_at, b_step, depth, _, at, row, add = arguments
+        _, a_at, a_row, a_step, _, b_at, b_step, b_next, depth, _, at, row, add = arguments
         builder = self.builder
         a_rows = [self._place(a, a_at, builder.mul(a_row, _INDEX(i))) for i in range(self.num_rows)]
         out_rows = [self._place(out, at, builder.mul(row, _INDEX(i))) for i in range(self.num_rows)]
@@ -134,11 +138,12 @@ class _Tile:
                 builder.store(self._load_vector(out_rows[i], j, self.VECTOR), self.sums[i][j])
 
         def accumulate(step: Any, kind: Any) -> None:
-            start = self._place(b, b_at, builder.mul(step, b_step))
-            columns = [self._load_vector(start, j, self.kind) for j in range(COLUMNS)]
+            start = builder.add(b_at, builder.mul(step, b_step))
+            blocks = [self._place(b, start, builder.mul(b_next, _INDEX(block))) for block in range(self.num_blocks)]
+            columns = [self._load_vector(place, j, self.kind) for place in blocks for j in range(COLUMNS)]
             for i in range(self.num_rows):
                 value = self._spread(builder.gep(a_rows[i], [builder.mul(step, a_step)]), kind)
-                for j in range(COLUMNS):
+                for j in range(len(columns)):
                     total = builder.load(self.sums[i][j])
                     terms = (total, columns[j], value) if self.bfloat16 else (columns[j], value, total)
                     builder.store(builder.call(self.multiply, terms), self.sums[i][j])
@@ -154,7 +159,7 @@ class _Tile:
             builder.store(builder.load(self.sums[i][j]), builder.bitcast(place, self.VECTOR.as_pointer()), align=4)
 
     def _cells(self) -> list[tuple[int, int]]:
-        return [(i, j) for i in range(self.num_rows) for j in range(COLUMNS)]
+        return [(i, j) for i in range(self.num_rows) for j in range(self.num_blocks * COLUMNS)]
 
     def _place(self, data: Any, start: Any, offset: Any) -> Any:
         return self.builder.gep(data, [self.builder.add(start, offset)])
@@ -176,7 +181,7 @@ class _Tile:
         return builder.bitcast(spread, self.kind)
 
 
-_tile, _tile_of_one = _make_tile(ROWS), _make_tile(1)
+_tile, _tile_of_one, _wide_tile = _make_tile(ROWS), _make_tile(1), _make_tile(1, ABREAST)
 
 
 @compiled
@@ -223,6 +228,23 @@ def _lay(a: Any, k: Any, first: Any, last: Any, out: Any) -> Any:
             words[j] = np.uint32(row[j]) | ((np.uint32(partner[j]) & keep) << np.uint32(16))
 
     return one if a.dtype == types.float32 else pair
+
+
+def packed_transpose(b: Floats, like: Stored) -> Stored:
+    """Pack B, given as its transpose (N, K), in new memory and stored as `like` is.
+
+    As narrow and pack_transposed together, but for a program that packs once and has no time
+    to compile.
+    """
+    num_columns, depth = b.shape
+    size = 4 // like.itemsize
+    whole = np.zeros((-(-num_columns // BLOCK) * BLOCK, -(-depth // size) * size), np.float32)
+    whole[:num_columns, :depth] = b
+    if like.dtype != np.float32:
+        bits = whole.view(np.uint32)
+        whole = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    rows = whole.reshape(-1, BLOCK, whole.shape[1] // size, size)
+    return np.ascontiguousarray(rows.transpose(0, 2, 1, 3)).reshape(len(rows), rows.shape[2], BLOCK * size)
 
 
 @compiled
@@ -278,22 +300,31 @@ def _multiply_block(
     row = out.strides[0] // out.itemsize
     tiled = num_rows - num_rows % ROWS
     for i in range(0, tiled, ROWS):
-        _tile(a, i * a_row, a_row, a_step, b, b_at, b_step, depth, out, at + i * row, row, add)
+        _tile(a, i * a_row, a_row, a_step, b, b_at, b_step, 0, depth, out, at + i * row, row, add)
     for i in range(tiled, num_rows):
-        _tile_of_one(a, i * a_row, a_row, a_step, b, b_at, b_step, depth, out, at + i * row, row, add)
+        _tile_of_one(a, i * a_row, a_row, a_step, b, b_at, b_step, 0, depth, out, at + i * row, row, add)
 
 
 @compiled
-def product(a: Stored, packed: Stored, out: Floats, add: bool) -> None:
-    """out (+)= A B. a: (M, K) with contiguous rows; out: (M, at least padded(N)), its padding overwritten.
+def product(a: Stored, packed: Stored, out: Floats) -> None:
+    """out = A B. a: (M, K) with contiguous rows; out: (M, at least padded(N)), its padding overwritten.
 
-    Blocks of B in the outer loop: each stays in the cache until all of A has met it.
+    Blocks of B in the outer loop: each stays in the cache until all of A has met it. A number
+    of the result doesn't depend on what else is in A or B: its sum goes along K in every tile.
     """
     num_rows, depth = a.shape
-    a_row, size, b_step = a.strides[0] // a.itemsize, step_size(a), packed.shape[2]
-    for block in range(packed.shape[0]):
-        b_at = block * packed.shape[1] * b_step
-        _multiply_block(a, a_row, size, packed, b_at, b_step, depth, out, block * BLOCK, num_rows, add)
+    a_row, size, b_step, row = a.strides[0] // a.itemsize, step_size(a), packed.shape[2], out.strides[0] // out.itemsize
+    b_next, num_blocks = packed.shape[1] * b_step, packed.shape[0]
+    tiled = num_rows - num_rows % ROWS
+    for first in range(0, num_blocks, ABREAST):
+        abreast = first + ABREAST <= num_blocks
+        for block in range(first, min(first + ABREAST, num_blocks)):
+            at, count = block * BLOCK, tiled if abreast else num_rows
+            _multiply_block(a, a_row, size, packed, block * b_next, b_step, depth, out, at, count, False)
+        if abreast:
+            at, b_at = first * BLOCK, first * b_next
+            for i in range(tiled, num_rows):
+                _wide_tile(a, i * a_row, 0, size, packed, b_at, b_step, b_next, depth, out, i * row + at, 0, False)
 
 
 @compiled

@@ -45,6 +45,15 @@ class Packed(NamedTuple):
     inner_bias: Floats
 
 
+def fold_biases(cell: str, bias_ih: Floats, bias_hh: Floats) -> tuple[Floats, Floats]:
+    """What a layer's two biases (N,) add up to, and the part of bias_hh inside the GRU's candidate, (H,) or (0,)."""
+    inner = len(bias_hh) // 3 if cell == "gru" else 0
+    outer = len(bias_hh) - inner
+    bias = np.array(bias_ih)
+    bias[:outer] += bias_hh[:outer]
+    return bias, np.array(bias_hh[outer:])
+
+
 @compiled
 def rnn_step(projected: Floats, recurrent: Floats, h: Floats) -> None:
     """h' = tanh(projected + recurrent), all (H,); projected is W_ih x + b_ih, recurrent W_hh h + b_hh."""
@@ -120,8 +129,8 @@ def forward(
             narrow(c[b], cells[0, b])
     for t in range(num_steps):
         if len(packed.table) == 0:
-            product(x[t], packed.input, projected, False)
-        product(y[t], packed.recurrent, recurrent, False)
+            product(x[t], packed.input, projected)
+        product(y[t], packed.recurrent, recurrent)
         kept = gates[t % len(gates)]
         for b in range(num_lanes):
             p, r = projected[b, : len(packed.bias)], recurrent[b, : len(packed.bias)]
@@ -294,9 +303,9 @@ def backward(
                     for i in range(size):
                         scratch[2 * size + i] = scratch[3 * size + i]
                 narrow(scratch[:width], d_gates[row + b])
-            product(d_gates[row:next_row], packed.recurrent_back, carry, False)
+            product(d_gates[row:next_row], packed.recurrent_back, carry)
             if not is_first:
-                product(d_outer[row:next_row], packed.input_back, inputs, False)
+                product(d_outer[row:next_row], packed.input_back, inputs)
                 for b in range(num_lanes):
                     narrow(inputs[b, : dx.shape[2]], dx[t, b])
         count = (stop - start) * num_lanes

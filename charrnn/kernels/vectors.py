@@ -43,6 +43,11 @@ def compiled(function: F) -> F:
     return cast(F, kernel)
 
 
+def inlined(function: F) -> F:
+    """Compile a function only as a part of those that call it: an entry of its own would take half a second."""
+    return cast(F, numba.njit(inline="always")(function))
+
+
 @functools.cache
 def _forget_outdated(folder: Path) -> None:
     """Drop what was compiled from other sources than these.

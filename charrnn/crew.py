@@ -1,0 +1,133 @@
+"""Threads that draw text together, each with its part of a network.
+
+Letters: S streams, L layers, H hidden size, V vocabulary, N gates * a part's units.
+"""
+
+import itertools
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn.config import NUM_GATES, ModelConfig, Precision
+from charrnn.kernels.barrier import abandon, new_barrier
+from charrnn.kernels.generation import Filters, Part, Team, generate
+from charrnn.kernels.products import BLOCK, WIDTH, packed_transpose, product
+from charrnn.kernels.recurrent import CELLS, fold_biases
+from charrnn.kernels.vectors import Floats
+
+State = tuple[Floats, Floats]  # h, and the LSTM's c; each (L, S, H)
+
+_FEED = 4096  # characters of a prompt read at a time, so that Ctrl-C is heard
+_WEIGHTS_PER_THREAD = 1 << 15  # fewer are read sooner than two threads meet
+
+
+class Crew:
+    """A network, and as many threads as it keeps busy. They share every character; the caller's is one of them."""
+
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, Any], threads: int, precision: Precision) -> None:
+        self.config = config
+        self.storage: type[np.generic] = np.uint16 if precision == "bfloat16" else np.float32
+        most = min(config.num_parameters // _WEIGHTS_PER_THREAD, -(-config.hidden_size // WIDTH))
+        self.parts = make_parts(config, tensors, max(1, min(threads, most)), self.storage)
+
+    def new_state(self) -> State:
+        """Zeros for one stream."""
+        zeros = np.zeros((self.config.num_layers, 1, self.config.hidden_size), np.float32)
+        return zeros, zeros.copy()
+
+    def read(self, ids: NDArray[np.int64], state: State) -> None:
+        """Feed a stream's state, (L, 1, H), with characters (n,), in place."""
+        for first in range(0, len(ids), _FEED):
+            piece = np.append(ids[first : first + _FEED], 0)[None]  # the last would be fed before a draw
+            self.draw(Filters(), piece, np.array([piece.size]), np.empty((1, 0)), state, num_fed=piece.size - 1)
+
+    def draw(
+        self,
+        filters: Filters,
+        ids: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        numbers: NDArray[np.float64],
+        state: State,
+        *,
+        num_fed: int = 0,
+    ) -> NDArray[np.float64]:
+        """Draw the next n characters of S streams, in place, as generation.generate; return what they cost, (S, n)."""
+        size, num_streams, nats = len(self.parts), len(ids), np.empty(numbers.shape)
+        outputs = np.empty((2, self.config.num_layers, num_streams, self.config.hidden_size), self.storage)
+        logits = np.empty((num_streams, self.config.vocab_size), np.float32)
+        team = Team(new_barrier(), size, outputs, logits)
+
+        def take_part(rank: int) -> None:
+            try:
+                generate(self.parts[rank], rank, filters, ids, starts, num_fed, numbers, *state, nats, team)
+            except BaseException:
+                abandon(team.barrier)
+                raise
+
+        try:
+            others = [self._pool.submit(take_part, rank) for rank in range(1, size)]
+            take_part(0)
+        except BaseException:  # Ctrl-C between two of them, say: nobody may wait for one that never comes
+            abandon(team.barrier)
+            raise
+        for other in others:
+            other.result()
+        return nats
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(len(self.parts), "charrnn")
+
+
+def make_parts(
+    config: ModelConfig, tensors: Mapping[str, Any], num_parts: int, storage: type[np.generic] = np.float32
+) -> list[Part]:
+    """Lay a model's tensors out for so many threads. storage: float32, or uint16 for bfloat16."""
+    hidden_size, gates = config.hidden_size, NUM_GATES[config.cell]
+    like = np.empty(0, storage)
+
+    def packed(weights: list[Any]) -> Any:
+        nothing = [np.empty((0, 0, 0), storage)]
+        return np.stack([packed_transpose(weight, like) for weight in weights] or nothing)[: len(weights)]
+
+    layers = [
+        {name: tensors[f"layers.{k}.{name}_l0"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+        for k in range(config.num_layers)
+    ]
+    biases = [fold_biases(config.cell, layer["bias_ih"], layer["bias_hh"]) for layer in layers]
+    first_weight = packed_transpose(layers[0]["weight_ih"], biases[0][0])
+    table = np.empty((config.vocab_size, first_weight.shape[0] * BLOCK), np.float32)
+    embedding = np.array(tensors["embedding.weight"])  # a copy: arrays from a file lie unaligned
+    product(embedding, first_weight, table)
+    table = table[:, : gates * hidden_size] + biases[0][0]
+    parts = []
+    for units, chars in zip(
+        _cut(hidden_size, num_parts, WIDTH), _cut(config.vocab_size, num_parts, BLOCK), strict=True
+    ):
+        rows = np.concatenate([np.arange(units.start, units.stop) + gate * hidden_size for gate in range(gates)])
+        parts.append(
+            Part(
+                cell=CELLS[config.cell],
+                first_unit=units.start,
+                first_char=chars.start,
+                table=np.array(table[:, rows], np.float32, order="C"),
+                input=packed([layer["weight_ih"][rows] for layer in layers[1:]]),
+                recurrent=packed([layer["weight_hh"][rows] for layer in layers]),
+                bias=np.array([bias[rows] for bias, _ in biases[1:]], np.float32).reshape(-1, len(rows)),
+                inner_bias=np.array([inner[units] for _, inner in biases], np.float32),
+                head=packed([tensors["head.weight"][chars]])[0],
+                head_bias=np.array(tensors["head.bias"][chars], np.float32),
+            )
+        )
+    return parts
+
+
+def _cut(total: int, num_parts: int, grain: int) -> list[slice]:
+    """Cut a range into parts of nearly equal length, each but the last a multiple of the grain; some may be empty."""
+    grains = -(-total // grain)
+    places = [min(total, grains * part // num_parts * grain) for part in range(num_parts + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(places)]
