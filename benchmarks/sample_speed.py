@@ -1,11 +1,15 @@
-"""How fast text is drawn: ours beside PyTorch's own modules stepped in a loop, alternating in one process.
+"""How fast text is drawn: ours beside PyTorch's own modules stepped in a loop, taking turns.
 
     python benchmarks/sample_speed.py [--seconds 1.0] [--rounds 5] [--precision float32] [--json FILE]
 
 One stream and 64 side by side, V = 65, random weights, all the process's cores for both;
-medians over the rounds. The last column is the weights read per second over what as many
-threads read when they sum an array of the same size: how much of the memory's speed is used.
-Where streams share a pass over the weights it says nothing and is left out.
+medians over the rounds. PyTorch's side is a process of its own for each size, which loads
+its weights from a file as a person's script would: in one process, what ours leaves behind
+in malloc changes the speed of its LSTM by a factor of four.
+
+The last column is the weights read per second over what as many threads read when they sum
+an array of the same size: how much of the memory's speed is used. Where streams share a
+pass over the weights it says nothing and is left out.
 """
 
 import argparse
@@ -14,9 +18,12 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +50,45 @@ def ours(sampler: Sampler, count: int, batch: int) -> float:
 
 
 @torch.inference_mode()
-def stock(model: CharRNN, count: int, batch: int) -> float:
-    """The same by the usual loop: embedding, torch.nn layers, head, softmax, multinomial."""
-    kind = {"gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[model.config.cell]
-    rnn = kind(model.config.embedding_dim, model.config.hidden_size, num_layers=model.config.num_layers)
-    x, state = torch.zeros(1, batch, dtype=torch.int64), None
-    start = time.perf_counter()
-    for _ in range(count):
-        y, state = rnn(model.embedding(x), state)
-        x = torch.multinomial(torch.softmax(model.head(y[0]) / 0.8, -1), 1).T
-    return time.perf_counter() - start
+def serve_stock(cell: str, layers: int, hidden: int, batch: int, path: str) -> None:
+    """For each number on stdin, draw so many characters of each stream by the usual loop and print the seconds."""
+    embedding = torch.nn.Embedding(65, 64)
+    rnn = {"gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[cell](64, hidden, num_layers=layers)
+    head = torch.nn.Linear(hidden, 65)
+    network = torch.nn.ModuleList([embedding, rnn, head])
+    if not Path(path).exists():
+        torch.save(network.state_dict(), path)
+    network.load_state_dict(torch.load(path))
+    for line in sys.stdin:
+        x, state = torch.zeros(1, batch, dtype=torch.int64), None
+        start = time.perf_counter()
+        for _ in range(int(line)):
+            y, state = rnn(embedding(x), state)
+            x = torch.multinomial(torch.softmax(head(y[0]) / 0.8, -1), 1).T
+        print(time.perf_counter() - start, flush=True)
+
+
+@contextmanager
+def stock(cell: str, layers: int, hidden: int, batch: int) -> Any:
+    """A function of the number of characters, answered by a process that does nothing else."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["--stock", cell, str(layers), str(hidden), str(batch), f"{folder}/weights.pt"]
+        child = subprocess.Popen(
+            [sys.executable, __file__, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdin
+        assert child.stdout
+
+        def seconds(count: int) -> float:
+            print(count, file=child.stdin, flush=True)
+            return float(child.stdout.readline())
+
+        try:
+            yield seconds
+        finally:
+            child.stdin.close()
+            child.wait()
+            child.stdout.close()
 
 
 @numba.njit(nogil=True, fastmath=True)
@@ -78,11 +114,21 @@ def read_rate(num_bytes: int, threads: int) -> float:
     return statistics.median(rates)
 
 
-def compare(sampler: Sampler | None, fast: list[float], slow: list[float]) -> dict[str, float]:
-    """What the rounds come to; with a sampler, how much of the memory's speed it used."""
-    row = {"ours": statistics.median(fast), "stock": statistics.median(slow)}
+def measure(sampler: Sampler, batch: int, seconds: float, rounds: int) -> dict[str, Any]:
+    """One row of the table."""
+    config = sampler.config
+    ours(sampler, 50, batch)  # compiles what isn't
+    with stock(config.cell, config.num_layers, config.hidden_size, batch) as theirs:
+        theirs(20)
+        counts = max(20, int(200 * seconds / ours(sampler, 200, batch))), max(20, int(50 * seconds / theirs(50)))
+        fast, slow = [], []
+        for _ in range(rounds):
+            fast.append(batch * counts[0] / ours(sampler, counts[0], batch))
+            slow.append(batch * counts[1] / theirs(counts[1]))
+    row = {"cell": config.cell, "layers": config.num_layers, "hidden": config.hidden_size, "streams": batch}
+    row |= {"threads": len(sampler.crew.parts), "ours": statistics.median(fast), "stock": statistics.median(slow)}
     row["ratio"] = statistics.median(a / b for a, b in zip(fast, slow, strict=True))
-    if sampler:
+    if batch == 1:
         parts = sampler.crew.parts
         num_bytes = sum(part.table[0].nbytes + sum(array.nbytes for array in part[4:]) for part in parts)
         row["bytes_per_second"] = row["ours"] * num_bytes
@@ -108,7 +154,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of our weights")
+    parser.add_argument("--stock", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.stock:
+        cell, *numbers, path = options.stock
+        serve_stock(cell, *map(int, numbers), path)
+        return
     machine = f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores"
     print(f"{machine}; torch {torch.__version__}, {torch.get_num_threads()} threads; ours in {options.precision}\n")
     print(
@@ -118,23 +169,12 @@ def main() -> None:
     rows = []
     for batch, (cell, layers, hidden) in itertools.product([1, 64], SIZES):
         config = ModelConfig(cell=cell, vocab_size=65, embedding_dim=64, hidden_size=hidden, num_layers=layers)
-        model = CharRNN(config, seed=1)
-        file = ModelFile(config, Vocab("".join(map(chr, range(33, 98)))), model.to_arrays(), {}, {})
-        sampler = Sampler(file, precision=options.precision)
-        ours(sampler, 50, batch)  # compiles what isn't
-        counts = (
-            max(20, int(200 * options.seconds / ours(sampler, 200, batch))),
-            max(20, int(50 * options.seconds / stock(model, 50, batch))),
+        arrays = CharRNN(config, seed=1).to_arrays()
+        sampler = Sampler(
+            ModelFile(config, Vocab("".join(map(chr, range(33, 98)))), arrays, {}, {}), precision=options.precision
         )
-        speeds: tuple[list[float], list[float]] = ([], [])
-        for _ in range(options.rounds):
-            speeds[0].append(batch * counts[0] / ours(sampler, counts[0], batch))
-            speeds[1].append(batch * counts[1] / stock(model, counts[1], batch))
-        row = {"cell": cell, "layers": layers, "hidden": hidden, "streams": batch, "threads": len(sampler.crew.parts)}
-        row |= compare(sampler, *speeds) if batch == 1 else compare(None, *speeds)
-        rows.append(row)
-        print(show(row))
-        sys.stdout.flush()
+        rows.append(measure(sampler, batch, options.seconds, options.rounds))
+        print(show(rows[-1]), flush=True)
     if options.json:
         options.json.write_text(json.dumps({"machine": machine, "torch": torch.__version__, "rows": rows}, indent=1))
 

@@ -21,7 +21,6 @@ from charrnn.metrics import Evaluated, Evaluation, Event, Finished, Plan, Progre
 from charrnn.vocab import describe as unicode_name
 
 _SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal to draw a bar on
-_SECONDS_BETWEEN_FLUSHES = 0.05
 
 
 def printable(text: str) -> str:
@@ -105,26 +104,18 @@ def error(text: str) -> None:
 
 
 def stream(pieces: Iterator[str]) -> None:
-    """Write text as it is drawn.
+    """Write text as it is drawn, each piece at once.
 
-    On a terminal each character appears at once, control characters as escapes; elsewhere
-    the bytes are faithful and leave at newlines and at least every 50 ms.
+    On a terminal control characters are shown as escapes; elsewhere the bytes are faithful.
     """
     terminal = on_terminal()
     piece = ""
-    waiting: list[str] = []
-    flushed = time.monotonic()
     try:
         for piece in pieces:
-            waiting.append(printable(piece) if terminal else piece)
-            if terminal or "\n" in piece or time.monotonic() - flushed > _SECONDS_BETWEEN_FLUSHES:
-                text, waiting = "".join(waiting), []
-                write(text.encode("utf-8", "surrogatepass"))
-                flushed = time.monotonic()
+            write((printable(piece) if terminal else piece).encode("utf-8", "surrogatepass"))
     finally:
         if terminal and not piece.endswith("\n"):  # the shell's prompt follows
-            waiting.append("\n")
-        write("".join(waiting).encode("utf-8", "surrogatepass"))
+            write(b"\n")
 
 
 def table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = ()) -> None:

@@ -26,8 +26,8 @@ from charrnn.kernels.products import has_fast_bfloat16
 from charrnn.vocab import Vocab
 
 SIDE_BY_SIDE = 64  # streams that share a pass over the weights
-_FIRST_BLOCK, _LAST_BLOCK = 16, 4096  # characters drawn at a time; the text doesn't depend on it
-_SECONDS_PER_BLOCK = 0.02  # so that text flows and Ctrl-C is heard
+_FIRST_BLOCK, _LAST_BLOCK = 4, 4096  # characters drawn at a time; the text doesn't depend on it
+_SECONDS_PER_BLOCK = 0.02  # about; so that text flows, at least every 50 ms, and Ctrl-C is heard
 _MOST_WAITING = 1 << 16  # characters that a stream draws ahead of its reader
 _MOST_KNOWN = 1 << 24  # characters that a repeat guard looks through in all streams of a block
 

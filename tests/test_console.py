@@ -249,39 +249,23 @@ def test_stream_on_a_terminal_shows_control_characters(monkeypatch: pytest.Monke
     assert terminal.reached.getvalue() == rb"a\x1b[31m\x9b" + b"\n"
 
 
-def test_stream_on_a_terminal_shows_each_character_at_once(
-    monkeypatch: pytest.MonkeyPatch, now: SimpleNamespace
-) -> None:
-    """Nothing waits, even though no time passes."""
-    terminal = open_terminal(monkeypatch)
-    seen = []
+@pytest.mark.parametrize("terminal", [False, True])
+def test_each_piece_of_a_stream_leaves_at_once(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    """On a terminal and in a pipe nothing waits for a newline, nor for what comes next."""
+    reached, seen = io.BytesIO(), []
+    if terminal:
+        reached = open_terminal(monkeypatch).reached
+    else:
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(reached, encoding="utf-8"))
 
     def pieces() -> Iterator[str]:
-        for char in "abc":
-            yield char
-            seen.append(terminal.reached.getvalue())
-
-    console.stream(pieces())
-    assert seen == [b"a", b"ab", b"abc"]
-
-
-def test_stream_in_a_pipe_leaves_at_newlines_and_every_50_ms(
-    monkeypatch: pytest.MonkeyPatch, now: SimpleNamespace
-) -> None:
-    """Lines leave as soon as they end, parts of lines when 50 ms have passed, the rest at the end."""
-    reached = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(reached, encoding="utf-8"))
-    seen = []
-
-    def pieces() -> Iterator[str]:
-        for char, wait in [("a", 0.0), ("\n", 0.0), ("b", 0.0), ("c", 0.06), ("d", 0.0)]:
-            now.seconds += wait
-            yield char
+        for piece in ("a", "b\ncd", "e\n"):
+            yield piece
             seen.append(reached.getvalue())
 
     console.stream(pieces())
-    assert seen == [b"", b"a\n", b"a\n", b"a\nbc", b"a\nbc"]
-    assert reached.getvalue() == b"a\nbcd"
+    assert seen == [b"a", b"ab\ncd", b"ab\ncde\n"]
+    assert reached.getvalue() == b"ab\ncde\n"
 
 
 def test_stream_writes_what_it_has_when_the_source_fails(capsysbinary: pytest.CaptureFixture[bytes]) -> None:

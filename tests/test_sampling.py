@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -426,3 +427,25 @@ def test_a_guarded_text_follows_the_naive_distribution():
         assert char == int(np.searchsorted(cumulative, uniform, side="right"))
         known.append(char)
         logits, states = naive.step(char, states)
+
+
+@pytest.mark.parametrize("seconds_per_char", [1e-7, 1e-4, 3e-3, 0.2])
+def test_text_flows_at_any_speed(monkeypatch, seconds_per_char):
+    """After the first blocks each takes between a fifth and all of 50 ms, or is as long or short as can be."""
+    clock = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(sampling, "time", SimpleNamespace(perf_counter=lambda: clock.seconds))
+    sampler, real, took = Sampler(make_file()), crew.Crew.draw, []
+
+    def draw(self, filters, ids, starts, numbers, state):
+        took.append(numbers.shape[1] * seconds_per_char)
+        clock.seconds += took[-1]
+        return real(self, filters, ids, starts, numbers, state)
+
+    monkeypatch.setattr(crew.Crew, "draw", draw)
+    stream = sampler.stream(length=-1, seed=1)
+    for _ in range(30):
+        next(stream)
+    for seconds in took[15:]:
+        assert seconds <= max(0.05, seconds_per_char)
+        assert seconds >= min(0.01, 4096 * seconds_per_char)
+    assert stream.seconds == pytest.approx(sum(took))
