@@ -130,7 +130,8 @@ def measure(sampler: Sampler, batch: int, seconds: float, rounds: int) -> dict[s
     row["ratio"] = statistics.median(a / b for a, b in zip(fast, slow, strict=True))
     if batch == 1:
         parts = sampler.crew.parts
-        num_bytes = sum(part.table[0].nbytes + sum(array.nbytes for array in part[4:]) for part in parts)
+        read_whole = ("input", "recurrent", "bias", "inner_bias", "head", "head_bias")
+        num_bytes = sum(p.table[0].nbytes + sum(getattr(p, name).nbytes for name in read_whole) for p in parts)
         row["bytes_per_second"] = row["ours"] * num_bytes
         row["share_of_read_rate"] = row["bytes_per_second"] / read_rate(num_bytes, len(parts))
     return row

@@ -113,6 +113,7 @@ def make_parts(
             Part(
                 cell=CELLS[config.cell],
                 first_unit=units.start,
+                num_units=units.stop - units.start,
                 first_char=chars.start,
                 table=np.array(table[:, rows], np.float32, order="C"),
                 input=packed([layer["weight_ih"][rows] for layer in layers[1:]]),

@@ -29,16 +29,17 @@ from charrnn.kernels.vectors import Floats, Stored, compiled, exp, inlined, narr
 class Part(NamedTuple):
     """A thread's part of a network: all gates of its units, and its part of the vocabulary.
 
-    cell: from recurrent.CELLS. first_unit, first_char: where its parts begin. table: (V, N),
-    the first layer's input projection with its bias. input: (L - 1, …) packed (H, N) of the
-    layers above it; recurrent: (L, …) packed (H, N). bias: (L - 1, N), as the table's all but
-    the part inside the GRU's candidate, which is inner_bias (L, U), of the others (L, 0).
-    head: packed (H, its part of V), head_bias its part of (V,). Float32; input, recurrent and
-    head may be stored in bfloat16.
+    cell: from recurrent.CELLS. first_unit, num_units: its units; first_char: where its part of
+    V begins. table: (V, N), the first layer's input projection with its bias. input: (L - 1, …)
+    packed (H, N) of the layers above it; recurrent: (L, …) packed (H, N). bias: (L - 1, N), as
+    the table's all but the part inside the GRU's candidate, which is inner_bias (L, U), of the
+    others (L, 0). head: packed (H, its part of V), head_bias its part of (V,). Float32; input,
+    recurrent and head may be stored in bfloat16.
     """
 
     cell: int
     first_unit: int
+    num_units: int
     first_char: int
     table: Floats
     input: Stored
@@ -72,11 +73,6 @@ class Filters(NamedTuple):
     no_repeat_ngram: int = 0
 
 
-@compiled
-def _num_gates(cell: int) -> int:
-    return 1 if cell == RNN else 3 if cell == GRU else 4
-
-
 @inlined
 def advance(
     part: Part, chars: NDArray[np.int64], now: int, h: Floats, c: Floats, team: Team, buffers: tuple[Floats, Floats]
@@ -89,7 +85,7 @@ def advance(
     """
     projected, recurrent = buffers
     width = part.table.shape[1]
-    mine = slice(part.first_unit, part.first_unit + width // _num_gates(part.cell))
+    mine = slice(part.first_unit, part.first_unit + part.num_units)
     before, after = team.outputs[now], team.outputs[1 - now]
     for layer in range(len(h)):
         product(before[layer], part.recurrent[layer], recurrent)
