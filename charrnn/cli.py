@@ -415,7 +415,9 @@ def main() -> NoReturn:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        console.error("out of memory; try a smaller --batch-size, --seq-len or --hidden-size")
+        console.error(
+            "out of memory; train with a smaller --batch-size, --seq-len or --hidden-size, sample with fewer -N"
+        )
         code = ResourceError.exit_code
     sys.exit(code)
 

@@ -136,6 +136,8 @@ class SampleConfig(Checked):
         super().__post_init__()
         if self.unknown not in ("error", "skip"):
             raise UsageError(f"--unknown must be error or skip, not {self.unknown!r}")
+        if isinstance(self.stop, str) or not all(isinstance(stop, str) for stop in self.stop):
+            raise UsageError(f"--stop takes texts, one each time it is given, not {self.stop!r}")
         if "" in self.stop:
             raise UsageError("--stop '' would end every sample before its first character; leave it out")
 

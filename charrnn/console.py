@@ -103,6 +103,14 @@ def error(text: str) -> None:
     note(f"charrnn: {one_line(text)}")
 
 
+def faithful(text: str) -> bytes:
+    """A text in UTF-8; bytes of the command line that were none come out as they went in."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character of UTF-16, which UTF-8 has no place for
+        return text.encode("utf-8", "surrogatepass")
+
+
 def stream(pieces: Iterator[str]) -> None:
     """Write text as it is drawn, each piece at once.
 
@@ -112,7 +120,7 @@ def stream(pieces: Iterator[str]) -> None:
     piece = ""
     try:
         for piece in pieces:
-            write((printable(piece) if terminal else piece).encode("utf-8", "surrogatepass"))
+            write(printable(piece).encode() if terminal else faithful(piece))
     finally:
         if terminal and not piece.endswith("\n"):  # the shell's prompt follows
             write(b"\n")

@@ -4,8 +4,9 @@ Letters: S streams, L layers, H hidden size, V vocabulary, N gates * a part's un
 """
 
 import itertools
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import NUM_GATES, ModelConfig, Precision
+from charrnn.errors import ResourceError
 from charrnn.kernels.barrier import abandon, new_barrier
 from charrnn.kernels.generation import Filters, Part, Team, generate
 from charrnn.kernels.products import BLOCK, WIDTH, packed_transpose, product
@@ -21,7 +23,7 @@ from charrnn.kernels.vectors import Floats
 
 State = tuple[Floats, Floats]  # h, and the LSTM's c; each (L, S, H)
 
-_FEED = 4096  # characters of a prompt read at a time, so that Ctrl-C is heard
+_WEIGHTS_A_PIECE = 1 << 30  # that a prompt's pieces meet, so that Ctrl-C is heard: some 20 ms of reading
 _WEIGHTS_PER_THREAD = 1 << 15  # fewer are read sooner than two threads meet
 
 
@@ -33,6 +35,7 @@ class Crew:
         self.storage: type[np.generic] = np.uint16 if precision == "bfloat16" else np.float32
         most = min(config.num_parameters // _WEIGHTS_PER_THREAD, -(-config.hidden_size // WIDTH))
         self.parts = make_parts(config, tensors, max(1, min(threads, most)), self.storage)
+        self._lock = threading.Lock()  # of two draws at once each might wait for threads that the other has
 
     def new_state(self) -> State:
         """Zeros for one stream."""
@@ -41,8 +44,9 @@ class Crew:
 
     def read(self, ids: NDArray[np.int64], state: State) -> None:
         """Feed a stream's state, (L, 1, H), with characters (n,), in place."""
-        for first in range(0, len(ids), _FEED):
-            piece = np.append(ids[first : first + _FEED], 0)[None]  # the last would be fed before a draw
+        size = max(1, _WEIGHTS_A_PIECE // self.config.num_parameters)
+        for first in range(0, len(ids), size):
+            piece = np.append(ids[first : first + size], 0)[None]  # the last would be fed before a draw
             self.draw(Filters(), piece, np.array([piece.size]), np.empty((1, 0)), state, num_fed=piece.size - 1)
 
     def draw(
@@ -55,7 +59,10 @@ class Crew:
         *,
         num_fed: int = 0,
     ) -> NDArray[np.float64]:
-        """Draw the next n characters of S streams, in place, as generation.generate; return what they cost, (S, n)."""
+        """Draw the next n characters of S streams, in place, as generation.generate; return what they cost, (S, n).
+
+        One draw at a time: others wait. Raises ResourceError where the system has no thread left.
+        """
         size, num_streams, nats = len(self.parts), len(ids), np.empty(numbers.shape)
         outputs = np.empty((2, self.config.num_layers, num_streams, self.config.hidden_size), self.storage)
         logits = np.empty((num_streams, self.config.vocab_size), np.float32)
@@ -68,15 +75,22 @@ class Crew:
                 abandon(team.barrier)
                 raise
 
-        try:
-            others = [self._pool.submit(take_part, rank) for rank in range(1, size)]
-            take_part(0)
-        except BaseException:  # Ctrl-C between two of them, say: nobody may wait for one that never comes
-            abandon(team.barrier)
-            raise
-        for other in others:
-            other.result()
+        with self._lock:
+            try:
+                others = [self._submit(take_part, rank) for rank in range(1, size)]
+                take_part(0)
+            except BaseException:  # Ctrl-C between two of them, say: nobody may wait for one that never comes
+                abandon(team.barrier)
+                raise
+            for other in others:
+                other.result()
         return nats
+
+    def _submit(self, work: Callable[[int], None], rank: int) -> Future[None]:
+        try:
+            return self._pool.submit(work, rank)
+        except RuntimeError as error:
+            raise ResourceError(f"{error}; use fewer --threads") from None
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:

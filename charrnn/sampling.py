@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from charrnn.checkpoint import ModelFile, load_model
 from charrnn.config import ModelConfig, SampleConfig, available_cores, choose_precision
 from charrnn.crew import Crew, State
+from charrnn.errors import UsageError
 from charrnn.kernels.counters import uniforms
 from charrnn.kernels.generation import Filters
 from charrnn.kernels.products import has_fast_bfloat16
@@ -60,6 +61,8 @@ class Sampler:
         Raises UnknownCharacterError for a prompt the model can't read, UsageError for a
         value out of range; both before the first character.
         """
+        if not 0 <= stream < 2**63:
+            raise UsageError(f"stream must lie between 0 and 2^63 - 1, not {stream}")
         return Stream(Batch(self, SampleConfig(prompt=prompt, **settings)), stream)
 
     def streams(self, prompt: str = "", **settings: Any) -> "Batch":
@@ -72,7 +75,7 @@ class Sampler:
 
 
 class Batch:
-    """Streams drawn side by side from one prompt."""
+    """Streams drawn side by side from one prompt; to be read by one thread."""
 
     def __init__(self, sampler: Sampler, config: SampleConfig) -> None:
         vocab = sampler.vocab
@@ -89,8 +92,9 @@ class Batch:
         self._start: State | None = None
 
     def __iter__(self) -> Iterator["Stream"]:
-        """The streams in order."""
+        """The streams in order, from the first."""
         config = self.config
+        self._streams.clear()
         ends = config.length >= 0 or config.lines > 0 or config.stop
         started = 0
         for number in range(config.num_samples):
@@ -156,6 +160,7 @@ class Stream:
         self._state: State | None = None
         self._ending = Ending(batch.config.lines, batch.config.stop)
         self._waiting: deque[str] = deque()  # pieces drawn and not read yet
+        self._num_waiting = 0  # their characters
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -165,7 +170,9 @@ class Stream:
             if self.ended:
                 raise StopIteration
             self._batch.draw(self)
-        return self._waiting.popleft()
+        piece = self._waiting.popleft()
+        self._num_waiting -= len(piece)
+        return piece
 
     @property
     def state(self) -> State:
@@ -174,7 +181,7 @@ class Stream:
 
     def has_room(self) -> bool:
         """Whether it may be drawn further before it is read."""
-        return not self.ended and sum(map(len, self._waiting)) < _MOST_WAITING
+        return not self.ended and self._num_waiting < _MOST_WAITING
 
     def numbers(self, count: int) -> NDArray[np.float64]:
         """The random numbers of its next characters: (count,)."""
@@ -195,7 +202,8 @@ class Stream:
             piece += self._ending.rest()
         if piece:
             self._waiting.append(piece)
-        self.known = (known if config.no_repeat_ngram else known[-1:]).copy()
+            self._num_waiting += len(piece)
+        self.known = (known if config.no_repeat_ngram and not self.ended else known[-1:]).copy()
         self._state = state
 
 

@@ -242,6 +242,12 @@ def test_stream_writes_a_lone_surrogate(capsysbinary: pytest.CaptureFixture[byte
     assert capsysbinary.readouterr().out == "a\ud800b".encode("utf-8", "surrogatepass")
 
 
+def test_stream_gives_back_the_bytes_of_the_command_line(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """An echoed prompt that was not UTF-8 is what it was."""
+    console.stream(iter([b"a\xff\xc3\xa9".decode("utf-8", "surrogateescape")]))
+    assert capsysbinary.readouterr().out == b"a\xff\xc3\xa9"
+
+
 def test_stream_on_a_terminal_shows_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal control characters are escapes; what is returned is the text itself."""
     terminal = open_terminal(monkeypatch)

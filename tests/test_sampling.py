@@ -1,6 +1,8 @@
 """Drawing text: the numpy path against the network, the naive sampler, and a model with a known answer."""
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,7 +13,7 @@ import torch
 from charrnn import crew, sampling
 from charrnn.checkpoint import save_model
 from charrnn.config import CELLS, ModelConfig
-from charrnn.errors import UnknownCharacterError, UsageError
+from charrnn.errors import ResourceError, UnknownCharacterError, UsageError
 from charrnn.kernels.counters import uniforms
 from charrnn.kernels.generation import Filters
 from charrnn.kernels.products import WIDTH, cpu_has
@@ -99,9 +101,19 @@ def test_bad_requests_are_refused_before_the_first_character():
     sampler = Sampler(make_file())
     with pytest.raises(UnknownCharacterError, match=r"U\+007A 'z'"):
         sampler.stream("abz")
-    for bad in ({"temperature": float("nan")}, {"temperature": -1.0}, {"length": -2}, {"seed": -1}):
+    for bad in (
+        {"temperature": float("nan")},
+        {"temperature": -1.0},
+        {"length": -2},
+        {"seed": -1},
+        {"stop": "ab"},
+        {"stop": ("x", 1)},
+        {"stop": ("",)},
+    ):
         with pytest.raises(UsageError, match="--"):
             sampler.stream("ab", **bad)
+    with pytest.raises(UsageError, match="stream"):
+        sampler.stream("ab", stream=-1)
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-45, 1e308])
@@ -357,7 +369,7 @@ def test_a_long_prompt_is_read_in_pieces(monkeypatch):
     """With the same result as at once."""
     whole = draw_text(make_file(), "abcdefgh" * 50, length=50, seed=1)
     for size in (1, 2, 7, 100):
-        monkeypatch.setattr(crew, "_FEED", size)
+        monkeypatch.setattr(crew, "_WEIGHTS_A_PIECE", size * make_file().config.num_parameters)
         assert draw_text(make_file(), "abcdefgh" * 50, length=50, seed=1) == whole
 
 
@@ -449,3 +461,35 @@ def test_text_flows_at_any_speed(monkeypatch, seconds_per_char):
         assert seconds <= max(0.05, seconds_per_char)
         assert seconds >= min(0.01, 4096 * seconds_per_char)
     assert stream.seconds == pytest.approx(sum(took))
+
+
+def test_an_iteration_that_was_broken_off_starts_anew():
+    """A batch gives all its streams, whole, each time it is asked."""
+    batch = Sampler(make_file()).streams("a", num_samples=4, length=30, seed=1)
+    first = next(iter(batch))
+    text = "".join(first)
+    texts = ["".join(stream) for stream in batch]
+    assert len(texts) == 4
+    assert texts[0] == text
+
+
+def test_threads_may_share_a_sampler(busy):
+    """Each draws what it would alone, and none waits for ever."""
+    sampler = Sampler(make_file(hidden_size=100), threads=5)
+    settings = {"length": 300, "seed": 1}
+    expected = ["".join(sampler.stream("a", stream=k, **settings)) for k in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        drawing = [pool.submit(lambda k: "".join(sampler.stream("a", stream=k, **settings)), k) for k in range(4)]
+        assert [future.result(timeout=60) for future in drawing] == expected
+
+
+def test_too_many_threads_are_told(busy, monkeypatch):
+    """Where the system has no more of them it is an error with the flag that helps."""
+
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    sampler = Sampler(make_file(hidden_size=64), threads=2)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(ResourceError, match="--threads"):
+        next(sampler.stream("a", seed=1))
