@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,13 +115,20 @@ def read_rate(num_bytes: int, threads: int) -> float:
     return statistics.median(rates)
 
 
+def count_for(draw: Callable[[int], float], seconds: float) -> int:
+    """How many characters take so long, from draws long enough that starting them doesn't count."""
+    count = 20
+    while (took := draw(count)) < seconds / 4:
+        count = 1 + int(count * min(10, seconds / took))
+    return int(count * seconds / took)
+
+
 def measure(sampler: Sampler, batch: int, seconds: float, rounds: int) -> dict[str, Any]:
     """One row of the table."""
     config = sampler.config
     ours(sampler, 50, batch)  # compiles what isn't
     with stock(config.cell, config.num_layers, config.hidden_size, batch) as theirs:
-        theirs(20)
-        counts = max(20, int(200 * seconds / ours(sampler, 200, batch))), max(20, int(50 * seconds / theirs(50)))
+        counts = count_for(lambda count: ours(sampler, count, batch), seconds), count_for(theirs, seconds)
         fast, slow = [], []
         for _ in range(rounds):
             fast.append(batch * counts[0] / ours(sampler, counts[0], batch))
