@@ -7,6 +7,7 @@ Letters: V vocabulary, E embedding, H hidden, L layers, G lanes, T steps in a wi
 """
 
 import dataclasses
+import itertools
 import math
 import os
 from collections.abc import Mapping
@@ -203,6 +204,13 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def share(total: int, num_parts: int, grain: int = 1) -> list[slice]:
+    """Cut a range into parts of nearly equal length, each but the last a multiple of the grain; some may be empty."""
+    grains = -(-total // grain)
+    places = [min(total, grains * part // num_parts * grain) for part in range(num_parts + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(places)]
 
 
 def count_workers(batch_size: int, *, device: str, threads: int) -> int:

@@ -73,7 +73,7 @@ def result_path(path: os.PathLike[str]) -> None:
 
 def result(text: str) -> None:
     """Print one line of result on stdout, UTF-8 whatever the locale."""
-    write(text.encode("utf-8", "surrogateescape") + b"\n")
+    write(faithful(text) + b"\n")
 
 
 def result_json(value: Mapping[str, Any]) -> None:

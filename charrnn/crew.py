@@ -3,7 +3,6 @@
 Letters: S streams, L layers, H hidden size, V vocabulary, N gates * a part's units.
 """
 
-import itertools
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.config import NUM_GATES, ModelConfig, Precision
+from charrnn.config import NUM_GATES, ModelConfig, Precision, share
 from charrnn.errors import ResourceError
 from charrnn.kernels.barrier import abandon, new_barrier
 from charrnn.kernels.generation import Filters, Part, Team, generate
@@ -106,9 +105,8 @@ def make_parts(
 
     def packed(weights: list[Any]) -> Any:
         nothing = [np.empty((0, 0, 0), storage)]
-        return _on_cache_lines(np.stack([packed_transpose(weight, like) for weight in weights] or nothing))[
-            : len(weights)
-        ]
+        stacked = np.stack([packed_transpose(weight, like) for weight in weights] or nothing)
+        return _on_cache_lines(stacked)[: len(weights)]
 
     layers = [
         {name: tensors[f"layers.{k}.{name}_l0"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
@@ -122,7 +120,7 @@ def make_parts(
     table = table[:, : gates * hidden_size] + biases[0][0]
     parts = []
     for units, chars in zip(
-        _cut(hidden_size, num_parts, WIDTH), _cut(config.vocab_size, num_parts, BLOCK), strict=True
+        share(hidden_size, num_parts, WIDTH), share(config.vocab_size, num_parts, BLOCK), strict=True
     ):
         rows = np.concatenate([np.arange(units.start, units.stop) + gate * hidden_size for gate in range(gates)])
         parts.append(
@@ -150,10 +148,3 @@ def _on_cache_lines(array: NDArray[Any]) -> NDArray[Any]:
     copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
-
-
-def _cut(total: int, num_parts: int, grain: int) -> list[slice]:
-    """Cut a range into parts of nearly equal length, each but the last a multiple of the grain; some may be empty."""
-    grains = -(-total // grain)
-    places = [min(total, grains * part // num_parts * grain) for part in range(num_parts + 1)]
-    return [slice(*pair) for pair in itertools.pairwise(places)]

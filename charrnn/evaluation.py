@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from charrnn.batches import cut_lanes
 from charrnn.cells import State, is_fused
 from charrnn.checkpoint import ModelFile
-from charrnn.config import CorpusConfig
+from charrnn.config import CorpusConfig, share
 from charrnn.corpus import STDIN, read_texts
 from charrnn.errors import InputError
 from charrnn.kernels.head import each_nats
-from charrnn.lanes import share_lanes, worker_pool
+from charrnn.lanes import worker_pool
 from charrnn.metrics import Evaluation
 from charrnn.model import CharRNN, PackedNetwork
 from charrnn.vocab import Ids
@@ -111,7 +111,7 @@ def character_nats(
         return _lane_nats(model, packed, ids, inputs, starts[lanes], int(lengths[0]))
 
     with worker_pool(num_workers) as pool:
-        nats = np.concatenate(list(pool.map(score, share_lanes(num_lanes, num_workers))), axis=1)
+        nats = np.concatenate(list(pool.map(score, share(num_lanes, num_workers))), axis=1)
     return nats.T[(np.arange(lengths[0])[:, None] < lengths).T]
 
 

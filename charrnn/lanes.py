@@ -8,7 +8,6 @@ fraction of a window, so there is one worker a core and no thread inside a produ
 Letters: T steps, G lanes in all, B lanes of one worker, P parameters in all.
 """
 
-import itertools
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from charrnn.cells import State, array_of, is_fused
-from charrnn.config import Precision
+from charrnn.config import Precision, share
 from charrnn.kernels.head import PackedHead, nats_and_gradients
 from charrnn.kernels.products import padded
 from charrnn.model import CharRNN, PackedNetwork
@@ -75,7 +74,7 @@ class Workers:
                 buffer,
             )
             for model, lanes, buffer in zip(
-                self._replicas, share_lanes(x.shape[1], self.num_workers), self._gradients, strict=True
+                self._replicas, share(x.shape[1], self.num_workers), self._gradients, strict=True
             )
         ]
         results = [future.result() for future in futures]
@@ -107,12 +106,6 @@ def use_threads(count: int) -> None:
     """
     torch.set_num_threads(count)
     torch.get_num_threads()
-
-
-def share_lanes(num_lanes: int, num_workers: int) -> list[slice]:
-    """Each worker's lanes."""
-    bounds = [worker * num_lanes // num_workers for worker in range(num_workers + 1)]
-    return [slice(*pair) for pair in itertools.pairwise(bounds)]
 
 
 def replica(model: CharRNN) -> CharRNN:

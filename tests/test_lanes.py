@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from charrnn.batches import IGNORED
-from charrnn.config import CELLS, ModelConfig
+from charrnn.config import CELLS, ModelConfig, share
 from charrnn.kernels.products import has_fast_bfloat16
-from charrnn.lanes import Workers, replica, share_lanes, window_gradient
+from charrnn.lanes import Workers, replica, window_gradient
 from charrnn.model import CharRNN
 from tests import reference
 from tests.conftest import make_model_file, relative_error
@@ -146,7 +146,7 @@ def test_lanes_are_shared_without_gaps():
     """Each lane has one worker, and no worker has two more than another."""
     for num_lanes in (1, 2, 7, 64):
         for num_workers in range(1, num_lanes + 1):
-            shares = [range(num_lanes)[lanes] for lanes in share_lanes(num_lanes, num_workers)]
+            shares = [range(num_lanes)[lanes] for lanes in share(num_lanes, num_workers)]
             assert [lane for share in shares for lane in share] == list(range(num_lanes))
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
