@@ -3,9 +3,12 @@
 Letters: S streams, L layers, H hidden size, V vocabulary, N gates * a part's units.
 """
 
+import ctypes
+import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -69,12 +72,16 @@ class Crew:
 
         def take_part(rank: int) -> None:
             try:
+                if rank > 0 and cores[rank - 1]:
+                    with suppress(OSError):  # taken from this process meanwhile
+                        os.sched_setaffinity(0, cores[rank - 1])
                 generate(self.parts[rank], rank, filters, ids, starts, num_fed, numbers, *state, nats, team)
             except BaseException:
                 abandon(team.barrier)
                 raise
 
         with self._lock:
+            cores = other_cores(size - 1)
             try:
                 others = [self._submit(take_part, rank) for rank in range(1, size)]
                 take_part(0)
@@ -93,7 +100,20 @@ class Crew:
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(len(self.parts), "charrnn")
+        return ThreadPoolExecutor(len(self.parts) - 1, "charrnn")
+
+
+def other_cores(num_threads: int) -> list[set[int]]:
+    """For each of so many threads the cores that it may run on beside the caller; none where nothing can be said.
+
+    A system may wake a thread where the caller is busy, and leave it there for a while: two
+    that take turns on a core every few microseconds look as if they had just begun on it.
+    """
+    try:
+        cores = sorted(os.sched_getaffinity(0) - {ctypes.CDLL(None).sched_getcpu()})
+    except (AttributeError, OSError):  # not Linux
+        cores = []
+    return [set(cores[number::num_threads]) for number in range(num_threads)]
 
 
 def make_parts(

@@ -28,7 +28,7 @@ from charrnn.vocab import Vocab
 
 SIDE_BY_SIDE = 64  # streams that share a pass over the weights
 _FIRST_BLOCK, _LAST_BLOCK = 4, 4096  # characters drawn at a time; the text doesn't depend on it
-_SECONDS_PER_BLOCK = 0.02  # about; so that text flows, at least every 50 ms, and Ctrl-C is heard
+_SECONDS_PER_BLOCK = 0.03  # about; so that text flows, at least every 50 ms, and Ctrl-C is heard
 _MOST_WAITING = 1 << 16  # characters that a stream draws ahead of its reader
 _MOST_KNOWN = 1 << 24  # characters that a repeat guard looks through in all streams of a block
 
@@ -130,14 +130,12 @@ class Batch:
         begun = time.perf_counter()
         nats = self.sampler.crew.draw(filters, ids, starts, numbers, (h, c))
         seconds = time.perf_counter() - begun
-        if seconds < _SECONDS_PER_BLOCK / 2:
-            self._block = min(2 * self._block, _LAST_BLOCK)
-        elif seconds > 2 * _SECONDS_PER_BLOCK:
-            self._block = max(1, self._block // 2)
+        fitting = max(1, int(count * _SECONDS_PER_BLOCK / seconds))
+        self._block = min(fitting, 2 * self._block, _LAST_BLOCK)
         for row, stream in enumerate(active):
             known = ids[row, : starts[row] + count]
             state = h[:, row : row + 1].copy(), c[:, row : row + 1].copy()
-            stream.take(known, count, nats[row].tolist(), state, seconds)
+            stream.take(known, count, nats[row], state, seconds)
 
 
 class Stream:
@@ -187,15 +185,17 @@ class Stream:
         """The random numbers of its next characters: (count,)."""
         return uniforms(count, seed=self.seed, stream=self.number, position=self.num_drawn)
 
-    def take(self, known: NDArray[np.int64], count: int, nats: Sequence[float], state: State, seconds: float) -> None:
+    def take(
+        self, known: NDArray[np.int64], count: int, nats: NDArray[np.float64], state: State, seconds: float
+    ) -> None:
         """Take over the characters just drawn, the last `count` of the known ones, up to where the text ends."""
         config = self._batch.config
         left = count if config.length < 0 else min(count, config.length - self.num_drawn)
-        text = self._batch.sampler.vocab.decode(known[len(known) - count :][:left].tolist())
+        text = self._batch.sampler.vocab.decode(known[len(known) - count :][:left])
         taken, piece = self._ending.push(text)
         self.num_drawn += taken
-        for cost in nats[:taken]:  # one by one, or the sum's rounding would depend on the block
-            self.nats += cost
+        # one by one, or the sum's rounding would depend on the block
+        self.nats = float(np.add.accumulate(np.append(self.nats, nats[:taken]))[-1])
         self.seconds += seconds
         self.ended = self._ending.reached or self.num_drawn == config.length
         if self.ended:

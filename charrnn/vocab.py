@@ -15,7 +15,7 @@ else follows from it.
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -79,9 +79,9 @@ class Vocab:
         missing = "".join(map(chr, _code_points(text)[~known].tolist()))
         return ids[known], dict(Counter(missing).most_common())
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Sequence[int] | Ids) -> str:
         """Turn ids back into text."""
-        return "".join(self.chars[i] for i in ids)
+        return self._points[np.asarray(ids, np.int64)].tobytes().decode("utf-32-le", "surrogatepass")
 
     def _lookup(self, text: str) -> tuple[Ids, NDArray[np.bool_]]:
         points = _code_points(text)

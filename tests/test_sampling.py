@@ -1,6 +1,7 @@
 """Drawing text: the numpy path against the network, the naive sampler, and a model with a known answer."""
 
 import math
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -400,6 +401,35 @@ FILTERS = [
     {"min_p": 0.1},
     {"top_k": 5, "top_p": 0.9, "min_p": 0.02, "temperature": 1.5},
 ]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no call for it")
+def test_threads_keep_off_the_core_of_the_one_that_draws(monkeypatch):
+    """Woken beside it, they would share its core for milliseconds of every block."""
+    monkeypatch.setattr(crew, "_WEIGHTS_PER_THREAD", 1)
+    everywhere, seen, real = os.sched_getaffinity(0), {}, crew.generate
+
+    def watched(part, rank, *rest):
+        seen[rank] = os.sched_getaffinity(0)
+        real(part, rank, *rest)
+
+    monkeypatch.setattr(crew, "generate", watched)
+    "".join(Sampler(make_file(hidden_size=64), threads=2).stream(length=20, seed=1))
+    assert seen[0] == everywhere == os.sched_getaffinity(0)
+    assert len(seen[1]) == max(1, len(everywhere) - 1)
+    for count in range(1, 5):
+        shares = crew.other_cores(count)
+        assert len(shares) == count
+        assert len(set().union(*shares)) == sum(map(len, shares)) == len(everywhere) - 1
+
+
+def test_threads_run_anywhere_where_no_core_can_be_named(monkeypatch):
+    """As with a C library that has no sched_getcpu; the text is the same."""
+    monkeypatch.setattr(crew, "_WEIGHTS_PER_THREAD", 1)
+    expected = "".join(Sampler(make_file(hidden_size=64), threads=2).stream(length=20, seed=1))
+    monkeypatch.setattr(crew.ctypes, "CDLL", lambda name: object())
+    assert crew.other_cores(2) == [set(), set()]
+    assert "".join(Sampler(make_file(hidden_size=64), threads=2).stream(length=20, seed=1)) == expected
 
 
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
