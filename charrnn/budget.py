@@ -6,11 +6,12 @@ import time
 from charrnn.config import TrainConfig
 
 DEFAULT_MINUTES = 5.0
-NUM_EVALUATIONS = 12  # on the way, the last at the end
+NUM_EVALUATIONS = 12  # if they were equally far apart; at first they are closer
 SECONDS_BETWEEN_STATES = 60.0
 _LONG_TEXT = 500_000  # characters
 _PASSES = 12
-_VALID_PART = 1 / 240  # characters each of them scores, of those trained on in the run
+_VALID_PART = 1 / 480  # characters each of them scores, of those trained on in the run
+_FIRST_GAP, _GROWING_GAP = 50, 0.2  # steps between evaluations: so many, then this share of the steps done
 
 
 def default_budget(num_chars: int, train_config: TrainConfig) -> tuple[float | None, int | None]:
@@ -27,11 +28,22 @@ def default_budget(num_chars: int, train_config: TrainConfig) -> tuple[float | N
 def valid_part(num_valid: int, train_config: TrainConfig, num_steps: int) -> int:
     """How many held-out characters each evaluation on the way scores, at most num_valid.
 
-    A dozen of them cost about a twentieth of the run: scoring a character takes a third of
-    training on one, and warming the lanes up doubles that.
+    All of them, about two dozen, cost about a twentieth of the run: scoring a character takes
+    a third of training on one, and warming the lanes up doubles that.
     """
     trained = num_steps * train_config.batch_size * train_config.seq_len
     return min(num_valid, max(1000, int(trained * _VALID_PART)))
+
+
+def evaluation_is_due(done: int, last: int, span: int | None) -> bool:
+    """Whether the held-out text is scored after so many steps of a span, having been after the `last` one.
+
+    At first often, so that the best weights are found also where a text is learnt long before
+    the budget ends.
+    """
+    if span is None:
+        return False
+    return done == span or done - last >= min(span / NUM_EVALUATIONS, max(_FIRST_GAP, _GROWING_GAP * done))
 
 
 class Pace:

@@ -83,12 +83,25 @@ def train(
     learning_rate: Annotated[float | None, learning(help="Peak learning rate.")] = None,
     weight_decay: Annotated[float | None, learning(help="Pull of the weights towards zero.")] = None,
     grad_clip: Annotated[float | None, learning(help="Largest norm of a gradient.")] = None,
+    patience: Annotated[
+        int | None,
+        learning(
+            help="Evaluations without a better one that end the run; 0 never does.",
+            show_default=str(TrainConfig.patience),
+        ),
+    ] = None,
     seed: Annotated[int | None, learning(help="Seed of weights, masks and lanes.")] = None,
     encoding: Encoding = None,
     valid_fraction: Annotated[
         float | None,
         typer.Option(
             help="Share of the text, its end, that is held out.", show_default=str(CorpusConfig.valid_fraction)
+        ),
+    ] = None,
+    test_fraction: Annotated[
+        float | None,
+        typer.Option(
+            help="Share, behind that, that is scored once at the end.", show_default=str(CorpusConfig.test_fraction)
         ),
     ] = None,
     run: Annotated[str | None, typer.Option(help="Name of the folder in ./checkpoints; by default the text's.")] = None,
@@ -134,7 +147,7 @@ def train(
     plan = make_plan()  # what is wrong with the request is told before anything is made or forgotten
     if dry_run:
         fact = plan.fact()
-        console.result_json(fact.record()) if json else console.result(console.describe(fact))
+        console.result_json(fact.record()) if json else console.result(console.plan_lines(fact, with_reasons=True))
         return
     with place.locked():
         plan = make_plan()  # again, because another process may have trained here until now

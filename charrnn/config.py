@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 from charrnn.errors import ResourceError, UsageError
 
@@ -26,6 +26,7 @@ C = TypeVar("C", "ModelConfig", "TrainConfig", "CorpusConfig", "SampleConfig")
 
 CHECKPOINTS = "checkpoints"  # the folder of all runs, under the current one
 MAX_VALID_CHARS = 2_000_000  # more says nothing new and costs minutes
+_SPEED = 3e11  # floating point operations a second and thread, roughly
 MIN_CHARS = 20  # a text of fewer can't be split in anything worth training on
 
 
@@ -104,6 +105,7 @@ class TrainConfig(Checked):
     learning_rate: float = setting(1e-7, 10.0)  # the peak
     weight_decay: float = setting(0.0, 10.0, default=0.1)  # decoupled, matrices only
     grad_clip: float = setting(1e-6, 1e6, default=1.0)  # norm of the gradient of the mean
+    patience: int = setting(0, 10**6, default=4)  # evaluations without a better one that end a run; 0: never
     steps: int | None = setting(1, 10**12, default=None)  # None: the time budget decides
     seed: int = setting(0, 2**63 - 1, default=1)
 
@@ -114,6 +116,7 @@ class CorpusConfig(Checked):
 
     encoding: str = "utf-8"
     valid_fraction: float = setting(1e-6, 0.5, default=0.1)
+    test_fraction: float = setting(0.0, 0.4, default=0.0)  # a second tail, behind the first
 
 
 @dataclass(frozen=True)
@@ -143,19 +146,24 @@ class SampleConfig(Checked):
             raise UsageError("--stop '' would end every sample before its first character; leave it out")
 
 
-def recommend(
-    num_chars: int, vocab_size: int, *, seconds: float, device: str, threads: int
-) -> tuple[ModelConfig, TrainConfig]:
-    """Choose sizes and schedule for a text of num_chars training characters and a time budget.
+class Recommendation(NamedTuple):
+    """What `recommend` chose, and why: a reason by the name of the setting."""
 
-    One wide GRU layer learns faster than two narrow ones in minutes on a CPU; small texts
-    overfit, so they get a smaller layer and more dropout. Lanes stay long enough that a
-    window isn't most of one.
+    model: ModelConfig
+    training: TrainConfig
+    reasons: dict[str, str]
+
+
+def recommend(num_chars: int, vocab_size: int, *, seconds: float, device: str, threads: int) -> Recommendation:
+    """Choose network and schedule for a text of num_chars training characters and a time budget.
+
+    The measurements behind it are in docs/recipe.md.
     """
-    patient = device != "cpu" or (seconds * threads > 3600 and num_chars > 10_000_000)
-    hidden, layers = (512, 2 if patient else 1) if num_chars >= 20_000 else (128, 1)
+    hidden, layers = (512, 1) if num_chars >= 20_000 else (256, 1) if num_chars >= 3_000 else (128, 1)
+    if device != "cpu" and num_chars >= 20_000:
+        layers = 2
     seq_len = 64 if num_chars >= 20_000 else 32
-    batch_size = min(64 if num_chars >= 500_000 else 32, max(1, num_chars // (8 * seq_len)))
+    batch_size = min(32, max(1, num_chars // (8 * seq_len)))
     model = ModelConfig(
         cell="gru",
         vocab_size=vocab_size,
@@ -163,12 +171,28 @@ def recommend(
         hidden_size=hidden,
         num_layers=layers,
     )
-    return model, TrainConfig(
+    speed = _SPEED * threads / _work(model)
+    passes = min(seconds * speed, 10**15) / num_chars
+    dropout = min(0.6, max(0.0, round(0.15 * math.log2(passes) - 0.15, 2)))
+    training = TrainConfig(
         batch_size=batch_size,
         seq_len=min(seq_len, num_chars),
-        dropout=0.6 if num_chars < 500_000 else 0.3 if num_chars < 5_000_000 else 0.1,
-        learning_rate=4e-3 if layers == 1 else 3e-3,
+        dropout=dropout,
+        learning_rate=6e-3 if layers == 1 else 4e-3,
     )
+    reasons = {
+        "cell": "learns more in a minute than an LSTM, and far more than an RNN",
+        "hidden_size": f"what pays for {num_chars:,} characters in this time; a smaller text is learnt by heart sooner",
+        "batch_size": "small steps, and many: the next ones profit from them",
+        "dropout": f"the budget reads the text some {passes:,.3g} times, each time more by heart",
+    }
+    return Recommendation(model, training, reasons)
+
+
+def _work(model: ModelConfig) -> int:
+    """Floating point operations that training on a character takes, roughly: forward and twice that back."""
+    recurrent = NUM_GATES[model.cell] * model.hidden_size**2 * (2 * model.num_layers - 1)
+    return 6 * (recurrent + model.vocab_size * model.hidden_size)
 
 
 def estimate_memory(model: ModelConfig, training: TrainConfig) -> int:

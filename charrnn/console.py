@@ -17,7 +17,19 @@ from typing import Any
 
 from charrnn.checkpoint import ModelFile
 from charrnn.errors import CharrnnError, OutputClosed
-from charrnn.metrics import Evaluated, Evaluation, Event, Finished, Plan, Progress, Resumed, Sample, Warned, bits
+from charrnn.metrics import (
+    Evaluated,
+    Evaluation,
+    Event,
+    Finished,
+    Plan,
+    Progress,
+    Resumed,
+    Sample,
+    Stopped,
+    Warned,
+    bits,
+)
 from charrnn.vocab import describe as unicode_name
 
 _SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal to draw a bar on
@@ -218,25 +230,37 @@ def describe(event: Event) -> str:
             return "\n".join("    " + line for line in event.text.strip("\n").split("\n"))
         case Warned():
             return f"warning: {event.message}"
+        case Stopped():
+            return f"stopped: the held-out text has not been predicted better since step {event.best_step}"
         case Finished():
-            loss = f"{event.nats_per_char:.4f} nats, {event.bits_per_char:.3f} bits per character"
-            return (
-                f"{loss} on all {event.num_chars:,} held-out characters\n"
-                f"(a selection score: it chose the weights, those of step {event.best_step} of {event.step})"
-            )
+            lines = [
+                f"{_loss(event.nats_per_char)} on all {event.num_chars:,} held-out characters",
+                f"(a selection score: it chose the weights, those of step {event.best_step} of {event.step})",
+            ]
+            if event.test_nats_per_char is not None:
+                lines += [
+                    f"{_loss(event.test_nats_per_char)} on {event.num_test_chars:,} test characters",
+                    "(these chose nothing)",
+                ]
+            return "\n".join(lines)
         case _:
             return ""
 
 
-def plan_lines(plan: Plan) -> str:
-    """A plan as a few lines."""
+def _loss(nats: float) -> str:
+    return f"{nats:.4f} nats, {bits(nats):.3f} bits per character"
+
+
+def plan_lines(plan: Plan, *, with_reasons: bool = False) -> str:
+    """A plan as a few lines, and one for each setting that was chosen for a reason."""
     model, training = plan.model, plan.training
     budget = f"{plan.steps:,} steps" if plan.steps else f"{plan.minutes:g} minutes"
     texts = ", ".join(os.path.basename(path) for path in plan.texts[:3]) + (", …" if len(plan.texts) > 3 else "")
     threads = f"{plan.threads} thread{'s' * (plan.threads > 1)}"
+    test = f", {plan.num_test_chars:,} after them for the test" if plan.num_test_chars else ""
     lines = [
         f"{one_line(texts)}: {plan.num_chars:,} characters, {plan.vocab_size:,} distinct; "
-        f"the last {plan.num_valid_chars:,} held out",
+        f"the last {plan.num_valid_chars:,} held out{test}",
         f"{model['cell']} {model['num_layers']}x{model['hidden_size']}, embedding {model['embedding_dim']}, "
         f"{plan.num_parameters:,} parameters, about {plan.memory_bytes / 1e6:,.0f} MB, "
         f"{plan.device}, {threads}, {plan.precision}",
@@ -244,7 +268,8 @@ def plan_lines(plan: Plan) -> str:
         f"dropout {training['dropout']:g}, rate {training['learning_rate']:g}, decay {training['weight_decay']:g}",
         f"run {plan.run!r}",
     ]
-    return "\n".join([*lines, *plan.notes])
+    reasons = [f"{name.replace('_', ' ')}: {reason}" for name, reason in plan.reasons.items()] if with_reasons else []
+    return "\n".join([*lines, *plan.notes, *reasons])
 
 
 def score_rows(model: str, text: str, score: Evaluation) -> list[tuple[str, str]]:

@@ -30,11 +30,15 @@ class Text:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as ids, (N,) of the vocabulary's dtype; the first num_train are trained on."""
+    """A text as ids, (N,) of the vocabulary's dtype.
+
+    The first num_train are trained on, the next num_valid choose the weights, the rest is the test.
+    """
 
     ids: Ids
     vocab: Vocab
     num_train: int
+    num_valid: int
     names: tuple[str, ...]
     sha256: str
 
@@ -44,7 +48,11 @@ class Corpus:
 
     @property
     def valid_ids(self) -> Ids:
-        return self.ids[self.num_train :]
+        return self.ids[self.num_train : self.num_train + self.num_valid]
+
+    @property
+    def test_ids(self) -> Ids:
+        return self.ids[self.num_train + self.num_valid :]
 
 
 def build_corpus(text: Text, config: CorpusConfig) -> Corpus:
@@ -58,13 +66,19 @@ def build_corpus(text: Text, config: CorpusConfig) -> Corpus:
             f"{' '.join(text.names)}: {length} characters are too few to learn from; at least {MIN_CHARS} are needed"
         )
     vocab = Vocab.of(text.text)
-    return Corpus(vocab.encode(text.text), vocab, split(length, config), text.names, text.sha256)
+    return Corpus(vocab.encode(text.text), vocab, *split(length, config), text.names, text.sha256)
 
 
-def split(num_chars: int, config: CorpusConfig) -> int:
-    """How many characters are trained on; the others, at least one, are held out."""
-    num_train = int(num_chars * (1 - config.valid_fraction))
-    return min(num_chars - 1, max(num_train, num_chars - MAX_VALID_CHARS, 2))
+def split(num_chars: int, config: CorpusConfig) -> tuple[int, int]:
+    """How many characters are trained on, and how many after them, at least one, choose the weights.
+
+    The rest is the test text.
+    """
+    num_test = min(int(num_chars * config.test_fraction), MAX_VALID_CHARS)
+    num_rest = num_chars - num_test
+    num_train = int(num_chars * (1 - config.valid_fraction)) - num_test
+    num_train = min(num_rest - 1, max(num_train, num_rest - MAX_VALID_CHARS, 2))
+    return num_train, num_rest - num_train
 
 
 def read_texts(names: Sequence[str], config: CorpusConfig) -> Text:

@@ -59,7 +59,8 @@ def held_out(model: ModelFile, train_text: Sequence[str] | None) -> Source:
     """
     try:
         text, split = model.provenance["text"], model.provenance["split"]
-        paths, sha256, encoding, num_train = text["paths"], text["sha256"], split["encoding"], split["num_train"]
+        paths, sha256, encoding = text["paths"], text["sha256"], split["encoding"]
+        num_train, num_valid = split["num_train"], split["num_valid"]
     except KeyError:
         raise InputError("the model doesn't say what it was trained on; name a TEXT to score") from None
     if STDIN in paths and not train_text:
@@ -72,7 +73,7 @@ def held_out(model: ModelFile, train_text: Sequence[str] | None) -> Source:
     if found.sha256 != sha256:
         raise InputError(f"{' '.join(paths)}: not the text the model was trained on; name that one with --train-text")
     ids = model.vocab.encode(found.text)
-    return Source(" ".join(paths), ids[num_train:], ids[:num_train], {})
+    return Source(" ".join(paths), ids[num_train : num_train + num_valid], ids[:num_train], {})
 
 
 def evaluate(

@@ -67,6 +67,7 @@ class Plan(Event):
     num_chars: int
     num_train_chars: int
     num_valid_chars: int
+    num_test_chars: int
     vocab_size: int
     model: dict[str, Any]
     training: dict[str, Any]
@@ -78,6 +79,7 @@ class Plan(Event):
     threads: int
     precision: str
     notes: list[str]
+    reasons: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -141,10 +143,19 @@ class Warned(Event):
 
 
 @dataclass(frozen=True)
+class Stopped(Event):
+    """The run ends early: the held-out text has not been predicted better since best_step."""
+
+    event = "stopped"
+    best_step: int
+
+
+@dataclass(frozen=True)
 class Finished(Event):
     """The run is over. The score is that of the best weights on the whole held-out text.
 
-    best_step is the step those weights were taken from.
+    best_step is the step those weights were taken from. The test text, where one is held out
+    too, has chosen nothing.
     """
 
     event = "finished"
@@ -153,3 +164,5 @@ class Finished(Event):
     nats_per_char: float
     bits_per_char: float
     num_chars: int
+    test_nats_per_char: float | None = None
+    num_test_chars: int = 0

@@ -1,7 +1,7 @@
 """What a run is going to do: recommended and overlaid for a new one, looked up for one that goes on."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from charrnn.budget import DEFAULT_MINUTES, default_budget
@@ -28,7 +28,8 @@ class RunPlan:
     minutes: the whole time budget; seconds: what of it is still to be turned into steps.
     Both None where training.steps is the budget. resume: the state to go on from;
     extends: that run had finished, and its budget has grown; done: there is nothing to do.
-    notes: what the user should know, for a run that goes on how first.
+    notes: what the user should know, for a run that goes on how first. reasons: why settings
+    that the user left open have their values.
     """
 
     run: Run
@@ -45,6 +46,7 @@ class RunPlan:
     extends: bool = False
     done: bool = False
     notes: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_workers(self) -> int:
@@ -74,6 +76,7 @@ class RunPlan:
             num_chars=len(self.corpus.ids),
             num_train_chars=len(self.corpus.train_ids),
             num_valid_chars=len(self.corpus.valid_ids),
+            num_test_chars=len(self.corpus.test_ids),
             vocab_size=len(self.corpus.vocab),
             model=asdict(self.model),
             training=asdict(self.training),
@@ -85,6 +88,7 @@ class RunPlan:
             threads=self.threads,
             precision=self.precision,
             notes=list(self.notes),
+            reasons=dict(self.reasons),
         )
 
 
@@ -120,8 +124,8 @@ def make_plan(
     if run.model_path.exists() and not fresh:
         raise UsageError(f"{run.folder} has a model but no state to go on from; {_choices(run)}")
     seconds = 60 * (DEFAULT_MINUTES if minutes is None else minutes)
-    model, training = recommend(num_train, len(corpus.vocab), seconds=seconds, device=device, threads=threads)
-    model, training = overlay(model, given), overlay(training, given)
+    choice = recommend(num_train, len(corpus.vocab), seconds=seconds, device=device, threads=threads)
+    model, training = overlay(choice.model, given), overlay(choice.training, given)
     if minutes is None and training.steps is None:
         minutes, steps = default_budget(num_train, training)
         training = replace(training, steps=steps)
@@ -137,6 +141,7 @@ def make_plan(
         minutes=minutes,
         seconds=None if minutes is None else 60 * minutes,
         notes=tuple(notes),
+        reasons={name: reason for name, reason in choice.reasons.items() if name not in given},
     )
 
 
@@ -160,7 +165,8 @@ def _continued(saved: SavedState, plan: RunPlan, given: Mapping[str, Any], minut
         raise UsageError(f"the text is not the one that run {run.name!r} was trained on; {_choices(run)}")
     if meta["text"]["vocab"] != plan.corpus.vocab.fingerprint:
         raise UsageError(f"the text was read with --encoding {plan.corpus_config.encoding}; {_choices(run)}")
-    corpus = replace(plan.corpus, num_train=split(len(plan.corpus.ids), plan.corpus_config))
+    num_train, num_valid = split(len(plan.corpus.ids), plan.corpus_config)
+    corpus = replace(plan.corpus, num_train=num_train, num_valid=num_valid)
     settings = {**meta["model"], **meta["training"], **meta["corpus"]}
     for name, value in given.items():
         if name != "steps" and settings[name] != value:
@@ -183,7 +189,8 @@ def _continued(saved: SavedState, plan: RunPlan, given: Mapping[str, Any], minut
         note = f"extending the finished run {how} minutes; {anew}"
         seconds = 60 * (minutes - (spent or 0))
         return replace(plan, minutes=minutes, seconds=seconds, extends=True, notes=(note,))
-    note = f"run {run.name!r} is finished after {total} steps; more --steps or --minutes extend it, --fresh starts over"
+    over = f"run {run.name!r} is finished after {meta['step']} steps"
+    note = f"{over}; more --steps or --minutes extend it, --fresh starts over"
     return replace(plan, done=True, notes=(note,))
 
 

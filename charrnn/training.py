@@ -1,39 +1,37 @@
 """Training: truncated backpropagation through time over lanes, as a generator of facts.
 
 `train` is the one loop. It yields events and writes the run's files; others draw and log.
-TrainState is everything the next step depends on, so a run that is stopped after any step
-and started again from its state ends with the same bytes.
+What is scored and kept is the average of the weights (state.py), which at any moment is
+about as good as if the rate had decayed by then, so a run may end early too.
 
 Letters: G lanes, T steps in a window, P parameters, V vocabulary.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from charrnn import sampling
-from charrnn.batches import Cursor, read_window
-from charrnn.budget import NUM_EVALUATIONS, Pace, valid_part
-from charrnn.cells import State
-from charrnn.checkpoint import ModelFile, check_tensors, load_model, save_model
-from charrnn.config import ModelConfig, Precision, TrainConfig
+from charrnn.batches import read_window
+from charrnn.budget import Pace, evaluation_is_due, valid_part
+from charrnn.checkpoint import ModelFile, load_model, save_model
+from charrnn.config import Precision, TrainConfig
 from charrnn.errors import DivergenceError, Interrupted, ModelFileError
 from charrnn.evaluation import evaluate
 from charrnn.kernels.counters import dropout_mask
 from charrnn.lanes import Workers
-from charrnn.metrics import Evaluated, Evaluation, Event, Finished, Progress, Sample, Saved, bits
+from charrnn.metrics import Evaluated, Evaluation, Event, Finished, Progress, Sample, Saved, Stopped, bits
 from charrnn.model import CharRNN
 from charrnn.plans import RunPlan
-from charrnn.runs import SavedState, StopRequest
+from charrnn.runs import StopRequest
+from charrnn.state import TrainState
 
-BETAS = (0.9, 0.99)
-WARM_UP_STEPS = 50
+WARM_UP_STEPS = 200  # or a quarter of a short run: a high rate ruins a network that begins with it
 FINAL_RATE = 0.02  # of the peak
 NUM_PROGRESS = 500  # progress events in a run
 SAMPLE_LENGTH = 200
@@ -47,98 +45,12 @@ def learning_rate(step: int, *, peak: float, num_steps: int | None, start: int =
     start: where the schedule began, for a run that was extended.
     """
     span = num_steps - start if num_steps else None
-    warm_up = min(WARM_UP_STEPS, max(1, span // 10)) if span else WARM_UP_STEPS
+    warm_up = min(WARM_UP_STEPS, max(1, span // 4)) if span else WARM_UP_STEPS
     rate = peak * min(1.0, (step - start + 1) / warm_up)
     if not span:
         return rate
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (step - start) / span)))
     return rate * (FINAL_RATE + (1 - FINAL_RATE) * cosine)
-
-
-@dataclass
-class TrainState:
-    """Everything the next step depends on.
-
-    hidden: tensors (L, G, H), carried from window to window. num_steps is None until the
-    speed is known. valid_chars: held-out characters scored on the way. recent_*: the
-    training loss since the last progress event.
-    """
-
-    model: CharRNN
-    optimizer: torch.optim.AdamW
-    hidden: State
-    cursor: Cursor = field(default_factory=Cursor)
-    step: int = 0
-    num_steps: int | None = None
-    schedule_start: int = 0
-    valid_chars: int = 0
-    best_nats: float | None = None
-    best_step: int = 0
-    recent_nats: float = 0.0
-    recent_chars: int = 0
-    finished: bool = False
-
-    SCALARS = (
-        *("step", "num_steps", "schedule_start", "valid_chars", "best_nats", "best_step"),
-        *("recent_nats", "recent_chars", "finished"),
-    )
-
-    @classmethod
-    def fresh(cls, model_config: ModelConfig, train_config: TrainConfig, device: torch.device) -> "TrainState":
-        """The state before the first step."""
-        return cls.around(CharRNN(model_config, seed=train_config.seed).to(device), train_config)
-
-    @classmethod
-    def around(cls, model: CharRNN, train_config: TrainConfig) -> "TrainState":
-        """The state before the first step of a network that is at hand."""
-        matrices = [p for p in model.parameters() if p.dim() == 2]
-        biases = [p for p in model.parameters() if p.dim() == 1]
-        groups = [
-            {"params": matrices, "weight_decay": train_config.weight_decay},
-            {"params": biases, "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, betas=BETAS, fused=True)
-        return cls(model, optimizer, model.initial_state(train_config.batch_size))
-
-    def to_arrays(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """The state as named arrays and plain values, for a file."""
-        arrays = {f"weights.{name}": array for name, array in self.model.to_arrays().items()}
-        for name, parameter in self.model.named_parameters():
-            for moment in ("exp_avg", "exp_avg_sq"):
-                if parameter in self.optimizer.state:  # empty before the first step
-                    arrays[f"{moment}.{name}"] = self.optimizer.state[parameter][moment].cpu().numpy()
-        arrays |= {f"hidden.{i}": part.cpu().numpy() for i, part in enumerate(self.hidden)}
-        scalars = {name: getattr(self, name) for name in self.SCALARS}
-        return arrays, {**scalars, "cursor": asdict(self.cursor)}
-
-    def restore(self, saved: SavedState) -> None:
-        """Take over a saved state, into memory that torch allocated (products change with alignment).
-
-        Raises ModelFileError where the file doesn't fit this network.
-        """
-        weights = _named(saved.tensors, "weights.")
-        check_tensors(saved.path, weights, self.model.config)
-        self.model.load_arrays(weights)
-        try:
-            if saved.meta["step"] > 0:
-                for name, parameter in self.model.named_parameters():
-                    moments = {
-                        moment: torch.tensor(saved.tensors[f"{moment}.{name}"], device=parameter.device)
-                        for moment in ("exp_avg", "exp_avg_sq")
-                    }
-                    updates = torch.tensor(float(saved.meta["step"]), device=parameter.device)
-                    self.optimizer.state[parameter] = {"step": updates, **moments}
-            for index, part in enumerate(self.hidden):
-                part.copy_(torch.tensor(saved.tensors[f"hidden.{index}"]))
-            for name in self.SCALARS:
-                setattr(self, name, saved.meta[name])
-            self.cursor = Cursor(**saved.meta["cursor"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelFileError(f"{saved.path}: not a state of this run ({error})") from None
-
-
-def _named(tensors: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
-    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
 
 
 def train(plan: RunPlan, *, stop: StopRequest | None = None) -> Iterator[Event]:
@@ -153,6 +65,8 @@ def train(plan: RunPlan, *, stop: StopRequest | None = None) -> Iterator[Event]:
     precision = cast(Precision, plan.precision)
     with Workers(state.model, num_workers=plan.num_workers, precision=precision) as workers:
         yield from train_steps(state, plan, workers, stop)
+    if not is_at_end(state):
+        yield Stopped(state.step, best_step=state.best_step)
     if state.best_nats is None:  # nothing was kept, or it is gone
         yield from evaluate_and_keep(state, plan)
     yield finish(state, plan)
@@ -162,7 +76,7 @@ def train_steps(state: TrainState, plan: RunPlan, workers: Workers, stop: StopRe
     """The loop."""
     config, ids, device = plan.training, plan.corpus.train_ids, torch.device(plan.device)
     pace = Pace()
-    while state.num_steps is None or state.step < state.num_steps:
+    while not (is_at_end(state) or is_hopeless(state, config)):
         # read the next window of every lane; a new pass starts from no state
         pace.begin_step()
         window = read_window(ids, state.cursor, batch_size=config.batch_size, seq_len=config.seq_len, seed=config.seed)
@@ -180,6 +94,7 @@ def train_steps(state: TrainState, plan: RunPlan, workers: Workers, stop: StopRe
         apply_gradient(state, result.gradient, window.num_targets, rate=rate, grad_clip=config.grad_clip)
         state.hidden, state.cursor = result.state, window.after
         state.step += 1
+        state.follow(rate / config.learning_rate)
         state.recent_nats += result.nats
         state.recent_chars += window.num_targets
 
@@ -192,7 +107,7 @@ def train_steps(state: TrainState, plan: RunPlan, workers: Workers, stop: StopRe
         # tell, evaluate, save
         if is_due(state, NUM_PROGRESS):
             yield progress(state, pace, rate)
-        if state.num_steps is not None and is_due(state, NUM_EVALUATIONS):
+        if evaluation_is_due(state.since_start(state.step), state.since_start(state.evaluated_step), state.span):
             yield from evaluate_and_keep(state, plan)
             save_state(state, plan)
         elif pace.state_is_due():
@@ -224,6 +139,7 @@ def starting_state(plan: RunPlan, device: torch.device) -> TrainState:
     if plan.extends:  # a longer run scores more on its way, which the best so far is measured by too
         state.schedule_start, state.num_steps, state.finished = state.step, None, False
         state.valid_chars, state.best_nats = 0, None
+        state.evaluated_step, state.bad_evaluations = state.step, 0
     if not plan.run.model_path.exists():  # somebody moved it: better a later best than none
         state.best_nats, state.best_step = None, 0
     if state.num_steps is None and plan.seconds is None:
@@ -284,10 +200,23 @@ def apply_gradient(state: TrainState, gradient: Tensor, num_targets: int, *, rat
 
 def is_due(state: TrainState, times: int) -> bool:
     """Whether something that happens `times` times in a run, the last at its end, happens now."""
-    if state.num_steps is None:
+    if state.span is None:
         return True
-    done, span = state.step - state.schedule_start, state.num_steps - state.schedule_start
-    return done * times // span > (done - 1) * times // span
+    done = state.since_start(state.step)
+    return done * times // state.span > (done - 1) * times // state.span
+
+
+def is_at_end(state: TrainState) -> bool:
+    """Whether all steps are done."""
+    return state.num_steps is not None and state.step >= state.num_steps
+
+
+def is_hopeless(state: TrainState, config: TrainConfig) -> bool:
+    """Whether the last evaluations have all been worse than the best.
+
+    Not so in the first two passes: what a network hasn't seen yet it can't have learnt by heart.
+    """
+    return 0 < config.patience <= state.bad_evaluations and state.cursor.pass_index >= 2
 
 
 def progress(state: TrainState, pace: Pace, rate: float) -> Progress:
@@ -305,14 +234,15 @@ def progress(state: TrainState, pace: Pace, rate: float) -> Progress:
 
 
 def evaluate_and_keep(state: TrainState, plan: RunPlan) -> Iterator[Event]:
-    """Score the fixed part of the held-out text, keep the weights if they are the best, draw a sample."""
+    """Score the fixed part of the held-out text, keep the averaged weights if they are the best, draw a sample."""
     corpus = plan.corpus
-    score = evaluate(state.model, corpus.valid_ids, context=corpus.train_ids, num_scored=state.valid_chars)
+    score = evaluate(state.average, corpus.valid_ids, context=corpus.train_ids, num_scored=state.valid_chars)
     if not math.isfinite(score.nats):
         raise DivergenceError(f"training diverged by step {state.step}: the held-out loss is not finite; {_ADVICE}")
     whole = score.num_chars == len(corpus.valid_ids)
     best = state.best_nats is None or score.nats_per_char < state.best_nats
     model = describe_model(state, plan, scores(score, step=state.step, whole=whole))
+    state.evaluated_step, state.bad_evaluations = state.step, 0 if best else state.bad_evaluations + 1
     if best:
         state.best_nats, state.best_step = score.nats_per_char, state.step
         save_model(plan.run.model_path, model)
@@ -335,10 +265,15 @@ def kept_model(plan: RunPlan) -> tuple[ModelFile, CharRNN]:
 
 
 def finish(state: TrainState, plan: RunPlan) -> Finished:
-    """Score the best weights on the whole held-out text and write that into the model file."""
+    """Score the best weights on the whole held-out text, and on the test text; write that into the model file."""
     file, kept = kept_model(plan)
-    score = evaluate(kept, plan.corpus.valid_ids, context=plan.corpus.train_ids)
-    save_model(plan.run.model_path, replace(file, scores=scores(score, step=state.best_step, whole=True)))
+    corpus = plan.corpus
+    score = evaluate(kept, corpus.valid_ids, context=corpus.train_ids)
+    final = scores(score, step=state.best_step, whole=True)
+    if len(corpus.test_ids) > 0:
+        score = evaluate(kept, corpus.test_ids, context=corpus.ids[: -len(corpus.test_ids)])
+        final["test"] = {"nats_per_char": score.nats_per_char, "num_chars": score.num_chars}
+    save_model(plan.run.model_path, replace(file, scores=final))
     state.finished = True
     save_state(state, plan)
     return finished(plan, state.step)
@@ -351,17 +286,28 @@ def finished(plan: RunPlan, step: int) -> Finished:
         raise ModelFileError(f"{path}: gone, though the run is finished; put it back, or start over with --fresh")
     scores = load_model(path).scores
     nats = scores["nats_per_char"]
-    return Finished(step, str(path), scores["step"], nats, bits(nats), scores["num_chars"])
+    test = scores.get("test", {})
+    return Finished(
+        step,
+        str(path),
+        scores["step"],
+        nats,
+        bits(nats),
+        scores["num_chars"],
+        test_nats_per_char=test.get("nats_per_char"),
+        num_test_chars=test.get("num_chars", 0),
+    )
 
 
 def describe_model(state: TrainState, plan: RunPlan, scores: dict[str, Any]) -> ModelFile:
-    """The weights of the moment as a model file."""
+    """The averaged weights of the moment as a model file."""
     corpus = plan.corpus
     text = {"paths": list(corpus.names), "sha256": corpus.sha256}
-    split = {"num_train": corpus.num_train, "num_valid": len(corpus.valid_ids), **asdict(plan.corpus_config)}
+    parts = {"num_train": corpus.num_train, "num_valid": corpus.num_valid, "num_test": len(corpus.test_ids)}
+    split = {**parts, **asdict(plan.corpus_config)}
     training = {**asdict(plan.training), "steps": state.num_steps, "minutes": plan.minutes}
     provenance = {"text": text, "split": split, "training": training}
-    return ModelFile(plan.model, corpus.vocab, state.model.to_arrays(), scores, provenance)
+    return ModelFile(plan.model, corpus.vocab, state.average.to_arrays(), scores, provenance)
 
 
 def scores(score: Evaluation, *, step: int, whole: bool) -> dict[str, Any]:

@@ -167,7 +167,7 @@ class KneserNey:
 
 
 def learning_rate(step, peak, num_steps):
-    """Linear warm-up over 50 steps or a tenth of the run, times a cosine from 1 to 0.02."""
-    warm_up = min(50, max(1, num_steps // 10))
+    """Linear warm-up over 200 steps or a quarter of the run, times a cosine from 1 to 0.02."""
+    warm_up = min(200, max(1, num_steps // 4))
     warm = (step + 1) / warm_up if step < warm_up else 1.0
     return peak * warm * (0.02 + 0.98 * (1 + math.cos(math.pi * step / num_steps)) / 2)

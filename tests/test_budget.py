@@ -1,12 +1,13 @@
 """How a run's time is spent, on a clock that the tests wind."""
 
+import itertools
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn.budget import NUM_EVALUATIONS, SECONDS_BETWEEN_STATES, Pace, default_budget, valid_part
+from charrnn.budget import NUM_EVALUATIONS, SECONDS_BETWEEN_STATES, Pace, default_budget, evaluation_is_due, valid_part
 from charrnn.config import TrainConfig
 
 
@@ -63,6 +64,27 @@ def test_a_long_text_gets_five_minutes(num_chars):
     assert default_budget(num_chars, config) == (5.0, None)
 
 
+@given(span=st.integers(1, 20_000), start=st.integers(0, 1000))
+def test_evaluations_are_close_at_first_and_never_far(span, start):
+    """No gap is longer than a twelfth of the span, nor much than a fifth of what is done; the last is at the end."""
+    last, due = 0, []
+    for done in range(1, span + 1):
+        if evaluation_is_due(done, last, span):
+            due.append(done)
+            last = done
+    assert due[-1] == span
+    assert len(due) <= 45
+    for before, after in itertools.pairwise([0, *due]):
+        assert after - before <= max(1, span / 12 + 1)
+        assert after - before <= max(51, 0.25 * after + 1)
+        assert after == span or after - before >= min(span / 12, 50)
+
+
+def test_nothing_is_evaluated_before_the_end_is_known():
+    """How much is scored depends on it."""
+    assert not any(evaluation_is_due(done, 0, None) for done in range(1, 1000))
+
+
 @given(
     num_valid=st.integers(1, 2_000_000),
     batch_size=st.integers(1, 500),
@@ -78,7 +100,7 @@ def test_evaluations_on_the_way_cost_a_twentieth(num_valid, batch_size, seq_len,
     part = valid_part(num_valid, config, num_steps)
     assert min(1000, num_valid) <= part <= num_valid
     if part > 1000:
-        assert NUM_EVALUATIONS * part * 2 / 3 <= 0.05 * num_steps * batch_size * seq_len
+        assert 2 * NUM_EVALUATIONS * part * 2 / 3 <= 0.05 * num_steps * batch_size * seq_len
 
 
 def test_a_long_run_scores_more_on_the_way():

@@ -41,9 +41,11 @@ RANGES = {
     (TrainConfig, "learning_rate"): (1e-7, 10.0),
     (TrainConfig, "weight_decay"): (0.0, 10.0),
     (TrainConfig, "grad_clip"): (1e-6, 1e6),
+    (TrainConfig, "patience"): (0, 10**6),
     (TrainConfig, "steps"): (1, 10**12),
     (TrainConfig, "seed"): (0, 2**63 - 1),
     (CorpusConfig, "valid_fraction"): (1e-6, 0.5),
+    (CorpusConfig, "test_fraction"): (0.0, 0.4),
     (SampleConfig, "temperature"): (0.0, 1e308),
     (SampleConfig, "length"): (-1, 10**15),
     (SampleConfig, "seed"): (0, 2**63 - 1),
@@ -225,7 +227,7 @@ def test_every_text_has_a_legal_recommendation(vocab_size):
     assert max(SIZES) == 10**9
     budgets = [(0.6, "cpu", 1), (300.0, "cpu", 2), (1e7, "cpu", 64), (300.0, "cuda", 2)]
     for num_chars, (seconds, device, threads) in itertools.product(SIZES, budgets):
-        model, training = recommend(num_chars, vocab_size, seconds=seconds, device=device, threads=threads)
+        model, training, _ = recommend(num_chars, vocab_size, seconds=seconds, device=device, threads=threads)
         assert model.vocab_size == vocab_size
         assert model.cell in CELLS
         assert 1 <= training.batch_size <= num_chars
@@ -245,13 +247,15 @@ def test_a_recommendation_is_legal_and_a_function_of_what_it_is_given(num_chars,
     """Asked again it is the same, which a run without options needs to be resumed."""
     first = recommend(num_chars, vocab_size, seconds=seconds, device=device, threads=threads)
     assert first == recommend(num_chars, vocab_size, seconds=seconds, device=device, threads=threads)
-    assert first[1].batch_size <= num_chars
+    assert first.training.batch_size <= num_chars
+    settings = {**dataclasses.asdict(first.model), **dataclasses.asdict(first.training)}
+    assert first.reasons.keys() <= settings.keys()
 
 
 def test_larger_texts_get_no_smaller_networks():
     """More text carries more parameters, needs less dropout and fills larger steps."""
     found = [recommend(size, 65, seconds=300.0, device="cpu", threads=2) for size in SIZES]
-    for (smaller, before), (larger, after) in itertools.pairwise(found):
+    for (smaller, before, _), (larger, after, _) in itertools.pairwise(found):
         assert larger.num_parameters >= smaller.num_parameters
         assert after.dropout <= before.dropout
         assert after.batch_size * after.seq_len >= before.batch_size * before.seq_len

@@ -26,6 +26,7 @@ from charrnn.metrics import (
     Resumed,
     Sample,
     Saved,
+    Stopped,
     Warned,
 )
 from charrnn.vocab import Vocab
@@ -37,6 +38,7 @@ PLAN = Plan(
     num_chars=4068,
     num_train_chars=3661,
     num_valid_chars=407,
+    num_test_chars=0,
     vocab_size=20,
     model={"cell": "gru", "vocab_size": 20, "embedding_dim": 64, "hidden_size": 16, "num_layers": 1},
     training={"batch_size": 4, "seq_len": 32, "dropout": 0.5, "learning_rate": 0.004, "weight_decay": 0.1},
@@ -48,6 +50,7 @@ PLAN = Plan(
     threads=2,
     precision="float32",
     notes=[],
+    reasons={"hidden_size": "as many as pay"},
 )
 PROGRESS = Progress(
     7, num_steps=20, nats_per_char=2.0, learning_rate=0.004, chars_per_second=12345.6, seconds_left=61.0
@@ -65,7 +68,12 @@ DESCRIBED: list[tuple[Event, tuple[str, ...] | None]] = [
     (Sample(9, text="a rose"), ("    a rose",)),
     (Saved(9, path="checkpoints/poems/model.safetensors"), None),
     (Warned(9, "a state is damaged"), ("warning: a state is damaged",)),
+    (Stopped(18, best_step=15), ("stopped", "since step 15")),
     (Finished(20, "model.safetensors", 15, 1.0, 1.442695, 4070), ("1.443 bits", "4,070", "selection score", "15")),
+    (
+        Finished(20, "model.safetensors", 15, 1.0, 1.442695, 4070, test_nats_per_char=2.0, num_test_chars=1234),
+        ("1.443 bits", "selection score", "2.885 bits", "1,234 test characters", "chose nothing"),
+    ),
 ]
 
 
@@ -135,6 +143,12 @@ def test_one_line_has_no_newline_or_tab(text: str, shown: str) -> None:
 def test_clock(seconds: float, shown: str) -> None:
     """Seconds as m:ss, from an hour on as h:mm:ss, never negative."""
     assert console.clock(seconds) == shown
+
+
+def test_a_plan_says_why_when_asked() -> None:
+    """A line for each setting that was chosen for a reason, only where somebody asks for the plan alone."""
+    assert "hidden size: as many as pay" in console.plan_lines(PLAN, with_reasons=True).splitlines()
+    assert "as many as pay" not in console.plan_lines(PLAN)
 
 
 def test_every_event_is_described_or_silent_on_purpose() -> None:

@@ -313,7 +313,7 @@ def test_every_size_is_split_in_two():
 
 def test_the_standard_small_corpus_is_split_as_elsewhere():
     """1,115,394 characters give 1,003,854 and 111,540, the figures others publish for that text."""
-    assert split(1_115_394, CorpusConfig()) == 1_003_854
+    assert split(1_115_394, CorpusConfig()) == (1_003_854, 111_540)
     assert 1_115_394 - 1_003_854 == 111_540
 
 
@@ -321,7 +321,8 @@ def test_the_standard_small_corpus_is_split_as_elsewhere():
 @pytest.mark.parametrize("size", [10**6, 4 * 10**6, 20 * 10**6 - 1, 20 * 10**6 + 1, 10**9, 10**12])
 def test_no_more_than_two_million_are_held_out(size, fraction):
     """A share of a huge text says nothing new and takes minutes to score."""
-    held = size - split(size, CorpusConfig(valid_fraction=fraction))
+    num_train, held = split(size, CorpusConfig(valid_fraction=fraction))
+    assert num_train + held == size
     assert MAX_VALID_CHARS == 2_000_000
     assert abs(held - min(size * fraction, 2_000_000)) <= 1
 
@@ -330,9 +331,29 @@ def test_no_more_than_two_million_are_held_out(size, fraction):
 @pytest.mark.parametrize("size", [20, 21, 33, 1000, 12345])
 def test_the_share_that_is_held_out_is_the_one_asked_for(size, fraction):
     """To within a character, and at least one."""
-    held = size - split(size, CorpusConfig(valid_fraction=fraction))
+    num_train, held = split(size, CorpusConfig(valid_fraction=fraction))
+    assert num_train + held == size
     assert 1 <= held < size
     assert abs(held - size * fraction) <= 1
+
+
+@pytest.mark.parametrize("size", [20, 1000, 10**8])
+@pytest.mark.parametrize(("valid", "test"), [(0.1, 0.0), (0.1, 0.1), (0.5, 0.4), (1e-6, 0.05)])
+def test_a_test_text_lies_behind_the_held_out_one(size, valid, test):
+    """The three parts are the whole text, each as large as asked for to within a character; none overlap."""
+    num_train, num_valid = split(size, CorpusConfig(valid_fraction=valid, test_fraction=test))
+    num_test = size - num_train - num_valid
+    assert num_train >= 1
+    assert num_valid >= 1
+    assert num_test == min(int(size * test), MAX_VALID_CHARS)
+    assert abs(num_valid - max(1, min(size * valid, MAX_VALID_CHARS))) <= 1
+    if size == 1000:
+        corpus = make_corpus(
+            "".join(chr(97 + place % 17) for place in range(size)), valid_fraction=valid, test_fraction=test
+        )
+        assert len(corpus.test_ids) == num_test
+        parts = [corpus.train_ids, corpus.valid_ids, corpus.test_ids]
+        assert [char for part in parts for char in part.tolist()] == corpus.ids.tolist()
 
 
 @pytest.mark.parametrize("size", range(MIN_CHARS))

@@ -18,6 +18,7 @@ from charrnn.metrics import (
     Resumed,
     Sample,
     Saved,
+    Stopped,
     Warned,
     bits,
 )
@@ -30,6 +31,7 @@ EVENTS = {
         num_chars=20,
         num_train_chars=18,
         num_valid_chars=2,
+        num_test_chars=1,
         vocab_size=9,
         model={"cell": "gru"},
         training={"steps": None},
@@ -41,6 +43,7 @@ EVENTS = {
         threads=2,
         precision="float32",
         notes=["a note"],
+        reasons={"cell": "a reason"},
     ),
     "resumed": Resumed(3, note="going on from step 3"),
     "progress": Progress(
@@ -50,6 +53,7 @@ EVENTS = {
     "sample": Sample(5, text="to be\n\0\udcff\u2028"),
     "saved": Saved(5, path="checkpoints/poems/model.safetensors"),
     "warning": Warned(6, message="a warning"),
+    "stopped": Stopped(8, best_step=5),
     "finished": Finished(
         9, model="model.safetensors", best_step=5, nats_per_char=1.4, bits_per_char=2.0, num_chars=2000
     ),
@@ -63,7 +67,17 @@ PROMISED = {
 def test_every_event_has_a_name_of_its_own():
     """The names are those that scripts rely on, and the table above holds every kind."""
     assert {kind.event: kind for kind in Event.__subclasses__()} == {n: type(event) for n, event in EVENTS.items()}
-    assert set(EVENTS) == {"plan", "resumed", "progress", "evaluated", "sample", "saved", "warning", "finished"}
+    assert set(EVENTS) == {
+        "plan",
+        "resumed",
+        "progress",
+        "evaluated",
+        "sample",
+        "saved",
+        "warning",
+        "stopped",
+        "finished",
+    }
 
 
 @pytest.mark.parametrize(("name", "event"), EVENTS.items())

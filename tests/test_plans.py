@@ -104,7 +104,7 @@ def test_a_new_run_does_what_is_recommended(run):
     corpus = make_corpus()
     plan = plan_for(run, corpus=corpus, minutes=5.0)
     expected = recommend(len(corpus.train_ids), len(corpus.vocab), seconds=300.0, device="cpu", threads=2)
-    assert (plan.model, plan.training) == expected
+    assert (plan.model, plan.training, plan.reasons) == expected
     assert (plan.run, plan.corpus, plan.corpus_config) == (run, corpus, CorpusConfig())
     assert (plan.device, plan.threads) == ("cpu", 2)
     assert (plan.minutes, plan.seconds) == (5.0, 300.0)
@@ -124,7 +124,7 @@ def test_what_the_user_gave_lies_over_it(run, given):
     """Every setting that was named has its value, every other the recommended one."""
     corpus = make_corpus()
     plan = plan_for(run, given, corpus=corpus, minutes=None if "steps" in given else 2.0)
-    model, training = recommend(len(corpus.train_ids), len(corpus.vocab), seconds=120.0, device="cpu", threads=2)
+    model, training, _ = recommend(len(corpus.train_ids), len(corpus.vocab), seconds=120.0, device="cpu", threads=2)
     assert plan.model == overlay(model, given)
     assert plan.training == overlay(training, given)
     chosen = {**asdict(plan.model), **asdict(plan.training)}

@@ -17,13 +17,14 @@ from charrnn.config import CELLS
 from charrnn.errors import DivergenceError, Interrupted, ModelFileError
 from charrnn.evaluation import evaluate
 from charrnn.kernels.products import has_fast_bfloat16
-from charrnn.metrics import Evaluated, Finished, Progress, Sample, Saved
+from charrnn.metrics import Evaluated, Finished, Progress, Sample, Saved, Stopped
 from charrnn.model import CharRNN
 from charrnn.plans import make_plan
 from charrnn.runs import StopRequest
+from charrnn.state import TrainState
 from charrnn.training import apply_gradient, is_due, learning_rate, train
 from tests import reference
-from tests.conftest import with_cell
+from tests.conftest import relative_error, with_cell
 
 
 def run_through(plan):
@@ -239,6 +240,93 @@ def test_a_time_budget_becomes_a_number_of_steps(plan, monkeypatch):
     assert first.step < 0.1 * first.num_steps
 
 
+def overfitting(plan, **training):
+    """The plan with little text and a high rate, so that it soon learns it by heart."""
+    corpus = replace(plan.corpus, ids=plan.corpus.ids[:600], num_train=400, num_valid=200)
+    settings = {"dropout": 0.0, "learning_rate": 3e-2, "steps": 2000, **training}
+    return replace(plan, corpus=corpus, training=replace(plan.training, **settings))
+
+
+def test_a_run_that_gets_no_better_is_stopped(plan):
+    """After as many worse evaluations as its patience; the kept weights are the best, and the line says since when."""
+    plan = overfitting(plan)
+    events = run_through(plan)
+    stopped, finished = events[-2:]
+    scores = {event.step: event.nats_per_char for event in events if isinstance(event, Evaluated)}
+    assert isinstance(stopped, Stopped)
+    assert stopped.step == finished.step == max(scores) < 2000
+    assert stopped.best_step == finished.best_step == min(scores, key=scores.get)
+    assert sum(step > stopped.best_step for step in scores) == plan.training.patience
+    assert finished.nats_per_char == pytest.approx(scores[stopped.best_step])
+    assert plan_again(plan, steps=2000).done
+
+
+def test_patience_zero_never_stops(plan):
+    """Then the budget alone ends a run."""
+    events = run_through(overfitting(plan, patience=0, steps=800))
+    assert not any(isinstance(event, Stopped) for event in events)
+    assert events[-1].step == 800 > events[-1].best_step
+
+
+def test_a_run_killed_after_its_last_evaluation_stops_there_too(plan):
+    """The state that says that it is over was saved, the end was not reached."""
+    plan = overfitting(plan)
+    run_through(plan)
+    expected = digests(plan)
+    state = plan.run.newest_state()
+    unfinished = {**state.meta, "finished": False}
+    unfinished.pop("num_events")
+    lines = plan.run.log_path.read_bytes().splitlines(keepends=True)
+    plan.run.log_path.write_bytes(
+        b"".join(lines[:-4])
+    )  # evaluated, sample: logged after the state was; stopped, finished
+    plan.run.save_state(state.meta["step"], state.tensors, unfinished)
+    plan.run.log_path.write_bytes(b"".join(lines[:-2]))
+    resumed = plan_again(plan, steps=2000)
+    for event in train(replace(plan, resume=resumed.resume)):
+        plan.run.log(event.record())
+    assert digests(plan)[0] == expected[0]
+
+
+def test_weights_are_averaged(plan):
+    """The average is the one that its definition gives, and what the model file holds."""
+    plan = with_cell(plan, "gru", steps=160)
+    seen = []
+    follow = TrainState.follow
+
+    def watched(state, rate):
+        seen.append(state.model.to_arrays())
+        follow(state, rate)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainState, "follow", watched)
+        events = run_through(plan)
+    expected = {name: array.astype(np.float64) for name, array in CharRNN(plan.model, seed=1).to_arrays().items()}
+    for done in range(8, 161, 8):
+        rate = reference.learning_rate(done - 1, 1.0, 160)
+        share = 8 / (0.1 * rate * done + 8)
+        for name, array in seen[done - 1].items():
+            expected[name] += share * (array - expected[name])
+    assert events[-1].best_step == 160
+    for name, array in load_model(plan.run.model_path).tensors.items():
+        assert relative_error(array, expected[name]) < 1e-5
+        assert relative_error(seen[-1][name], expected[name]) > 1e-5 or "bias_hh" in name
+
+
+def test_the_test_text_is_scored_once_at_the_end(plan):
+    """With the best weights, and after all that comes before it."""
+    corpus = replace(plan.corpus, num_train=5000, num_valid=600)
+    plan = replace(plan, corpus=corpus)
+    finished = run_through(plan)[-1]
+    file = load_model(plan.run.model_path)
+    model = CharRNN.from_arrays(file.config, file.tensors)
+    score = evaluate(model, corpus.ids[5600:], context=corpus.ids[:5600])
+    assert finished.num_chars == 600
+    assert finished.num_test_chars == score.num_chars == 400
+    assert finished.test_nats_per_char == score.nats_per_char == file.scores["test"]["nats_per_char"]
+    assert file.provenance["split"]["num_test"] == 400
+
+
 def test_redundant_biases_stay_zero(plan):
     """After training, bias_hh is still zero wherever bias_ih says the same."""
     run_through(plan)
@@ -277,9 +365,9 @@ def test_an_extended_run_scores_as_much_as_one_of_its_length(plan, tmp_path):
     plan = replace(plan, corpus=corpus, training=replace(plan.training, steps=4))
     run_through(plan)
     assert plan.run.newest_state().meta["valid_chars"] == 1000
-    again = replace(plan, training=replace(plan.training, steps=3000), resume=plan.run.newest_state(), extends=True)
+    again = replace(plan, training=replace(plan.training, steps=6000), resume=plan.run.newest_state(), extends=True)
     state = training.starting_state(again, torch.device("cpu"))
-    assert state.valid_chars == 2996 * 8 * 16 // 240
+    assert state.valid_chars == 5996 * 8 * 16 // 480
     _, kept = training.kept_model(again)
     score = evaluate(kept, corpus.valid_ids, context=corpus.train_ids, num_scored=state.valid_chars)
     assert state.best_nats == score.nats_per_char
