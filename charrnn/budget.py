@@ -9,7 +9,7 @@ DEFAULT_MINUTES = 5.0
 NUM_EVALUATIONS = 12  # if they were equally far apart; at first they are closer
 SECONDS_BETWEEN_STATES = 60.0
 _LONG_TEXT = 500_000  # characters
-_PASSES = 12
+_PASSES = 30
 _VALID_PART = 1 / 480  # characters each of them scores, of those trained on in the run
 _FIRST_GAP, _GROWING_GAP = 50, 0.2  # steps between evaluations: so many, then this share of the steps done
 
@@ -17,8 +17,8 @@ _FIRST_GAP, _GROWING_GAP = 50, 0.2  # steps between evaluations: so many, then t
 def default_budget(num_chars: int, train_config: TrainConfig) -> tuple[float | None, int | None]:
     """Minutes or steps of a run that was given neither: (minutes, None) or (None, steps).
 
-    A text of num_chars is learnt after a dozen passes, from where on it is only memorised;
-    five minutes don't reach that where it is long.
+    A text of num_chars is learnt after at most thirty passes, from where on it is only
+    memorised; five minutes don't reach that where it is long.
     """
     if num_chars >= _LONG_TEXT:
         return DEFAULT_MINUTES, None

@@ -78,6 +78,7 @@ def train(
     minutes: Annotated[float | None, budget(help="Time, from the first step to the saved model.")] = None,
     steps: Annotated[int | None, budget(help="Optimiser updates instead.")] = None,
     dropout: Annotated[float | None, learning(help="Share of each layer's outputs dropped.")] = None,
+    weight_drop: Annotated[float | None, learning(help="Share of the recurrent weights dropped.")] = None,
     seq_len: Annotated[int | None, learning(help="Characters a gradient reaches back.")] = None,
     batch_size: Annotated[int | None, learning(help="Places in the text read side by side.")] = None,
     learning_rate: Annotated[float | None, learning(help="Peak learning rate.")] = None,
@@ -117,8 +118,8 @@ def train(
 ) -> None:
     """Learn from TEXT and keep the best model in ./checkpoints; its path is printed.
 
-    Without options the sizes follow from the text, and the budget is a dozen passes over a
-    short text, five minutes for a long one.
+    Without options the sizes follow from the text, and the budget is thirty passes over a
+    short text, five minutes for a long one. A run that gets no better ends sooner.
     The same command again goes on where an unfinished run stopped.
     """
     given = settings(locals())

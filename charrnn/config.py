@@ -26,6 +26,7 @@ C = TypeVar("C", "ModelConfig", "TrainConfig", "CorpusConfig", "SampleConfig")
 
 CHECKPOINTS = "checkpoints"  # the folder of all runs, under the current one
 MAX_VALID_CHARS = 2_000_000  # more says nothing new and costs minutes
+_MANY_PASSES = 50  # over a text, from where on dropping weights pays too
 _SPEED = 3e11  # floating point operations a second and thread, roughly
 MIN_CHARS = 20  # a text of fewer can't be split in anything worth training on
 
@@ -103,6 +104,7 @@ class TrainConfig(Checked):
     seq_len: int = setting(1, 65536)  # T
     dropout: float = setting(0.0, 0.95)  # on each layer's output, one mask a window
     learning_rate: float = setting(1e-7, 10.0)  # the peak
+    weight_drop: float = setting(0.0, 0.95, default=0.0)  # of each recurrent weight, one mask a window
     weight_decay: float = setting(0.0, 10.0, default=0.1)  # decoupled, matrices only
     grad_clip: float = setting(1e-6, 1e6, default=1.0)  # norm of the gradient of the mean
     patience: int = setting(0, 10**6, default=4)  # evaluations without a better one that end a run; 0: never
@@ -179,6 +181,7 @@ def recommend(num_chars: int, vocab_size: int, *, seconds: float, device: str, t
         seq_len=min(seq_len, num_chars),
         dropout=dropout,
         learning_rate=6e-3 if layers == 1 else 4e-3,
+        weight_drop=0.2 if passes > _MANY_PASSES else 0.0,
     )
     reasons = {
         "cell": "learns more in a minute than an LSTM, and far more than an RNN",

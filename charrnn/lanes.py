@@ -58,8 +58,39 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown()
 
-    def window_gradient(self, x: Tensor, targets: Tensor, state: State, masks: Sequence[Tensor] | None) -> WindowResult:
-        """As the function of that name, for all lanes; the gradient is good until the next step."""
+    def window_gradient(
+        self,
+        x: Tensor,
+        targets: Tensor,
+        state: State,
+        masks: Sequence[Tensor] | None,
+        weight_masks: Sequence[Tensor] | None = None,
+    ) -> WindowResult:
+        """As the function of that name, for all lanes; the gradient is good until the next step.
+
+        weight_masks: factors for each layer's recurrent weight, in this window alone.
+        """
+        if weight_masks is None:
+            return self._window_gradient(x, targets, state, masks)
+        parameters = dict(self.model.named_parameters())
+        weights = [parameter for name, parameter in parameters.items() if name.endswith("weight_hh_l0")]
+        whole = [weight.detach().clone() for weight in weights]
+        for weight, mask in zip(weights, weight_masks, strict=True):
+            weight.data.mul_(mask)
+        try:
+            result = self._window_gradient(x, targets, state, masks)
+        finally:
+            for weight, values in zip(weights, whole, strict=True):
+                weight.data.copy_(values)
+        pieces = torch.split(result.gradient, [parameter.numel() for parameter in parameters.values()])
+        gradients = [piece for name, piece in zip(parameters, pieces, strict=True) if name.endswith("weight_hh_l0")]
+        for gradient, mask in zip(gradients, weight_masks, strict=True):
+            gradient *= mask.flatten()
+        return result
+
+    def _window_gradient(
+        self, x: Tensor, targets: Tensor, state: State, masks: Sequence[Tensor] | None
+    ) -> WindowResult:
         if is_fused(self.model):
             self._packed = self.model.pack(self.precision, out=self._packed, each=self._pool.map)
         futures = [

@@ -20,10 +20,10 @@ from charrnn import sampling
 from charrnn.batches import read_window
 from charrnn.budget import Pace, evaluation_is_due, valid_part
 from charrnn.checkpoint import ModelFile, load_model, save_model
-from charrnn.config import Precision, TrainConfig
+from charrnn.config import NUM_GATES, Precision, TrainConfig
 from charrnn.errors import DivergenceError, Interrupted, ModelFileError
 from charrnn.evaluation import evaluate
-from charrnn.kernels.counters import dropout_mask
+from charrnn.kernels.counters import dropout_mask, weight_mask
 from charrnn.lanes import Workers
 from charrnn.metrics import Evaluated, Evaluation, Event, Finished, Progress, Sample, Saved, Stopped, bits
 from charrnn.model import CharRNN
@@ -85,7 +85,8 @@ def train_steps(state: TrainState, plan: RunPlan, workers: Workers, stop: StopRe
 
         # forward and backward
         x, targets = (torch.from_numpy(array).to(device) for array in (window.x, window.targets))
-        result = workers.window_gradient(x, targets, state.hidden, dropout_masks(state, config, device))
+        masks = dropout_masks(state, config, device), weight_masks(state, config, device)
+        result = workers.window_gradient(x, targets, state.hidden, *masks)
 
         # clip the mean's gradient and update
         rate = learning_rate(
@@ -177,6 +178,20 @@ def dropout_masks(state: TrainState, config: TrainConfig, device: torch.device) 
             )
         ).to(device)
         for layer in range(sizes.num_layers)
+    ]
+
+
+def weight_masks(state: TrainState, config: TrainConfig, device: torch.device) -> list[Tensor] | None:
+    """One mask for each layer's recurrent weight in the window at hand; None where none is dropped."""
+    if config.weight_drop == 0.0:
+        return None
+    gates = NUM_GATES[state.model.config.cell]
+    size = state.model.config.hidden_size
+    return [
+        torch.from_numpy(
+            weight_mask(config.weight_drop, seed=config.seed, step=state.step, layer=layer, shape=(gates * size, size))
+        ).to(device)
+        for layer in range(state.model.config.num_layers)
     ]
 
 

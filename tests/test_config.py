@@ -42,6 +42,7 @@ RANGES = {
     (TrainConfig, "weight_decay"): (0.0, 10.0),
     (TrainConfig, "grad_clip"): (1e-6, 1e6),
     (TrainConfig, "patience"): (0, 10**6),
+    (TrainConfig, "weight_drop"): (0.0, 0.95),
     (TrainConfig, "steps"): (1, 10**12),
     (TrainConfig, "seed"): (0, 2**63 - 1),
     (CorpusConfig, "valid_fraction"): (1e-6, 0.5),

@@ -10,7 +10,7 @@ import pytest
 from charrnn.config import CELLS
 from charrnn.kernels import recurrent, vectors
 from charrnn.kernels.barrier import abandon, meet, new_barrier
-from charrnn.kernels.counters import dropout_mask, pass_offset, uniforms
+from charrnn.kernels.counters import dropout_mask, pass_offset, uniforms, weight_mask
 from charrnn.kernels.generation import draw, filter_logits, surprisal
 from charrnn.kernels.vectors import compiled
 from tests import reference
@@ -53,6 +53,19 @@ def test_masks_are_keyed_by_seed_step_layer_and_global_lane():
     for change in ({"seed": 2}, {"step": 8}, {"layer": 0}, {"lanes": range(8, 16)}):
         assert (dropout_mask(0.5, **{**key, **change}) != mask).any()
     assert len({row.tobytes() for row in mask}) == 8
+
+
+def test_weight_masks_drop_their_share_and_differ_by_window_and_layer():
+    """The mean is one to within the sample's error; the same window has the same mask."""
+    key = {"seed": 1, "step": 2, "layer": 0, "shape": (300, 101)}
+    mask = weight_mask(0.25, **key)
+    assert mask.shape == (300, 101)
+    assert mask.dtype == np.float32
+    assert sorted(set(mask.ravel().tolist())) == [0.0, pytest.approx(4 / 3)]
+    assert mask.mean() == pytest.approx(1.0, abs=5 * math.sqrt(1 / 3 / mask.size))
+    assert (weight_mask(0.25, **key) == mask).all()
+    for change in ({"seed": 2}, {"step": 3}, {"layer": 1}):
+        assert (weight_mask(0.25, **{**key, **change}) != mask).any()
 
 
 def test_offsets_lie_in_the_text_and_differ():

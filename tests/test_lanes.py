@@ -73,6 +73,41 @@ def test_the_gradient_is_truncated_but_the_state_carries(cell, kernels):
 
 
 @KERNELS
+@pytest.mark.parametrize("cell", CELLS)
+def test_dropped_weights_count_in_one_window_alone(cell, kernels, monkeypatch):
+    """Loss and gradient are those of a network whose recurrent weights are masked; the weights stay whole."""
+    if kernels != "ours":
+        monkeypatch.setattr("charrnn.lanes.is_fused", lambda model: False)
+    model, _ = make_model(cell)
+    before = model.to_arrays()
+    x, targets = torch.randint(0, 9, (2, 5, 4), generator=torch.Generator().manual_seed(5))
+    shape = model.layers[0].weight_hh_l0.shape
+    masks = [torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(k)) * 1.5 for k in range(2)]
+    with Workers(model, num_workers=2, precision="float32") as workers:
+        found = workers.window_gradient(x, targets, model.initial_state(4), None, masks)
+        found = found.nats, found.gradient.clone()
+        plain = workers.window_gradient(x, targets, model.initial_state(4), None)
+    assert all((before[name] == array).all() for name, array in model.to_arrays().items())
+    assert plain.nats != pytest.approx(found[0], rel=1e-5)
+
+    leaves = {name: parameter.detach().clone().requires_grad_() for name, parameter in model.named_parameters()}
+    masked = {
+        name: p * masks[int(name.split(".")[1])] if name.endswith("weight_hh_l0") else p for name, p in leaves.items()
+    }
+    double = CharRNN(model.config).double()
+    outputs, _ = torch.func.functional_call(
+        double,
+        {name: p.double() for name, p in masked.items()},
+        (x, tuple(part.double() for part in model.initial_state(4))),
+    )
+    loss = torch.nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="sum")
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(leaves.values()))])
+    assert found[0] == pytest.approx(loss.item(), rel=1e-5)
+    redundant = torch.cat([torch.full((p.numel(),), "bias_hh" in n) for n, p in leaves.items()])
+    assert relative_error(found[1][~redundant], expected[~redundant]) < 1e-5
+
+
+@KERNELS
 def test_lanes_add_up(kernels):
     """The sum over all lanes is the sum of what halves of them give."""
     model, _ = make_model()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # The second key word says what the numbers are for, so that no two uses share a stream.
-_MASK, _OFFSET, _DRAW = 1, 2, 3
+_MASK, _OFFSET, _DRAW, _WEIGHT_MASK = 1, 2, 3, 4
 
 
 def _words(count: int, *, key: tuple[int, int], counter: tuple[int, int, int, int]) -> NDArray[np.uint64]:
@@ -36,6 +36,18 @@ def dropout_mask(
     words = [_words(-(-hidden_size // 4), key=(seed, _MASK), counter=(0, step, layer, lane)) for lane in lanes]
     draws = np.stack(words).view(np.uint16)[:, :hidden_size]  # (B, H)
     return (draws < threshold) * np.float32(65536 / max(threshold, 1))
+
+
+def weight_mask(weight_drop: float, *, seed: int, step: int, layer: int, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """A mask for a layer's recurrent weight: 0 where a number is dropped, 1 / keep elsewhere.
+
+    Returns float32 of the shape. The probability is rounded to a multiple of 2^-8.
+    Source: Wan et al. 2013; on recurrent weights, Merity et al. 2018.
+    """
+    threshold = max(1, round((1.0 - weight_drop) * 256))
+    size = shape[0] * shape[1]
+    draws = _words(-(-size // 8), key=(seed, _WEIGHT_MASK), counter=(0, step, layer, 0)).view(np.uint8)[:size]
+    return np.where(draws < threshold, np.float32(256 / threshold), np.float32(0)).reshape(shape)
 
 
 def pass_offset(num_chars: int, *, seed: int, pass_index: int) -> int:
