@@ -26,7 +26,7 @@ C = TypeVar("C", "ModelConfig", "TrainConfig", "CorpusConfig", "SampleConfig")
 
 CHECKPOINTS = "checkpoints"  # the folder of all runs, under the current one
 MAX_VALID_CHARS = 2_000_000  # more says nothing new and costs minutes
-_MANY_PASSES = 50  # over a text, from where on dropping weights pays too
+_MANY_PASSES = 25  # over a text, from where on dropping weights pays too
 _SPEED = 3e11  # floating point operations a second and thread, roughly
 MIN_CHARS = 20  # a text of fewer can't be split in anything worth training on
 
@@ -175,7 +175,7 @@ def recommend(num_chars: int, vocab_size: int, *, seconds: float, device: str, t
     )
     speed = _SPEED * threads / _work(model)
     passes = min(seconds * speed, 10**15) / num_chars
-    dropout = min(0.6, max(0.0, round(0.15 * math.log2(passes) - 0.15, 2)))
+    dropout = min(0.55, max(0.0, round(0.15 * math.log2(passes) - 0.15, 2)))
     training = TrainConfig(
         batch_size=batch_size,
         seq_len=min(seq_len, num_chars),
@@ -187,7 +187,8 @@ def recommend(num_chars: int, vocab_size: int, *, seconds: float, device: str, t
         "cell": "learns more in a minute than an LSTM, and far more than an RNN",
         "hidden_size": f"what pays for {num_chars:,} characters in this time; a smaller text is learnt by heart sooner",
         "batch_size": "small steps, and many: the next ones profit from them",
-        "dropout": f"the budget reads the text some {passes:,.3g} times, each time more by heart",
+        "weight_drop": "pays where a text is read often",
+        "dropout": f"{seconds / 60:,.3g} minutes can read the text some {passes:,.3g} times, each time more by heart",
     }
     return Recommendation(model, training, reasons)
 

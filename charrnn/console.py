@@ -257,6 +257,7 @@ def plan_lines(plan: Plan, *, with_reasons: bool = False) -> str:
     budget = f"{plan.steps:,} steps" if plan.steps else f"{plan.minutes:g} minutes"
     texts = ", ".join(os.path.basename(path) for path in plan.texts[:3]) + (", …" if len(plan.texts) > 3 else "")
     threads = f"{plan.threads} thread{'s' * (plan.threads > 1)}"
+    weights = f", of weights {training['weight_drop']:g}" if training.get("weight_drop") else ""
     test = f", {plan.num_test_chars:,} after them for the test" if plan.num_test_chars else ""
     lines = [
         f"{one_line(texts)}: {plan.num_chars:,} characters, {plan.vocab_size:,} distinct; "
@@ -265,7 +266,8 @@ def plan_lines(plan: Plan, *, with_reasons: bool = False) -> str:
         f"{plan.num_parameters:,} parameters, about {plan.memory_bytes / 1e6:,.0f} MB, "
         f"{plan.device}, {threads}, {plan.precision}",
         f"{budget} of {training['batch_size']}x{training['seq_len']} characters a step; "
-        f"dropout {training['dropout']:g}, rate {training['learning_rate']:g}, decay {training['weight_decay']:g}",
+        f"dropout {training['dropout']:g}{weights}, rate {training['learning_rate']:g}, "
+        f"decay {training['weight_decay']:g}",
         f"run {plan.run!r}",
     ]
     reasons = [f"{name.replace('_', ' ')}: {reason}" for name, reason in plan.reasons.items()] if with_reasons else []

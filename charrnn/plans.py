@@ -182,7 +182,7 @@ def _continued(saved: SavedState, plan: RunPlan, given: Mapping[str, Any], minut
         return replace(plan, seconds=seconds, notes=(f"going on from step {meta['step']}", *_moved(meta, plan)))
     anew = "the learning rate starts anew"
     if steps and steps > total:
-        note = f"extending the finished run from step {total} to step {steps}; {anew}"
+        note = f"extending the finished run from step {meta['step']} to step {steps}; {anew}"
         return replace(plan, training=replace(plan.training, steps=steps), extends=True, notes=(note,))
     if minutes and minutes > (spent or 0):
         how = f"from {spent:g} to {minutes:g}" if spent else f"by {minutes:g}"
