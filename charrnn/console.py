@@ -334,6 +334,7 @@ def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("text SHA-256", str(text.get("sha256", "?"))),
         ("split", f"{split.get('num_train', 0):,} characters trained on, {split.get('num_valid', 0):,} held out"),
         ("score", f"{_score(scores)} bits/char on {part} (it chose the weights, of step {scores.get('step', '?')})"),
+        *([("test score", f"{_score(scores['test'])} bits/char on the test text")] if "test" in scores else []),
         ("training", ", ".join(f"{name} {value}" for name, value in training.items())),
     ]
 

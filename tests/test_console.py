@@ -396,7 +396,12 @@ def test_a_card_of_a_model_that_says_nothing_about_itself() -> None:
 def test_a_card_tells_score_and_text() -> None:
     """The list shows bits per character and the text's name; the card where the weights come from."""
     model = small_model(
-        scores={"nats_per_char": 0.693147, "step": 15, "whole": True},
+        scores={
+            "nats_per_char": 0.693147,
+            "step": 15,
+            "whole": True,
+            "test": {"nats_per_char": 2 * 0.693147, "num_chars": 7},
+        },
         provenance={"text": {"paths": ["/home/me/poems.txt"], "sha256": "12ab"}},
     )
     card = console.card("runs/poems/model.safetensors", model)
@@ -404,6 +409,7 @@ def test_a_card_tells_score_and_text() -> None:
     rows = dict(console.card_rows(card))
     assert rows["text"] == "/home/me/poems.txt"
     assert "step 15" in rows["score"]
+    assert rows["test score"].startswith("2.000 bits/char")
     assert json.loads(json.dumps(card)) == card
 
 
