@@ -22,6 +22,8 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+from charrnn.metrics import bits
+
 CORPORA = Path(__file__).parent.parent / "corpora"
 
 
@@ -82,7 +84,7 @@ def table(results: list[dict[str, Any]]) -> str:
         spread = max(abs(value - mean) for value in nats)
         cells = [key[0], f"{key[1]:g}", f"{rows[0]['network']}, {rows[0]['dropout']:g}", f"{rows[0]['parameters']:,}"]
         cells += [f"{seen / 1e6:.1f} M", f"{seen / rows[0]['train_chars']:.1f}", f"{mean:.4f} ± {spread:.4f}"]
-        cells += [f"{mean / 0.6931471805599453:.3f}", str(len(rows))]
+        cells += [f"{bits(mean):.3f}", str(len(rows))]
         cells += [f"{max(row['peak_bytes'] for row in rows) / 1e6:,.0f} MB"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -103,6 +105,8 @@ def main() -> None:
     done = {(result["text"], result["minutes"], result["seed"]) for result in results}
     texts = options.texts or standard_texts(options.folder)
     print(f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores\n", flush=True)
+    if results:
+        print(table(results), end="\n\n", flush=True)
     for seed in range(1, options.seeds + 1):  # so that an early stop leaves a seed of everything
         for minutes in options.minutes:
             for text in texts:
@@ -112,8 +116,6 @@ def main() -> None:
                 with results_path.open("a") as file:
                     file.write(json.dumps(results[-1]) + "\n")
                 print(table(results), end="\n\n", flush=True)
-    if done:
-        print(table(results))
 
 
 if __name__ == "__main__":

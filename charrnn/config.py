@@ -26,9 +26,9 @@ C = TypeVar("C", "ModelConfig", "TrainConfig", "CorpusConfig", "SampleConfig")
 
 CHECKPOINTS = "checkpoints"  # the folder of all runs, under the current one
 MAX_VALID_CHARS = 2_000_000  # more says nothing new and costs minutes
+MIN_CHARS = 20  # a text of fewer can't be split in anything worth training on
 _MANY_PASSES = 25  # over a text, from where on dropping weights pays too
 _SPEED = 3e11  # floating point operations a second and thread, roughly
-MIN_CHARS = 20  # a text of fewer can't be split in anything worth training on
 
 
 def setting(low: float, high: float, *, default: Any = dataclasses.MISSING) -> Any:

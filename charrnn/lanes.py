@@ -72,20 +72,17 @@ class Workers:
         """
         if weight_masks is None:
             return self._window_gradient(x, targets, state, masks)
-        parameters = dict(self.model.named_parameters())
-        weights = [parameter for name, parameter in parameters.items() if name.endswith("weight_hh_l0")]
-        whole = [weight.detach().clone() for weight in weights]
+        weights = recurrent_weights(self.model)
+        whole = [weight.clone() for weight in weights]
         for weight, mask in zip(weights, weight_masks, strict=True):
-            weight.data.mul_(mask)
+            weight.mul_(mask)
         try:
             result = self._window_gradient(x, targets, state, masks)
         finally:
             for weight, values in zip(weights, whole, strict=True):
-                weight.data.copy_(values)
-        pieces = torch.split(result.gradient, [parameter.numel() for parameter in parameters.values()])
-        gradients = [piece for name, piece in zip(parameters, pieces, strict=True) if name.endswith("weight_hh_l0")]
-        for gradient, mask in zip(gradients, weight_masks, strict=True):
-            gradient *= mask.flatten()
+                weight.copy_(values)
+        for gradient, mask in zip(recurrent_weights(self.model, result.gradient), weight_masks, strict=True):
+            gradient *= mask
         return result
 
     def _window_gradient(
@@ -137,6 +134,18 @@ def use_threads(count: int) -> None:
     """
     torch.set_num_threads(count)
     torch.get_num_threads()
+
+
+def recurrent_weights(model: CharRNN, flat: Tensor | None = None) -> list[Tensor]:
+    """Each layer's recurrent weight, detached but in the model's memory; or its place in flat, (P,), a gradient say."""
+    found, start = [], 0
+    for name, parameter in model.named_parameters():
+        if name.endswith("weight_hh_l0"):
+            found.append(
+                parameter.detach() if flat is None else flat[start : start + parameter.numel()].view_as(parameter)
+            )
+        start += parameter.numel()
+    return found
 
 
 def replica(model: CharRNN) -> CharRNN:

@@ -20,11 +20,11 @@ from charrnn import sampling
 from charrnn.batches import read_window
 from charrnn.budget import Pace, evaluation_is_due, valid_part
 from charrnn.checkpoint import ModelFile, load_model, save_model
-from charrnn.config import NUM_GATES, Precision, TrainConfig
+from charrnn.config import Precision, TrainConfig
 from charrnn.errors import DivergenceError, Interrupted, ModelFileError
 from charrnn.evaluation import evaluate
 from charrnn.kernels.counters import dropout_mask, weight_mask
-from charrnn.lanes import Workers
+from charrnn.lanes import Workers, recurrent_weights
 from charrnn.metrics import Evaluated, Evaluation, Event, Finished, Progress, Sample, Saved, Stopped, bits
 from charrnn.model import CharRNN
 from charrnn.plans import RunPlan
@@ -185,13 +185,11 @@ def weight_masks(state: TrainState, config: TrainConfig, device: torch.device) -
     """One mask for each layer's recurrent weight in the window at hand; None where none is dropped."""
     if config.weight_drop == 0.0:
         return None
-    gates = NUM_GATES[state.model.config.cell]
-    size = state.model.config.hidden_size
     return [
         torch.from_numpy(
-            weight_mask(config.weight_drop, seed=config.seed, step=state.step, layer=layer, shape=(gates * size, size))
+            weight_mask(config.weight_drop, seed=config.seed, step=state.step, layer=layer, shape=weight.shape)
         ).to(device)
-        for layer in range(state.model.config.num_layers)
+        for layer, weight in enumerate(recurrent_weights(state.model))
     ]
 
 

@@ -392,21 +392,9 @@ def test_a_thread_that_fails_stops_the_others(busy, monkeypatch, rank):
     assert len("".join(stream)) == 20
 
 
-FILTERS = [
-    {},
-    {"temperature": 0.3},
-    {"temperature": 2.5},
-    {"top_k": 3},
-    {"top_p": 0.7},
-    {"min_p": 0.1},
-    {"top_k": 5, "top_p": 0.9, "min_p": 0.02, "temperature": 1.5},
-]
-
-
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no call for it")
-def test_threads_keep_off_the_core_of_the_one_that_draws(monkeypatch):
+def test_threads_keep_off_the_core_of_the_one_that_draws(busy, monkeypatch):
     """Woken beside it, they would share its core for milliseconds of every block."""
-    monkeypatch.setattr(crew, "_WEIGHTS_PER_THREAD", 1)
     everywhere, seen, real = os.sched_getaffinity(0), {}, crew.generate
 
     def watched(part, rank, *rest):
@@ -423,13 +411,23 @@ def test_threads_keep_off_the_core_of_the_one_that_draws(monkeypatch):
         assert len(set().union(*shares)) == sum(map(len, shares)) == len(everywhere) - 1
 
 
-def test_threads_run_anywhere_where_no_core_can_be_named(monkeypatch):
+def test_threads_run_anywhere_where_no_core_can_be_named(busy, monkeypatch):
     """As with a C library that has no sched_getcpu; the text is the same."""
-    monkeypatch.setattr(crew, "_WEIGHTS_PER_THREAD", 1)
     expected = "".join(Sampler(make_file(hidden_size=64), threads=2).stream(length=20, seed=1))
     monkeypatch.setattr(crew.ctypes, "CDLL", lambda name: object())
     assert crew.other_cores(2) == [set(), set()]
     assert "".join(Sampler(make_file(hidden_size=64), threads=2).stream(length=20, seed=1)) == expected
+
+
+FILTERS = [
+    {},
+    {"temperature": 0.3},
+    {"temperature": 2.5},
+    {"top_k": 3},
+    {"top_p": 0.7},
+    {"min_p": 0.1},
+    {"top_k": 5, "top_p": 0.9, "min_p": 0.02, "temperature": 1.5},
+]
 
 
 @pytest.mark.parametrize("filters", FILTERS, ids=str)

@@ -277,15 +277,12 @@ def test_a_run_killed_after_its_last_evaluation_stops_there_too(plan):
     unfinished = {**state.meta, "finished": False}
     unfinished.pop("num_events")
     lines = plan.run.log_path.read_bytes().splitlines(keepends=True)
-    plan.run.log_path.write_bytes(
-        b"".join(lines[:-4])
-    )  # evaluated, sample: logged after the state was; stopped, finished
+    plan.run.log_path.write_bytes(b"".join(lines[:-2]))  # without stopped and finished
     plan.run.save_state(state.meta["step"], state.tensors, unfinished)
-    plan.run.log_path.write_bytes(b"".join(lines[:-2]))
     resumed = plan_again(plan, steps=2000)
     for event in train(replace(plan, resume=resumed.resume)):
         plan.run.log(event.record())
-    assert digests(plan)[0] == expected[0]
+    assert digests(plan) == expected
 
 
 def test_weights_are_averaged(plan):

@@ -38,7 +38,7 @@ def dropout_mask(
     return (draws < threshold) * np.float32(65536 / max(threshold, 1))
 
 
-def weight_mask(weight_drop: float, *, seed: int, step: int, layer: int, shape: tuple[int, int]) -> NDArray[np.float32]:
+def weight_mask(weight_drop: float, *, seed: int, step: int, layer: int, shape: Sequence[int]) -> NDArray[np.float32]:
     """A mask for a layer's recurrent weight: 0 where a number is dropped, 1 / keep elsewhere.
 
     Returns float32 of the shape. The probability is rounded to a multiple of 2^-8.
