@@ -1,28 +1,13 @@
 """How a run's time is spent: its speed, the steps that fit, what evaluations may cost."""
 
-import math
 import time
 
 from charrnn.config import TrainConfig
 
-DEFAULT_MINUTES = 5.0
 NUM_EVALUATIONS = 12  # if they were equally far apart; at first they are closer
 SECONDS_BETWEEN_STATES = 60.0
-_LONG_TEXT = 500_000  # characters
-_PASSES = 30
 _VALID_PART = 1 / 480  # characters each of them scores, of those trained on in the run
 _FIRST_GAP, _GROWING_GAP = 50, 0.2  # steps between evaluations: so many, then this share of the steps done
-
-
-def default_budget(num_chars: int, train_config: TrainConfig) -> tuple[float | None, int | None]:
-    """Minutes or steps of a run that was given neither: (minutes, None) or (None, steps).
-
-    A text of num_chars is learnt after at most thirty passes, from where on it is only
-    memorised; five minutes don't reach that where it is long.
-    """
-    if num_chars >= _LONG_TEXT:
-        return DEFAULT_MINUTES, None
-    return None, math.ceil(_PASSES * num_chars / (train_config.batch_size * train_config.seq_len))
 
 
 def valid_part(num_valid: int, train_config: TrainConfig, num_steps: int) -> int:

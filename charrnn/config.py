@@ -27,8 +27,10 @@ C = TypeVar("C", "ModelConfig", "TrainConfig", "CorpusConfig", "SampleConfig")
 CHECKPOINTS = "checkpoints"  # the folder of all runs, under the current one
 MAX_VALID_CHARS = 2_000_000  # more says nothing new and costs minutes
 MIN_CHARS = 20  # a text of fewer can't be split in anything worth training on
-_MANY_PASSES = 25  # over a text, from where on dropping weights pays too
-_SPEED = 3e11  # floating point operations a second and thread, roughly
+DEFAULT_MINUTES = 5.0
+_LONG_TEXT = 500_000  # characters to train on; a shorter one has a budget of passes
+_PASSES = 30
+_SPEED = 2.5e11  # floating point operations a second and thread, roughly
 
 
 def setting(low: float, high: float, *, default: Any = dataclasses.MISSING) -> Any:
@@ -156,39 +158,59 @@ class Recommendation(NamedTuple):
     reasons: dict[str, str]
 
 
-def recommend(num_chars: int, vocab_size: int, *, seconds: float, device: str, threads: int) -> Recommendation:
-    """Choose network and schedule for a text of num_chars training characters and a time budget.
+def default_budget(num_chars: int, train_config: TrainConfig) -> tuple[float | None, int | None]:
+    """Minutes or steps of a run that was given neither: (minutes, None) or (None, steps).
 
-    The measurements behind it are in docs/recipe.md.
+    A text of num_chars is learnt after at most thirty passes, from where on it is only
+    memorised; five minutes don't reach that where it is long.
     """
-    hidden, layers = (512, 1) if num_chars >= 20_000 else (256, 1) if num_chars >= 3_000 else (128, 1)
-    if device != "cpu" and num_chars >= 20_000:
-        layers = 2
-    seq_len = 64 if num_chars >= 20_000 else 32
-    batch_size = min(32, max(1, num_chars // (8 * seq_len)))
+    if num_chars >= _LONG_TEXT:
+        return DEFAULT_MINUTES, None
+    return None, math.ceil(_PASSES * num_chars / (train_config.batch_size * train_config.seq_len))
+
+
+def recommend(
+    num_chars: int, vocab_size: int, *, seconds: float | None, device: str, threads: int, steps: int | None = None
+) -> Recommendation:
+    """Choose network and schedule for a text of num_chars training characters and a budget of seconds or of steps.
+
+    Both None: the default budget. The measurements behind it are in docs/recipe.md.
+    """
+    large = num_chars >= 20_000
     model = ModelConfig(
         cell="gru",
         vocab_size=vocab_size,
-        embedding_dim=64 if vocab_size <= 1000 else 128,
-        hidden_size=hidden,
-        num_layers=layers,
+        embedding_dim=64 if num_chars >= 40_000 and vocab_size <= 1000 else 128,
+        hidden_size=512 if large else 256 if num_chars >= 3_000 else 64,
+        num_layers=2 if large and device != "cpu" else 1,
     )
-    speed = _SPEED * threads / _work(model)
-    passes = min(seconds * speed, 10**15) / num_chars
-    dropout = min(0.55, max(0.0, round(0.15 * math.log2(passes) - 0.15, 2)))
+    seq_len = 64 if large else 32
     training = TrainConfig(
-        batch_size=batch_size,
+        batch_size=min(32, max(1, num_chars // (8 * seq_len))),
         seq_len=min(seq_len, num_chars),
-        dropout=dropout,
-        learning_rate=6e-3 if layers == 1 else 4e-3,
-        weight_drop=0.2 if passes > _MANY_PASSES else 0.0,
+        dropout=0.0,
+        learning_rate=6e-3 if model.num_layers == 1 else 4e-3,
+        steps=steps,
     )
+    if seconds is None and steps is None:
+        minutes, steps = default_budget(num_chars, training)
+        seconds = minutes and 60 * minutes
+    if steps is not None:
+        passes = steps * training.batch_size * training.seq_len / num_chars
+        often = f"{steps:,} steps"
+    else:
+        assert seconds is not None
+        passes = min(seconds * _SPEED * threads / _work(model), 10**15) / num_chars
+        often = f"{seconds / 60:,.3g} minutes"
+    # of the outputs and of the recurrent weights as much is dropped, more of a short text and of one read often
+    dropped = round(max(0.05, 0.1 * math.log2(min(passes, 16.0) * 250_000 / num_chars)), 2)
+    training = dataclasses.replace(training, dropout=min(0.55, dropped), weight_drop=min(0.4, dropped))
     reasons = {
         "cell": "learns more in a minute than an LSTM, and far more than an RNN",
         "hidden_size": f"what pays for {num_chars:,} characters in this time; a smaller text is learnt by heart sooner",
         "batch_size": "small steps, and many: the next ones profit from them",
-        "weight_drop": "pays where a text is read often",
-        "dropout": f"{seconds / 60:,.3g} minutes can read the text some {passes:,.3g} times, each time more by heart",
+        "dropout": f"{often} read the text some {passes:,.3g} times; a short one is soon learnt by heart",
+        "weight_drop": "helps as dropout does, and each more beside the other",
     }
     return Recommendation(model, training, reasons)
 

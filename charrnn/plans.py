@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from charrnn.budget import DEFAULT_MINUTES, default_budget
 from charrnn.config import (
     CorpusConfig,
     ModelConfig,
     TrainConfig,
     count_workers,
+    default_budget,
     estimate_memory,
     flag,
     overlay,
@@ -123,8 +123,13 @@ def make_plan(
             raise ModelFileError(f"{saved.path}: not a state of a run ({error!r}); {_choices(run)}") from None
     if run.model_path.exists() and not fresh:
         raise UsageError(f"{run.folder} has a model but no state to go on from; {_choices(run)}")
-    seconds = 60 * (DEFAULT_MINUTES if minutes is None else minutes)
-    choice = recommend(num_train, len(corpus.vocab), seconds=seconds, device=device, threads=threads)
+    choice = recommend(
+        *(num_train, len(corpus.vocab)),
+        seconds=None if minutes is None else 60 * minutes,
+        steps=given.get("steps"),
+        device=device,
+        threads=threads,
+    )
     model, training = overlay(choice.model, given), overlay(choice.training, given)
     if minutes is None and training.steps is None:
         minutes, steps = default_budget(num_train, training)

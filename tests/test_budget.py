@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn.budget import NUM_EVALUATIONS, SECONDS_BETWEEN_STATES, Pace, default_budget, evaluation_is_due, valid_part
+from charrnn.budget import NUM_EVALUATIONS, SECONDS_BETWEEN_STATES, Pace, evaluation_is_due, valid_part
 from charrnn.config import TrainConfig
 
 
@@ -46,22 +46,6 @@ def probe(pace, clock, budget, *, first, seconds, num_chars=100):
         count += 1
         assert count < 10_000
     return count
-
-
-@given(num_chars=st.integers(18, 499_999), batch_size=st.integers(1, 64), seq_len=st.integers(1, 100))
-def test_a_short_text_is_read_thirty_times(num_chars, batch_size, seq_len):
-    """Its budget is a number of steps: enough for thirty passes, and not a step more."""
-    config = TrainConfig(batch_size=batch_size, seq_len=seq_len, dropout=0.0, learning_rate=1e-3)
-    minutes, steps = default_budget(num_chars, config)
-    assert minutes is None
-    assert steps * batch_size * seq_len >= 30 * num_chars > (steps - 1) * batch_size * seq_len
-
-
-@pytest.mark.parametrize("num_chars", [500_000, 1_003_854, 10**9, 10**15])
-def test_a_long_text_gets_five_minutes(num_chars):
-    """Unless somebody asks for more."""
-    config = TrainConfig(batch_size=64, seq_len=64, dropout=0.0, learning_rate=1e-3)
-    assert default_budget(num_chars, config) == (5.0, None)
 
 
 @given(span=st.integers(1, 20_000), start=st.integers(0, 1000))

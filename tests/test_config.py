@@ -17,6 +17,7 @@ from charrnn.config import (
     SampleConfig,
     TrainConfig,
     available_cores,
+    default_budget,
     estimate_memory,
     flag,
     overlay,
@@ -257,9 +258,46 @@ def test_larger_texts_get_no_smaller_networks():
     """More text carries more parameters, needs less dropout and fills larger steps."""
     found = [recommend(size, 65, seconds=300.0, device="cpu", threads=2) for size in SIZES]
     for (smaller, before, _), (larger, after, _) in itertools.pairwise(found):
-        assert larger.num_parameters >= smaller.num_parameters
+        assert larger.hidden_size * larger.num_layers >= smaller.hidden_size * smaller.num_layers
         assert after.dropout <= before.dropout
         assert after.batch_size * after.seq_len >= before.batch_size * before.seq_len
+
+
+@given(num_chars=st.integers(18, 499_999), batch_size=st.integers(1, 64), seq_len=st.integers(1, 100))
+def test_a_short_text_is_read_thirty_times(num_chars, batch_size, seq_len):
+    """Its budget is a number of steps: enough for thirty passes, and not a step more."""
+    config = TrainConfig(batch_size=batch_size, seq_len=seq_len, dropout=0.0, learning_rate=1e-3)
+    minutes, steps = default_budget(num_chars, config)
+    assert minutes is None
+    assert steps * batch_size * seq_len >= 30 * num_chars > (steps - 1) * batch_size * seq_len
+
+
+@pytest.mark.parametrize("num_chars", [500_000, 1_003_854, 10**9, 10**15])
+def test_a_long_text_gets_five_minutes(num_chars):
+    """Unless somebody asks for more."""
+    config = TrainConfig(batch_size=64, seq_len=64, dropout=0.0, learning_rate=1e-3)
+    assert default_budget(num_chars, config) == (5.0, None)
+
+
+@pytest.mark.parametrize("num_chars", [1000, 400_000, 2_000_000])
+def test_without_a_budget_the_default_one_is_recommended_for(num_chars):
+    """Whether that is a number of passes or of minutes."""
+    model, training, reasons = recommend(num_chars, 65, seconds=None, device="cpu", threads=2)
+    minutes, steps = default_budget(num_chars, training)
+    seconds = minutes and 60 * minutes
+    expected = recommend(num_chars, 65, seconds=seconds, steps=steps, device="cpu", threads=2)
+    assert (model, dataclasses.replace(training, steps=steps), reasons) == expected
+
+
+def test_what_fights_overfitting_follows_from_how_often_the_text_is_read():
+    """More steps or more time over the same text: more is dropped; and the reason counts the passes."""
+    by_steps = [recommend(100_000, 65, seconds=None, steps=n, device="cpu", threads=2) for n in (49, 490, 4900)]
+    by_time = [recommend(100_000, 65, seconds=s, device="cpu", threads=2) for s in (2.0, 20.0, 200.0)]
+    for few, more, many in (by_steps, by_time):
+        assert few.training.dropout <= more.training.dropout <= many.training.dropout
+        assert few.training.weight_drop < many.training.weight_drop
+    for passes, choice in zip((1, 10, 100), by_steps, strict=True):
+        assert f"some {passes} times" in choice.reasons["dropout"]
 
 
 def test_cores_are_those_the_process_may_use():

@@ -6,8 +6,15 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from charrnn.budget import default_budget
-from charrnn.config import CorpusConfig, ModelConfig, TrainConfig, estimate_memory, overlay, recommend
+from charrnn.config import (
+    CorpusConfig,
+    ModelConfig,
+    TrainConfig,
+    default_budget,
+    estimate_memory,
+    overlay,
+    recommend,
+)
 from charrnn.corpus import Text, build_corpus
 from charrnn.errors import ModelFileError, UsageError
 from charrnn.plans import make_plan
@@ -123,8 +130,9 @@ def test_a_new_run_does_what_is_recommended(run):
 def test_what_the_user_gave_lies_over_it(run, given):
     """Every setting that was named has its value, every other the recommended one."""
     corpus = make_corpus()
-    plan = plan_for(run, given, corpus=corpus, minutes=None if "steps" in given else 2.0)
-    model, training, _ = recommend(len(corpus.train_ids), len(corpus.vocab), seconds=120.0, device="cpu", threads=2)
+    budget = {"seconds": None, "steps": given["steps"]} if "steps" in given else {"seconds": 120.0}
+    plan = plan_for(run, given, corpus=corpus, minutes=budget["seconds"] and 2.0)
+    model, training, _ = recommend(len(corpus.train_ids), len(corpus.vocab), **budget, device="cpu", threads=2)
     assert plan.model == overlay(model, given)
     assert plan.training == overlay(training, given)
     chosen = {**asdict(plan.model), **asdict(plan.training)}
