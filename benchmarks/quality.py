@@ -4,8 +4,9 @@
 
 For each text, budget and seed one run of the command itself; what it prints is the table:
 the held-out figure of the kept weights, mean and largest distance from it over the seeds;
-characters seen (passes over the text), parameters, peak memory. Without a TEXT: the texts in
-corpora/ and the Python standard library's own sources.
+characters seen (passes over the text), parameters, wall time, peak memory. `default` among
+the minutes is the command without that flag. Without a TEXT: the texts in corpora/ and the
+Python standard library's own sources.
 
 All runs lie in the folder. Ended ones are not made again and an interrupted one goes on, so
 it can be stopped at any time; the table of what is there is printed after each run.
@@ -19,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +38,20 @@ def standard_texts(folder: Path) -> list[Path]:
     return [*sorted(CORPORA.glob("*.txt")), sources]
 
 
-def train(text: Path, minutes: float, seed: int, folder: Path, options: list[str]) -> dict[str, Any]:
+def budget(word: str) -> float | None:
+    """Minutes, or None for the default budget."""
+    return None if word == "default" else float(word)
+
+
+def train(text: Path, minutes: float | None, seed: int, folder: Path, options: list[str]) -> dict[str, Any]:
     """Train, or go on, and return the run's facts.
 
     Raises CalledProcessError where the command fails; it has said why.
     """
-    run = f"{text.stem}-{minutes:g}min-{seed}"
-    words = ["train", str(text.resolve()), "--minutes", f"{minutes:g}", "--seed", str(seed), "--run", run, "--json"]
+    run = f"{text.stem}-{shown(minutes)}-{seed}"
+    words = ["train", str(text.resolve()), "--seed", str(seed), "--run", run, "--json"]
+    words += [] if minutes is None else ["--minutes", f"{minutes:g}"]
+    start = time.perf_counter()
     with subprocess.Popen(
         [sys.executable, "-m", "charrnn", *words, "--quiet", *options], cwd=folder, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -67,24 +76,30 @@ def train(text: Path, minutes: float, seed: int, folder: Path, options: list[str
         "parameters": plan["num_parameters"],
         "network": f"{plan['model']['cell']} {plan['model']['num_layers']}x{plan['model']['hidden_size']}",
         "dropout": training["dropout"],
+        "seconds": time.perf_counter() - start,
         "peak_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
     }
+
+
+def shown(minutes: float | None) -> str:
+    """A budget as a person writes it."""
+    return "default" if minutes is None else f"{minutes:g}"
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """One line a text and budget, in the order in which they were first made."""
     lines = [
-        "| text | minutes | network, dropout | parameters | characters seen | passes | nats | bits | seeds | memory |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| text | minutes | network, dropout | parameters | chars | passes | nats | bits | seeds | time | memory |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for key in dict.fromkeys((result["text"], result["minutes"]) for result in results):
         rows = [result for result in results if (result["text"], result["minutes"]) == key]
         nats = [row["nats"] for row in rows]
         mean, seen = statistics.mean(nats), statistics.mean(row["chars_seen"] for row in rows)
         spread = max(abs(value - mean) for value in nats)
-        cells = [key[0], f"{key[1]:g}", f"{rows[0]['network']}, {rows[0]['dropout']:g}", f"{rows[0]['parameters']:,}"]
+        cells = [key[0], shown(key[1]), f"{rows[0]['network']}, {rows[0]['dropout']:g}", f"{rows[0]['parameters']:,}"]
         cells += [f"{seen / 1e6:.1f} M", f"{seen / rows[0]['train_chars']:.1f}", f"{mean:.4f} ± {spread:.4f}"]
-        cells += [f"{bits(mean):.3f}", str(len(rows))]
+        cells += [f"{bits(mean):.3f}", str(len(rows)), f"{statistics.mean(row['seconds'] for row in rows):.0f} s"]
         cells += [f"{max(row['peak_bytes'] for row in rows) / 1e6:,.0f} MB"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -94,7 +109,7 @@ def main() -> None:
     """Make the runs that are missing and print the table after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("texts", nargs="*", type=Path, metavar="TEXT")
-    parser.add_argument("--minutes", nargs="+", type=float, default=[1, 3, 10])
+    parser.add_argument("--minutes", nargs="+", type=budget, default=[1.0, 3.0, 10.0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("quality"), help="for runs and results; made if need be")
     parser.add_argument("--train", nargs=argparse.REMAINDER, default=[], help="further options of charrnn train")

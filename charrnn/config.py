@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 from charrnn.errors import ResourceError, UsageError
@@ -250,10 +251,30 @@ def choose_precision(name: str, *, fast: bool) -> Precision:
 
 
 def available_cores() -> int:
-    """Cores this process may use, which can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores this process may use, which can be fewer than the machine has: by affinity, or in a container by quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _quota(Path("/")))))
+
+
+def _quota(root: Path) -> float:
+    """Cores' worth of time that Linux's control groups (version 2) grant, the least of any enclosing one; or inf.
+
+    root: of the file system, for /proc and /sys.
+    """
+    groups, least = root / "sys/fs/cgroup", math.inf
+    try:
+        own = (root / "proc/self/cgroup").read_text().strip().rpartition("::/")[2]
+    except (OSError, ValueError):
+        return least
+    for group in (groups / own, *(groups / own).parents):
+        if group == groups.parent:
+            break
+        try:
+            quota, period = (group / "cpu.max").read_text().split()
+            least = min(least, int(quota) / int(period))
+        except (OSError, ValueError, ZeroDivisionError):  # the root group has no such file; "max" is no number
+            continue
+    return least
 
 
 def share(total: int, num_parts: int, grain: int = 1) -> list[slice]:

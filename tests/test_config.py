@@ -16,6 +16,7 @@ from charrnn.config import (
     ModelConfig,
     SampleConfig,
     TrainConfig,
+    _quota,
     available_cores,
     default_budget,
     estimate_memory,
@@ -323,3 +324,42 @@ def test_without_affinity_the_machines_cores_count(monkeypatch):
     assert available_cores() == 6
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert available_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "cores"),
+    [
+        ("0::/\n", {}, math.inf),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, math.inf),
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),
+        ("0::/a/b\n", {"a/cpu.max": "200000 100000\n", "a/b/cpu.max": "max 100000\n"}, 2.0),
+        ("0::/a/b\n", {"a/cpu.max": "200000 100000\n", "a/b/cpu.max": "50000 100000\n"}, 0.5),
+        ("4:cpu:/x\n0::/a\n", {"a/cpu.max": "300000 100000\n"}, 3.0),
+        ("0::/\n", {"cpu.max": "what\n"}, math.inf),
+        ("0::/\n", {"cpu.max": "1 0\n"}, math.inf),
+    ],
+)
+def test_a_containers_quota_is_seen(tmp_path, own, files, cores):
+    """The least of its control group and of those around it; nonsense and absence grant all."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(own)
+    for name, text in files.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert _quota(tmp_path) == cores
+
+
+def test_without_control_groups_there_is_no_quota(tmp_path):
+    """As on macOS and Windows."""
+    assert _quota(tmp_path) == math.inf
+
+
+def test_a_quota_of_less_than_a_core_leaves_one(monkeypatch):
+    """And one of a core and a half needs two threads to be used up."""
+    monkeypatch.setattr("charrnn.config._quota", lambda root: 0.3)
+    assert available_cores() == 1
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr("charrnn.config._quota", lambda root: 1.5)
+    assert available_cores() == 2
