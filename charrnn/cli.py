@@ -127,8 +127,7 @@ def train(
     from charrnn import corpus, plans, runs
 
     corpus_config = overlay(CorpusConfig(), given)
-    text = corpus.read_texts(texts, corpus_config)
-    data = corpus.build_corpus(text, corpus_config)
+    data = corpus.build_corpus(corpus.read_texts(texts, corpus_config), corpus_config)
     place = runs.Run(runs.run_name(texts[0]) if run is None else run)
     view = console.TrainView(json_lines=json, quiet=quiet)
     cores = count_threads(threads)

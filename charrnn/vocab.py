@@ -15,7 +15,7 @@ else follows from it.
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,9 @@ from numpy.typing import NDArray
 from charrnn.errors import UnknownCharacterError
 
 Ids = NDArray[Any]  # uint8, uint16 or uint32, whatever the vocabulary needs
+
+_NUM_POINTS = 0x110000  # of Unicode
+_PIECE = 1 << 20  # characters
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,10 @@ class Vocab:
     @classmethod
     def of(cls, text: str) -> "Vocab":
         """The vocabulary of all characters that occur in the text."""
-        points = np.unique(_code_points(text))
-        return cls("".join(map(chr, points.tolist())))
+        occurs = np.zeros(_NUM_POINTS, np.bool_)
+        for points in _in_pieces(text):
+            occurs[points] = True
+        return cls("".join(map(chr, np.flatnonzero(occurs).tolist())))
 
     def __len__(self) -> int:
         return len(self.chars)
@@ -56,6 +61,13 @@ class Vocab:
     def _points(self) -> NDArray[np.uint32]:
         return _code_points(self.chars)
 
+    @cached_property
+    def _places(self) -> NDArray[np.int32]:
+        """The id of every code point, -1 where it has none."""
+        places = np.full(_NUM_POINTS, -1, np.int32)
+        places[self._points] = np.arange(len(self))
+        return places
+
     @property
     def dtype(self) -> type[np.unsignedinteger[Any]]:
         """The narrowest type that holds every id."""
@@ -66,35 +78,41 @@ class Vocab:
 
         Raises UnknownCharacterError, which names the first character that has no id.
         """
-        ids, known = self._lookup(text)
-        if not known.all():
-            raise UnknownCharacterError(self._explain(text, int(np.argmin(known))))
+        ids, start = np.empty(len(text), self.dtype), 0
+        for points in _in_pieces(text):
+            places = self._places[points]
+            unknown = places < 0
+            if unknown.any():
+                raise UnknownCharacterError(self._explain(text, start + int(np.argmax(unknown))))
+            ids[start : start + len(points)] = places
+            start += len(points)
         return ids
 
     def encode_known(self, text: str) -> tuple[Ids, dict[str, int]]:
         """Encode what is in the vocabulary; count the rest by character, most frequent first."""
-        ids, known = self._lookup(text)
-        if known.all():
-            return ids, {}
-        missing = "".join(map(chr, _code_points(text)[~known].tolist()))
-        return ids[known], dict(Counter(missing).most_common())
+        found, missing = [np.empty(0, self.dtype)], Counter[str]()
+        for points in _in_pieces(text):
+            places = self._places[points]
+            found.append(places[places >= 0].astype(self.dtype))
+            missing.update(map(chr, points[places < 0].tolist()))
+        return np.concatenate(found), dict(missing.most_common())
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """Turn ids back into text."""
         return self._points[np.asarray(ids, np.int64)].tobytes().decode("utf-32-le", "surrogatepass")
 
-    def _lookup(self, text: str) -> tuple[Ids, NDArray[np.bool_]]:
-        points = _code_points(text)
-        places = np.minimum(np.searchsorted(self._points, points), max(len(self) - 1, 0))
-        known = self._points[places] == points if len(self) else np.zeros(len(points), np.bool_)
-        return places.astype(self.dtype), known
-
     def _explain(self, text: str, index: int) -> str:
         message = f"the model does not know {describe(text[index])}, character {index + 1} of the text"
         for form in ("NFC", "NFD", "NFKC"):
-            if self._lookup(unicodedata.normalize(form, text))[1].all():
+            if (self._places[_code_points(unicodedata.normalize(form, text))] >= 0).all():
                 return f"{message}; it knows the text in the Unicode normal form {form}, so convert it to that"
         return message
+
+
+def _in_pieces(text: str) -> Iterator[NDArray[np.uint32]]:
+    """The code points of a text, a piece at a time: there are four to eight bytes of them a character."""
+    for start in range(0, len(text), _PIECE):
+        yield _code_points(text[start : start + _PIECE])
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:

@@ -3,6 +3,7 @@
 import hashlib
 import unicodedata
 from collections import Counter
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -199,3 +200,23 @@ def test_the_most_frequent_unknown_character_comes_first():
     """A report that shows a few of them shows those that matter."""
     _, unknown = Vocab.of("a").encode_known("xyzzyazaaz")
     assert list(unknown.items()) == [("z", 4), ("y", 2), ("x", 1)]
+
+
+@given(text=ANY_TEXT, piece=st.integers(1, 5))
+def test_pieces_of_any_size_give_the_same(text, piece):
+    """A long text is encoded piece by piece; where the pieces are cut shows nowhere."""
+    vocab = Vocab.of(text)
+    half = Vocab(vocab.chars[::2])
+    whole = vocab.encode(text).tolist(), *half.encode_known(text)
+    with mock.patch("charrnn.vocab._PIECE", piece):
+        assert Vocab.of(text) == vocab
+        assert vocab.encode(text).tolist() == whole[0]
+        ids, missing = half.encode_known(text)
+    assert ids.tolist() == whole[1].tolist()
+    assert missing == whole[2]
+
+
+def test_an_unknown_character_in_a_later_piece_is_counted_from_the_texts_beginning():
+    """Its number is its place in the text."""
+    with mock.patch("charrnn.vocab._PIECE", 3), pytest.raises(UnknownCharacterError, match="character 8 of the text"):
+        Vocab("a").encode("aaaaaaab")
