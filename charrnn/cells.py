@@ -132,21 +132,36 @@ def run_layer(
     *,
     packed: Packed,
     embedding: Tensor | None = None,
+    resets: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """Run a layer over a window with our kernels.
 
     x: (T, B) ids with the embedding (V, E) for the first layer, else (T, B, I) in the packed
-    weights' precision; state: tensors (B, H); mask: (B, H) factors for the outputs. Returns
-    outputs (T, B, H) in that precision and the state after the last step, in float32.
+    weights' precision; state: tensors (B, H); resets: (T, B), where a lane begins anew, from a
+    state of zeros, or None; mask: (B, H) factors for the outputs. Returns outputs (T, B, H) in that
+    precision and the state after the last step, in float32.
     """
     parameters = [layer.get_parameter(name) for name in _NAMES]
-    y, *after = _Window.apply(packed, x, embedding, mask, *parameters, *state)  # type: ignore[no-untyped-call]
+    resets = torch.zeros(x.shape[:2], dtype=torch.bool) if resets is None else resets
+    y, *after = _Window.apply(packed, x, resets, embedding, mask, *parameters, *state)  # type: ignore[no-untyped-call]
     return y, tuple(after)
 
 
-def run_stock_layer(layer: Layer, x: Tensor, state: State, *, mask: Tensor | None = None) -> tuple[Tensor, State]:
-    """Run a layer over a window with PyTorch's own or cuDNN; as run_layer, but x is (T, B, I)."""
+def run_stock_layer(
+    layer: Layer, x: Tensor, state: State, *, resets: Tensor | None = None, mask: Tensor | None = None
+) -> tuple[Tensor, State]:
+    """Run a layer over a window with PyTorch's own or cuDNN; as run_layer, but x is (T, B, I).
+
+    These layers know nothing of resets, so where there may be some it runs step by step.
+    """
+    if resets is not None:
+        outputs = []
+        for t in range(len(x)):
+            state = tuple(part * ~resets[t, :, None] for part in state)
+            y, state = run_stock_layer(layer, x[t : t + 1], state, resets=None, mask=mask)
+            outputs.append(y)
+        return torch.cat(outputs), state
     before = tuple(part.unsqueeze(0).contiguous() for part in state)
     if isinstance(layer, nn.LSTM):
         y, after = layer(x, before)
@@ -168,17 +183,24 @@ class _Window(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, packed: Packed, x: Tensor, embedding: Tensor | None, mask: Tensor | None, *rest: Tensor
+        ctx: Any,
+        packed: Packed,
+        x: Tensor,
+        resets: Tensor,
+        embedding: Tensor | None,
+        mask: Tensor | None,
+        *rest: Tensor,
     ) -> Any:
         state = [part.clone(memory_format=torch.contiguous_format) for part in rest[4:]]
         num_lanes, size = state[0].shape
         num_steps, is_first = len(x), embedding is not None
         stored = torch.float32 if packed.recurrent.dtype == np.float32 else torch.bfloat16
-        x = x.contiguous()
+        x, resets = x.contiguous(), resets.contiguous()
         keep = any(ctx.needs_input_grad)
         # the kernels trust what they are given
         assert all(part.shape == (num_lanes, size) and part.dtype == torch.float32 for part in state)
         assert x.shape[1] == num_lanes
+        assert resets.shape == x.shape[:2]
         assert mask is None or (mask.shape == (num_lanes, size) and mask.dtype == torch.float32)
         assert not is_first or (int(x.min()) >= 0 and int(x.max()) < len(packed.table))
         kept_size = 0 if packed.cell == recurrent.RNN else 4 * size
@@ -192,6 +214,7 @@ class _Window(torch.autograd.Function):
         recurrent.forward(
             packed,
             ids.numpy(),
+            resets.numpy(),
             array_of(inputs),
             state[0].numpy(),
             state[-1].numpy(),
@@ -202,7 +225,7 @@ class _Window(torch.autograd.Function):
             array_of(cells),
         )
         ctx.packed, ctx.is_first = packed, is_first
-        ctx.save_for_backward(ids, inputs, factors, y, gates, cells, embedding, rest[0])
+        ctx.save_for_backward(ids, resets, inputs, factors, y, gates, cells, embedding, rest[0])
         ctx.set_materialize_grads(True)
         return (y[1:] if mask is None else masked, *state)
 
@@ -210,7 +233,7 @@ class _Window(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, *d_state: Tensor) -> Any:
         packed = ctx.packed
-        ids, x, mask, y, gates, cells, embedding, weight_ih = ctx.saved_tensors
+        ids, resets, x, mask, y, gates, cells, embedding, weight_ih = ctx.saved_tensors
         num_gates, size = len(packed.bias), y.shape[2]
         inner = size if packed.cell == recurrent.GRU else 0  # of the sums, those inside the candidate, which stand last
         d_before = [part.clone() for part in d_state]
@@ -220,6 +243,7 @@ class _Window(torch.autograd.Function):
         recurrent.backward(
             packed,
             ids.numpy(),
+            resets.numpy(),
             array_of(x),
             array_of(dy.to(y.dtype).contiguous()),
             d_before[0].numpy(),
@@ -245,7 +269,7 @@ class _Window(torch.autograd.Function):
         d_bias_hh = torch.zeros(num_gates)  # the redundant part gets none
         d_bias_hh[num_gates - inner :] = d_sums[num_gates:]
         d_parameters = (d_weight_ih, d_weight_hh[:, :size], d_sums[:num_gates], d_bias_hh)
-        return (None, None if ctx.is_first else dx, d_embedding, None, *d_parameters, *d_before)
+        return (None, None if ctx.is_first else dx, None, d_embedding, None, *d_parameters, *d_before)
 
 
 def select_device(name: str) -> torch.device:

@@ -90,7 +90,7 @@ def _is_described(model: ModelFile) -> bool:
     paths = text.get("paths", [])
     return (
         isinstance(paths, list)
-        and all(isinstance(value, str) for value in (*paths, text.get("sha256", ""), split.get("encoding", "")))
+        and all(isinstance(value, str) for value in (*paths, text.get("sha256", ""), text.get("key", "")))
         and all(isinstance(split.get(name, 0), int) for name in ("num_train", "num_valid"))
         and all(isinstance(model.scores.get(name, 0), (int, float)) for name in ("nats_per_char", "num_chars", "step"))
     )

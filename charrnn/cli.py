@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from charrnn import __version__, console
-from charrnn.config import CorpusConfig, ModelConfig, SampleConfig, TrainConfig, available_cores, overlay
+from charrnn.config import CorpusConfig, ModelConfig, SampleConfig, SourceConfig, TrainConfig, available_cores, overlay
 from charrnn.errors import CharrnnError, ModelFileError, OutputClosed, ResourceError, UsageError
 from charrnn.metrics import bits
 
@@ -34,6 +34,7 @@ budget = functools.partial(typer.Option, rich_help_panel="Budget")
 ending = functools.partial(typer.Option, rich_help_panel="Where it ends")
 choice = functools.partial(typer.Option, rich_help_panel="What is drawn")
 learning = functools.partial(typer.Option, rich_help_panel="Learning")
+reading = functools.partial(typer.Option, rich_help_panel="Reading")
 
 
 def default(field: str) -> dict[str, Any]:
@@ -47,7 +48,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, one ob
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; by default the cores this process may use.")]
-Encoding = Annotated[str | None, typer.Option(help="Encoding of the text.", show_default=CorpusConfig.encoding)]
+Encoding = Annotated[str | None, reading(help="Encoding of the text.", show_default=CorpusConfig.encoding)]
+Errors = Annotated[
+    str | None,
+    reading(help="Bytes that are wrong in it: strict ends, replace goes on.", show_default=CorpusConfig.errors),
+]
 ModelName = Annotated[
     str | None,
     typer.Option("-m", "--model", help="A run's name or a model file; by default the newest in ./checkpoints."),
@@ -70,7 +75,9 @@ def root(
 
 @app.command()
 def train(
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="Text files, folders, or - for stdin.")],
+    texts: Annotated[
+        list[str], typer.Argument(metavar="TEXT", help="Text files, packed or not, folders, or - for stdin.")
+    ],
     cell: Annotated[str | None, network(help="rnn, gru or lstm.")] = None,
     num_layers: Annotated[int | None, network(help="Recurrent layers.")] = None,
     hidden_size: Annotated[int | None, network(help="Units a layer.")] = None,
@@ -92,16 +99,30 @@ def train(
         ),
     ] = None,
     seed: Annotated[int | None, learning(help="Seed of weights, masks and lanes.")] = None,
+    glob: Annotated[
+        str | None, reading(help="Which files of a folder, as '*.txt'.", show_default=SourceConfig.glob)
+    ] = None,
     encoding: Encoding = None,
+    errors: Errors = None,
+    bytes_: Annotated[bool | None, reading("--bytes", help="Learn bytes, of any file, instead of characters.")] = None,
+    min_count: Annotated[
+        int | None, reading(help="Rarer characters are one symbol.", show_default=str(CorpusConfig.min_count))
+    ] = None,
+    documents: Annotated[
+        str | None,
+        reading(help="The text is many, none of which knows the others: lines, blank-lines, or what is between them."),
+    ] = None,
+    max_bytes: Annotated[
+        int | None, reading(help="Most to read.", show_default="half of what is free on the disk")
+    ] = None,
+    valid: Annotated[str | None, reading(metavar="FILE", help="A text to hold out instead of a share.")] = None,
     valid_fraction: Annotated[
         float | None,
-        typer.Option(
-            help="Share of the text, its end, that is held out.", show_default=str(CorpusConfig.valid_fraction)
-        ),
+        reading(help="Share of the text, its end, that is held out.", show_default=str(CorpusConfig.valid_fraction)),
     ] = None,
     test_fraction: Annotated[
         float | None,
-        typer.Option(
+        reading(
             help="Share, behind that, that is scored once at the end.", show_default=str(CorpusConfig.test_fraction)
         ),
     ] = None,
@@ -124,11 +145,18 @@ def train(
     """
     given = settings(locals())
     check_budget(minutes, steps)
-    from charrnn import corpus, plans, runs
+    if valid is not None:
+        given["valid"] = valid if valid == "-" else os.path.abspath(valid)
+        if valid_fraction is not None:
+            raise UsageError("--valid FILE and --valid-fraction are two ways to hold a text out; give one of them")
+    from charrnn import cache, corpus, plans, runs, sources
 
-    corpus_config = overlay(CorpusConfig(), given)
-    data = corpus.build_corpus(corpus.read_texts(texts, corpus_config), corpus_config)
+    sources.check(texts[0])  # before its name becomes a run's
     place = runs.Run(runs.run_name(texts[0]) if run is None else run)
+    corpus_config = plans.settle_corpus(place, given, fresh=fresh)
+    source_config = overlay(SourceConfig(), given)
+    with console.patience("reading the text", quiet=quiet), cache.Cache.of_user().writable() as folder:
+        data = corpus.load_corpus(texts, corpus_config, source_config, folder)
     view = console.TrainView(json_lines=json, quiet=quiet)
     cores = count_threads(threads)
     target = ready_torch(device, cores)
@@ -250,17 +278,22 @@ def sample(
     Filters come in this order: --no-repeat-ngram, --top-k, --top-p, --min-p, then --temp.
     """
     given = settings(locals())
-    from charrnn import corpus, runs, sampling
+    from charrnn import runs, sampling
 
     if prompt_file is not None:
-        given["prompt"] = corpus.read_texts([prompt_file], CorpusConfig()).text + (prompt or "")
+        from charrnn import cache, corpus
+
+        with cache.Cache.of_user().writable() as folder:
+            given["prompt"] = corpus.read_text(prompt_file, folder) + (prompt or "")
     if stop is not None:
         given["stop"] = tuple(stop)
     chosen = overlay(SampleConfig(seed=sampling.random_seed()), given)
-    if json and chosen.length < 0 and not chosen.lines and not chosen.stop:
-        raise UsageError("--json prints a sample when it is whole, so it needs an end: --length, --lines or --stop")
     path = runs.find_model(model)
     sampler = sampling.Sampler.load(path, threads=count_threads(threads), precision=precision)
+    if sampler.writes_documents and length is None:  # whole ones
+        chosen = overlay(chosen, {"length": -1})
+    if json and chosen.length < 0 and not (chosen.lines or chosen.stop or sampler.writes_documents):
+        raise UsageError("--json prints a sample when it is whole, so it needs an end: --length, --lines or --stop")
     with console.patience(COMPILING, quiet=quiet):
         sampling.compile_kernels(precision)
     streams = sampler.streams(**dataclasses.asdict(chosen))
@@ -303,24 +336,29 @@ def evaluate(
         typer.Option(help="Where the text it was trained on is now; again for each, in the same order."),
     ] = None,
     encoding: Encoding = None,
+    errors: Errors = None,
     device: Device = "auto",
     threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Say exactly how well a model predicts a text."""
-    from charrnn import checkpoint, evaluation, runs
+    given = settings(locals())
+    from charrnn import cache, checkpoint, evaluation, runs
     from charrnn.model import CharRNN
+    from charrnn.vocab import UNKNOWN
 
     path = runs.find_model(model)
     file = checkpoint.load_model(path)
-    if text is None:
-        source = evaluation.held_out(file, train_text)
-    elif train_text is not None:
+    if text is not None and train_text is not None:
         raise UsageError("--train-text finds the held-out part again; it doesn't go with a TEXT to score")
-    else:
-        source = evaluation.whole_text(file, text, overlay(CorpusConfig(), settings(locals())))
+    with console.patience("reading the text"), cache.Cache.of_user().writable() as folder:
+        if text is None:
+            source = evaluation.held_out(file, train_text, SourceConfig(), folder)
+        else:
+            source = evaluation.whole_text(file, text, given, SourceConfig(), folder)
     network = CharRNN.from_arrays(file.config, file.tensors).to(ready_torch(device, count_threads(threads)))
-    score = evaluation.evaluate(network, source.ids, context=source.context, unknown=source.unknown)
+    rare = file.vocab.id_of(UNKNOWN)
+    score = evaluation.evaluate(network, source.ids, context=source.context, unknown=source.unknown, rare=rare)
     facts = {
         "model": str(path),
         "text": source.name,
@@ -339,11 +377,15 @@ def info(
     which: Annotated[
         str | None, typer.Argument(metavar="[RUN|FILE]", help="One model; by default all in ./checkpoints.")
     ] = None,
+    cache: Annotated[bool, typer.Option("--cache", help="Where texts are kept as numbers, and how much.")] = False,
     json: Json = False,
 ) -> None:
     """List the runs in ./checkpoints, or describe one model."""
     from charrnn import checkpoint, runs
 
+    if cache:
+        show_cache(json=json)
+        return
     paths = runs.list_models() if which is None else [runs.find_model(which)]
     stopped = runs.list_without_model() if which is None else []
     for name in stopped:
@@ -367,11 +409,22 @@ def info(
         console.table([console.card_line(card) for card in cards], header=console.CARD_HEADER)
 
 
+def show_cache(*, json: bool) -> None:
+    """What the cache of texts holds, and how to be rid of it."""
+    from charrnn.cache import MOST_BYTES, Cache
+
+    cache = Cache.of_user()
+    facts = {"folder": str(cache.folder), "num_texts": len(cache.entries()), "num_bytes": cache.num_bytes()}
+    facts |= {"most_bytes": MOST_BYTES, "empty": f"rm -r {shlex.quote(str(cache.folder))}"}
+    console.result_json(facts) if json else console.table(console.cache_rows(facts))
+
+
 def settings(values: dict[str, Any]) -> dict[str, Any]:
     """Of a command's arguments, the fields of the configurations that the user named."""
-    kinds = (ModelConfig, TrainConfig, CorpusConfig, SampleConfig)
+    kinds = (ModelConfig, TrainConfig, SourceConfig, CorpusConfig, SampleConfig)
     names = {field.name for kind in kinds for field in dataclasses.fields(kind)}
-    return {name: value for name, value in values.items() if name in names and value is not None}
+    given = {name.rstrip("_"): value for name, value in values.items() if value is not None}
+    return {name: value for name, value in given.items() if name in names}
 
 
 def check_budget(minutes: float | None, steps: int | None) -> None:

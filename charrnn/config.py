@@ -23,7 +23,7 @@ CELLS: tuple[Cell, ...] = get_args(Cell)
 NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 NUM_STATES = {"rnn": 1, "gru": 1, "lstm": 2}
 
-C = TypeVar("C", "ModelConfig", "TrainConfig", "CorpusConfig", "SampleConfig")
+C = TypeVar("C", "ModelConfig", "TrainConfig", "SourceConfig", "CorpusConfig", "SampleConfig")
 
 CHECKPOINTS = "checkpoints"  # the folder of all runs, under the current one
 MAX_VALID_CHARS = 2_000_000  # more says nothing new and costs minutes
@@ -62,13 +62,17 @@ class Checked:
 
 @dataclass(frozen=True)
 class ModelConfig(Checked):
-    """The network: embedding, L recurrent layers of one cell, linear head."""
+    """The network: embedding, L recurrent layers of one cell, linear head.
+
+    reset_id: the character before which the state is forgotten, the end of a document; or None.
+    """
 
     cell: Cell
     vocab_size: int = setting(1, 0x110000)
     embedding_dim: int = setting(1, 65536)
     hidden_size: int = setting(1, 65536)
     num_layers: int = setting(1, 64)
+    reset_id: int | None = setting(0, 0x110000, default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,12 +120,32 @@ class TrainConfig(Checked):
 
 
 @dataclass(frozen=True)
+class SourceConfig(Checked):
+    """Which files are read, and how much of them at most."""
+
+    glob: str = "*"  # of a folder's files
+    max_bytes: int | None = setting(1, 10**18, default=None)  # None: half of what is free on the disk
+
+
+@dataclass(frozen=True)
 class CorpusConfig(Checked):
     """How a text is read and what of it is held out."""
 
     encoding: str = "utf-8"
+    errors: Literal["strict", "replace"] = "strict"  # what to do with bytes that are wrong in that encoding
+    bytes: bool = False  # learn bytes instead of characters
+    min_count: int = setting(1, 10**12, default=1)  # rarer characters become one symbol, which is never drawn
+    documents: str = ""  # lines, blank-lines, or what stands between two documents; nothing: one text
+    valid: str | None = None  # a text to be held out instead of a share
     valid_fraction: float = setting(1e-6, 0.5, default=0.1)
     test_fraction: float = setting(0.0, 0.4, default=0.0)  # a second tail, behind the first
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.errors not in ("strict", "replace"):
+            raise UsageError(f"--errors must be strict or replace, not {self.errors!r}")
+        if self.valid is not None and self.test_fraction:
+            raise UsageError("--valid FILE and --test-fraction don't go together; score a test text by charrnn eval")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from charrnn.metrics import (
     Warned,
     bits,
 )
+from charrnn.vocab import END, UNKNOWN, Vocab
 from charrnn.vocab import describe as unicode_name
 
 _SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal to draw a bar on
@@ -258,10 +259,10 @@ def plan_lines(plan: Plan, *, with_reasons: bool = False) -> str:
     texts = ", ".join(os.path.basename(path) for path in plan.texts[:3]) + (", …" if len(plan.texts) > 3 else "")
     threads = f"{plan.threads} thread{'s' * (plan.threads > 1)}"
     weights = f", of weights {training['weight_drop']:g}" if training.get("weight_drop") else ""
+    part = f"the last {plan.num_valid_chars:,}" if plan.valid is None else one_line(os.path.basename(plan.valid))
     test = f", {plan.num_test_chars:,} after them for the test" if plan.num_test_chars else ""
     lines = [
-        f"{one_line(texts)}: {plan.num_chars:,} characters, {plan.vocab_size:,} distinct; "
-        f"the last {plan.num_valid_chars:,} held out{test}",
+        f"{one_line(texts)}: {plan.num_chars:,} characters, {plan.vocab_size:,} distinct; {part} held out{test}",
         f"{model['cell']} {model['num_layers']}x{model['hidden_size']}, embedding {model['embedding_dim']}, "
         f"{plan.num_parameters:,} parameters, about {plan.memory_bytes / 1e6:,.0f} MB, "
         f"{plan.device}, {threads}, {plan.precision}",
@@ -271,7 +272,7 @@ def plan_lines(plan: Plan, *, with_reasons: bool = False) -> str:
         f"run {plan.run!r}",
     ]
     reasons = [f"{name.replace('_', ' ')}: {reason}" for name, reason in plan.reasons.items()] if with_reasons else []
-    return "\n".join([*lines, *plan.notes, *reasons])
+    return "\n".join([*lines, *map(one_line, plan.notes), *reasons])
 
 
 def score_rows(model: str, text: str, score: Evaluation) -> list[tuple[str, str]]:
@@ -287,7 +288,7 @@ def score_rows(model: str, text: str, score: Evaluation) -> list[tuple[str, str]
     if score.unknown:
         named = ", ".join(f"{unicode_name(char)} {count:,}x" for char, count in list(score.unknown.items())[:10])
         more = f", and {len(score.unknown) - 10} more" if len(score.unknown) > 10 else ""
-        rows.append(("outside the vocabulary", f"{score.num_unknown:,}, neither fed nor scored: {named}{more}"))
+        rows.append(("outside the vocabulary", f"{score.num_unknown:,}, not scored: {named}{more}"))
     return rows
 
 
@@ -302,6 +303,16 @@ def card(path: str, model: ModelFile) -> dict[str, Any]:
         "scores": model.scores,
         "provenance": model.provenance,
     }
+
+
+def cache_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the cache of texts holds, as rows of a table."""
+    return [
+        ("folder", facts["folder"]),
+        ("texts", f"{facts['num_texts']:,}"),
+        ("size", f"{facts['num_bytes'] / 1e6:,.1f} MB of at most {facts['most_bytes'] / 1e6:,.0f}; the oldest go"),
+        ("to empty it", facts["empty"]),
+    ]
 
 
 CARD_HEADER = ("run", "network", "parameters", "bits/char", "trained on")
@@ -328,7 +339,7 @@ def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("parameters", f"{card['num_parameters']:,}"),
         (
             "vocabulary",
-            f"{config['vocab_size']:,} characters: {json.dumps(card['vocab'][:200], ensure_ascii=False)[1:-1]}",
+            _vocabulary(card["vocab"]),
         ),
         ("text", ", ".join(text.get("paths", ["?"]))),
         ("text SHA-256", str(text.get("sha256", "?"))),
@@ -337,6 +348,15 @@ def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
         *([("test score", f"{_score(scores['test'])} bits/char on the test text")] if "test" in scores else []),
         ("training", ", ".join(f"{name} {value}" for name, value in training.items())),
     ]
+
+
+def _vocabulary(chars: str) -> str:
+    """A vocabulary in a line: how many characters, what else is known, and the first of them."""
+    signs = {END: ", the end of a document", UNKNOWN: ", one symbol for rarer ones"}
+    rest = "".join(words for sign, words in signs.items() if sign in chars)
+    chars = "".join(char for char in chars if char not in signs)
+    kind = "bytes" if Vocab(chars).of_bytes else "characters"
+    return f"{len(chars):,} {kind}{rest}: {json.dumps(chars[:200], ensure_ascii=False)[1:-1]}"
 
 
 def _score(scores: Mapping[str, Any]) -> str:

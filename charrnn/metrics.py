@@ -58,6 +58,7 @@ class Event:
 class Plan(Event):
     """What a run is going to do, everything resolved. Sizes in characters and bytes.
 
+    valid is the file that is held out where it isn't the text's end.
     steps is None when the budget is a time: the first steps measure the speed and fix it.
     """
 
@@ -68,6 +69,7 @@ class Plan(Event):
     num_train_chars: int
     num_valid_chars: int
     num_test_chars: int
+    valid: str | None
     vocab_size: int
     model: dict[str, Any]
     training: dict[str, Any]

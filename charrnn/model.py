@@ -115,9 +115,12 @@ class CharRNN(nn.Module):
         """Run all but the head.
 
         x: (T, B) ids, int64; state: tensors (L, B, H); masks: one (B, H) factor a layer for
-        its output, or None; packed: the weights where our kernels run them. Returns (T, B, H)
-        and the state after the last step.
+        its output, or None; packed: the weights where our kernels run them. Where a lane reads
+        the config's reset_id, it begins anew. Returns (T, B, H) and the state after the last
+        step.
         """
+        reset_id = self.config.reset_id
+        resets = None if reset_id is None else x == reset_id  # (T, B)
         h = x if packed else self.embedding(x)  # (T, B, E)
         finals = []
         for index, module in enumerate(self.layers):
@@ -125,9 +128,10 @@ class CharRNN(nn.Module):
             mask = None if masks is None else masks[index]
             if packed:
                 embedding = self.embedding.weight if index == 0 else None
-                h, final = run_layer(layer, h, before, packed=packed.layers[index], embedding=embedding, mask=mask)
+                weights = packed.layers[index]
+                h, final = run_layer(layer, h, before, packed=weights, resets=resets, embedding=embedding, mask=mask)
             else:
-                h, final = run_stock_layer(layer, h, before, mask=mask)
+                h, final = run_stock_layer(layer, h, before, resets=resets, mask=mask)
             finals.append(final)  # h: (T, B, H)
         return h, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
 

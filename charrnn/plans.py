@@ -15,10 +15,11 @@ from charrnn.config import (
     overlay,
     recommend,
 )
-from charrnn.corpus import Corpus, split
+from charrnn.corpus import Corpus
 from charrnn.errors import ModelFileError, UsageError
 from charrnn.metrics import Plan
 from charrnn.runs import Run, SavedState
+from charrnn.vocab import END
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class RunPlan:
             num_train_chars=len(self.corpus.train_ids),
             num_valid_chars=len(self.corpus.valid_ids),
             num_test_chars=len(self.corpus.test_ids),
+            valid=self.corpus_config.valid,
             vocab_size=len(self.corpus.vocab),
             model=asdict(self.model),
             training=asdict(self.training),
@@ -90,6 +92,26 @@ class RunPlan:
             notes=list(self.notes),
             reasons=dict(self.reasons),
         )
+
+
+def settle_corpus(run: Run, given: Mapping[str, Any], *, fresh: bool) -> CorpusConfig:
+    """How the text is read and split: as when the run began, else as the command line says.
+
+    Raises UsageError where those differ.
+    """
+    saved = None if fresh else run.newest_state()
+    if saved is None:
+        return overlay(CorpusConfig(), given)
+    config = _configs_of(run, saved)[0]
+    _check_same(run, asdict(config), given)
+    return config
+
+
+def _check_same(run: Run, settings: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise UsageError where a run's settings are not those that are given now."""
+    for name, value in given.items():
+        if settings.get(name, value) != value:
+            raise UsageError(f"{flag(name)} {value} differs from this run's {settings[name]}; {_choices(run)}")
 
 
 def make_plan(
@@ -116,11 +138,11 @@ def make_plan(
         given = {**given, "batch_size": num_train}
     saved = None if fresh else run.newest_state()
     if saved is not None:
+        plan = RunPlan(run, corpus, *_configs_of(run, saved), device, threads, precision)
         try:
-            plan = RunPlan(run, corpus, *_saved_configs(saved), device, threads, precision)
             return _continued(saved, plan, given, minutes)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ModelFileError(f"{saved.path}: not a state of a run ({error!r}); {_choices(run)}") from None
+            raise _foreign(run, saved, error) from None
     if run.model_path.exists() and not fresh:
         raise UsageError(f"{run.folder} has a model but no state to go on from; {_choices(run)}")
     choice = recommend(
@@ -130,7 +152,8 @@ def make_plan(
         device=device,
         threads=threads,
     )
-    model, training = overlay(choice.model, given), overlay(choice.training, given)
+    model = overlay(choice.model, {**given, "reset_id": corpus.vocab.id_of(END)})
+    training = overlay(choice.training, given)
     if minutes is None and training.steps is None:
         minutes, steps = default_budget(num_train, training)
         training = replace(training, steps=steps)
@@ -145,7 +168,7 @@ def make_plan(
         precision,
         minutes=minutes,
         seconds=None if minutes is None else 60 * minutes,
-        notes=tuple(notes),
+        notes=(*corpus.notes, *notes),
         reasons={name: reason for name, reason in choice.reasons.items() if name not in given},
     )
 
@@ -154,30 +177,29 @@ def _choices(run: Run) -> str:
     return f"use --run NAME for another run, or --fresh to start {run.name!r} over"
 
 
-def _saved_configs(saved: SavedState) -> tuple[CorpusConfig, ModelConfig, TrainConfig]:
+def _configs_of(run: Run, saved: SavedState) -> tuple[CorpusConfig, ModelConfig, TrainConfig]:
     """The settings a run has had since its first step. Raises ModelFileError where a file says nonsense."""
     try:
         meta = saved.meta
         return CorpusConfig(**meta["corpus"]), ModelConfig(**meta["model"]), TrainConfig(**meta["training"])
-    except UsageError as error:
-        raise ModelFileError(f"{saved.path}: not a state of a run ({error})") from None
+    except (UsageError, KeyError, TypeError) as error:
+        raise _foreign(run, saved, error) from None
+
+
+def _foreign(run: Run, saved: SavedState, error: Exception) -> ModelFileError:
+    why = str(error) if isinstance(error, UsageError) else repr(error)
+    return ModelFileError(f"{saved.path}: not a state of a run ({why}); {_choices(run)}")
 
 
 def _continued(saved: SavedState, plan: RunPlan, given: Mapping[str, Any], minutes: float | None) -> RunPlan:
     """The plan of a run that is there already. What the user left open stays as it was."""
     meta, run = saved.meta, plan.run
-    if meta["text"]["sha256"] != plan.corpus.sha256:
+    settings = {**asdict(plan.model), **asdict(plan.training), **asdict(plan.corpus_config)}
+    _check_same(run, {name: value for name, value in settings.items() if name != "steps"}, given)
+    if meta["text"]["sha256"] != plan.corpus.sha256 or meta["text"]["vocab"] != plan.corpus.vocab.fingerprint:
         raise UsageError(f"the text is not the one that run {run.name!r} was trained on; {_choices(run)}")
-    if meta["text"]["vocab"] != plan.corpus.vocab.fingerprint:
-        raise UsageError(f"the text was read with --encoding {plan.corpus_config.encoding}; {_choices(run)}")
-    num_train, num_valid = split(len(plan.corpus.ids), plan.corpus_config)
-    corpus = replace(plan.corpus, num_train=num_train, num_valid=num_valid)
-    settings = {**meta["model"], **meta["training"], **meta["corpus"]}
-    for name, value in given.items():
-        if name != "steps" and settings[name] != value:
-            raise UsageError(f"{flag(name)} {value} differs from this run's {settings[name]}; {_choices(run)}")
     steps, total, spent = given.get("steps"), meta["num_steps"], meta["minutes"]
-    plan = replace(plan, corpus=corpus, minutes=spent, resume=saved)
+    plan = replace(plan, minutes=spent, resume=saved)
     if not meta["finished"]:
         if (steps or total) != total or (minutes or spent) != spent:
             raise UsageError(

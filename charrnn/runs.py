@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from charrnn.checkpoint import Tensors, read_tensors, write_atomically, write_tensors
 from charrnn.config import CHECKPOINTS
-from charrnn.corpus import STDIN
 from charrnn.errors import CharrnnError, ModelFileError, RunLockedError, UsageError
+from charrnn.sources import STDIN
 
 ROOT = Path(CHECKPOINTS)
 MODEL_NAME = "model.safetensors"
@@ -158,8 +158,9 @@ class Run:
 
 
 def run_name(text: str) -> str:
-    """The name of a run that wasn't given one: the first text's stem."""
-    return "stdin" if text == STDIN else Path(os.path.abspath(text)).stem
+    """The name of a run that wasn't given one: the first text's stem, or stdin for any stream."""
+    is_stream = os.path.exists(text) and not os.path.isfile(text) and not os.path.isdir(text)
+    return "stdin" if text == STDIN or is_stream else Path(os.path.abspath(text)).stem
 
 
 def list_models(*, root: Path = ROOT) -> list[Path]:

@@ -24,7 +24,7 @@ from charrnn.errors import UsageError
 from charrnn.kernels.counters import uniforms
 from charrnn.kernels.generation import Filters
 from charrnn.kernels.products import has_fast_bfloat16
-from charrnn.vocab import Vocab
+from charrnn.vocab import END, UNKNOWN, Vocab
 
 SIDE_BY_SIDE = 64  # streams that share a pass over the weights
 _FIRST_BLOCK, _LAST_BLOCK = 4, 4096  # characters drawn at a time; the text doesn't depend on it
@@ -46,18 +46,29 @@ class Sampler:
         self.precision = choose_precision(precision, fast=has_fast_bfloat16())
         self.vocab = model.vocab
         self.config = model.config
-        self.crew = Crew(model.config, model.tensors, threads or available_cores(), self.precision)
+        tensors, rare = model.tensors, model.vocab.id_of(UNKNOWN)
+        if rare is not None:  # no text could hold it, so it is never drawn
+            bias = np.array(tensors["head.bias"])
+            bias[rare] = -np.inf
+            tensors = {**tensors, "head.bias": bias}
+        self.crew = Crew(model.config, tensors, threads or available_cores(), self.precision)
 
     @classmethod
     def load(cls, path: Path | str, *, threads: int | None = None, precision: str = "float32") -> "Sampler":
         """Read a model file. Raises ModelFileError, and as the constructor."""
         return cls(load_model(path), threads=threads, precision=precision)
 
+    @property
+    def writes_documents(self) -> bool:
+        """Whether what it writes begins and ends as a document does."""
+        return END in self.vocab.chars
+
     def stream(self, prompt: str = "", *, stream: int = 0, **settings: Any) -> "Stream":
         """Draw the text that follows the prompt: an iterator over its pieces.
 
         settings: any field of SampleConfig, such as temperature=0.8, length=500, seed=1.
-        Without a prompt the text starts as if after a newline.
+        Without a prompt the text starts as if after a newline. A model of documents starts one,
+        with the prompt if there is one, and stops where it ends.
         Raises UnknownCharacterError for a prompt the model can't read, UsageError for a
         value out of range; both before the first character.
         """
@@ -79,9 +90,12 @@ class Batch:
 
     def __init__(self, sampler: Sampler, config: SampleConfig) -> None:
         vocab = sampler.vocab
-        known = vocab.encode(config.prompt) if config.unknown == "error" else vocab.encode_known(config.prompt)[0]
+        prompt = vocab.spell(config.prompt)
+        known = vocab.encode(prompt) if config.unknown == "error" else vocab.encode_known(prompt)[0]
         ids = known.astype(np.int64)
-        if len(ids) == 0:  # as if after a newline, where the model knows one
+        if END in vocab.chars:
+            ids = np.append(vocab.chars.find(END), ids)
+        elif len(ids) == 0:  # as if after a newline, where the model knows one
             ids = np.array([max(0, vocab.chars.find("\n"))])
         self.sampler = sampler
         self.config = config
@@ -95,7 +109,7 @@ class Batch:
         """The streams in order, from the first."""
         config = self.config
         self._streams.clear()
-        ends = config.length >= 0 or config.lines > 0 or config.stop
+        ends = config.length >= 0 or config.lines > 0 or config.stop or END in self.sampler.vocab.chars
         started = 0
         for number in range(config.num_samples):
             while started < min(config.num_samples, number + (SIDE_BY_SIDE if ends else 1)):
@@ -156,7 +170,10 @@ class Stream:
         self.ended = batch.config.length == 0
         self._batch = batch
         self._state: State | None = None
-        self._ending = Ending(batch.config.lines, batch.config.stop)
+        vocab = batch.sampler.vocab
+        ends = (END,) if END in vocab.chars else ()
+        self._ending = Ending(batch.config.lines, (*map(vocab.spell, batch.config.stop), *ends))
+        self._readable = vocab.reader()
         self._waiting: deque[str] = deque()  # pieces drawn and not read yet
         self._num_waiting = 0  # their characters
 
@@ -200,6 +217,7 @@ class Stream:
         self.ended = self._ending.reached or self.num_drawn == config.length
         if self.ended:
             piece += self._ending.rest()
+        piece = self._readable(piece, self.ended)
         if piece:
             self._waiting.append(piece)
             self._num_waiting += len(piece)

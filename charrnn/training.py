@@ -21,6 +21,7 @@ from charrnn.batches import read_window
 from charrnn.budget import Pace, evaluation_is_due, valid_part
 from charrnn.checkpoint import ModelFile, load_model, save_model
 from charrnn.config import Precision, TrainConfig
+from charrnn.corpus import Corpus
 from charrnn.errors import DivergenceError, Interrupted, ModelFileError
 from charrnn.evaluation import evaluate
 from charrnn.kernels.counters import dropout_mask, weight_mask
@@ -30,6 +31,7 @@ from charrnn.model import CharRNN
 from charrnn.plans import RunPlan
 from charrnn.runs import StopRequest
 from charrnn.state import TrainState
+from charrnn.vocab import UNKNOWN
 
 WARM_UP_STEPS = 200  # or a quarter of a short run: a high rate ruins a network that begins with it
 FINAL_RATE = 0.02  # of the peak
@@ -121,7 +123,7 @@ def train_steps(state: TrainState, plan: RunPlan, workers: Workers, stop: StopRe
 
 def compile_kernels(plan: RunPlan) -> None:
     """Compile what the run needs, by training, scoring and sampling toy networks; quick where that was done before."""
-    config = replace(plan.model, vocab_size=2, embedding_dim=1, hidden_size=2, num_layers=2)
+    config = replace(plan.model, vocab_size=2, embedding_dim=1, hidden_size=2, num_layers=2, reset_id=None)
     model = CharRNN(config).to(torch.device(plan.device))
     x = torch.zeros(2, 1, dtype=torch.int64, device=plan.device)
     with Workers(model, num_workers=1, precision=cast(Precision, plan.precision)) as workers:
@@ -157,7 +159,7 @@ def fix_num_steps(state: TrainState, plan: RunPlan, num_steps: int) -> None:
         state.valid_chars = valid_part(len(corpus.valid_ids), plan.training, num_steps - state.schedule_start)
     if state.best_nats is None and state.best_step > 0:
         _, kept = kept_model(plan)
-        score = evaluate(kept, corpus.valid_ids, context=corpus.train_ids, num_scored=state.valid_chars)
+        score = score_held_out(kept, corpus, num_scored=state.valid_chars)
         state.best_nats = score.nats_per_char
 
 
@@ -249,10 +251,10 @@ def progress(state: TrainState, pace: Pace, rate: float) -> Progress:
 def evaluate_and_keep(state: TrainState, plan: RunPlan) -> Iterator[Event]:
     """Score the fixed part of the held-out text, keep the averaged weights if they are the best, draw a sample."""
     corpus = plan.corpus
-    score = evaluate(state.average, corpus.valid_ids, context=corpus.train_ids, num_scored=state.valid_chars)
+    score = score_held_out(state.average, corpus, num_scored=state.valid_chars)
     if not math.isfinite(score.nats):
         raise DivergenceError(f"training diverged by step {state.step}: the held-out loss is not finite; {_ADVICE}")
-    whole = score.num_chars == len(corpus.valid_ids)
+    whole = state.valid_chars == len(corpus.valid_ids)
     best = state.best_nats is None or score.nats_per_char < state.best_nats
     model = describe_model(state, plan, scores(score, step=state.step, whole=whole))
     state.evaluated_step, state.bad_evaluations = state.step, 0 if best else state.bad_evaluations + 1
@@ -263,6 +265,12 @@ def evaluate_and_keep(state: TrainState, plan: RunPlan) -> Iterator[Event]:
     yield draw_sample(model, plan, step=state.step)
     if best:
         yield Saved(state.step, path=str(plan.run.model_path))
+
+
+def score_held_out(model: CharRNN, corpus: Corpus, *, num_scored: int | None = None) -> Evaluation:
+    """Score what chooses the weights, or stretches spread over it."""
+    context, rare = corpus.valid_context, corpus.vocab.id_of(UNKNOWN)
+    return evaluate(model, corpus.valid_ids, context=context, num_scored=num_scored, rare=rare)
 
 
 def draw_sample(model: ModelFile, plan: RunPlan, *, step: int) -> Sample:
@@ -281,10 +289,11 @@ def finish(state: TrainState, plan: RunPlan) -> Finished:
     """Score the best weights on the whole held-out text, and on the test text; write that into the model file."""
     file, kept = kept_model(plan)
     corpus = plan.corpus
-    score = evaluate(kept, corpus.valid_ids, context=corpus.train_ids)
+    score = score_held_out(kept, corpus)
     final = scores(score, step=state.best_step, whole=True)
     if len(corpus.test_ids) > 0:
-        score = evaluate(kept, corpus.test_ids, context=corpus.ids[: -len(corpus.test_ids)])
+        before = corpus.ids[: -len(corpus.test_ids)]
+        score = evaluate(kept, corpus.test_ids, context=before, rare=corpus.vocab.id_of(UNKNOWN))
         final["test"] = {"nats_per_char": score.nats_per_char, "num_chars": score.num_chars}
     save_model(plan.run.model_path, replace(file, scores=final))
     state.finished = True
@@ -315,7 +324,7 @@ def finished(plan: RunPlan, step: int) -> Finished:
 def describe_model(state: TrainState, plan: RunPlan, scores: dict[str, Any]) -> ModelFile:
     """The averaged weights of the moment as a model file."""
     corpus = plan.corpus
-    text = {"paths": list(corpus.names), "sha256": corpus.sha256}
+    text = {"paths": list(corpus.names), "sha256": corpus.sha256, "key": corpus.key}
     parts = {"num_train": corpus.num_train, "num_valid": corpus.num_valid, "num_test": len(corpus.test_ids)}
     split = {**parts, **asdict(plan.corpus_config)}
     training = {**asdict(plan.training), "steps": state.num_steps, "minutes": plan.minutes}

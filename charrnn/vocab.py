@@ -10,12 +10,17 @@ else follows from it.
     [2, 4, 3, 1]
     >>> vocab.decode([2, 4, 3, 1])
     'hole'
+
+No text holds a surrogate, so some of them stand for what is no character: END for the end of
+a document, UNKNOWN for the characters that are too rare to have an id, and, where a text is
+read as bytes, U+DC80 to U+DCFF for bytes that aren't ASCII, as Python's `surrogateescape` has it.
 """
 
+import codecs
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,6 +32,7 @@ from charrnn.errors import UnknownCharacterError
 
 Ids = NDArray[Any]  # uint8, uint16 or uint32, whatever the vocabulary needs
 
+END, UNKNOWN = "\udc00", "\udc01"  # low ones: JSON would read a high and a low one as a pair
 _NUM_POINTS = 0x110000  # of Unicode
 _PIECE = 1 << 20  # characters
 
@@ -44,10 +50,16 @@ class Vocab:
     @classmethod
     def of(cls, text: str) -> "Vocab":
         """The vocabulary of all characters that occur in the text."""
-        occurs = np.zeros(_NUM_POINTS, np.bool_)
-        for points in _in_pieces(text):
-            occurs[points] = True
-        return cls("".join(map(chr, np.flatnonzero(occurs).tolist())))
+        return cls.of_counts(count_points([text]))
+
+    @classmethod
+    def of_counts(cls, counts: NDArray[np.int64], *, min_count: int = 1) -> "Vocab":
+        """The vocabulary of a text whose code points were counted; rarer ones than min_count become UNKNOWN."""
+        ends = ord(END)
+        known = counts >= min_count
+        known[ends] = counts[ends] > 0
+        known[ord(UNKNOWN)] = (counts[~known] > 0).any()
+        return cls("".join(map(chr, np.flatnonzero(known).tolist())))
 
     def __len__(self) -> int:
         return len(self.chars)
@@ -68,6 +80,30 @@ class Vocab:
         places[self._points] = np.arange(len(self))
         return places
 
+    def id_of(self, char: str) -> int | None:
+        """The id of a character, or None."""
+        place = int(self._places[ord(char)])
+        return None if place < 0 else place
+
+    @cached_property
+    def of_bytes(self) -> bool:
+        """Whether its characters spell bytes, as far as that makes a difference."""
+        return any("\udc80" <= char <= "\udcff" for char in self.chars)
+
+    def spell(self, text: str) -> str:
+        """A person's text in the characters that this vocabulary has: itself, or its bytes in UTF-8."""
+        return text.encode("utf-8", "surrogateescape").decode("ascii", "surrogateescape") if self.of_bytes else text
+
+    def reader(self) -> Callable[[str, bool], str]:
+        """A function that turns drawn text back into a person's, piece by piece; its second argument marks the last.
+
+        Bytes are taken for UTF-8, and what isn't is replaced; half a character waits for the rest.
+        """
+        if not self.of_bytes:
+            return lambda piece, _: piece
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        return lambda piece, last: decoder.decode(piece.encode("ascii", "surrogateescape"), last)
+
     @property
     def dtype(self) -> type[np.unsignedinteger[Any]]:
         """The narrowest type that holds every id."""
@@ -76,25 +112,33 @@ class Vocab:
     def encode(self, text: str) -> Ids:
         """Turn text into ids, (len(text),) of `dtype`.
 
-        Raises UnknownCharacterError, which names the first character that has no id.
+        Raises UnknownCharacterError, which names the first character that has no id, unless
+        there is one for those.
         """
         ids, start = np.empty(len(text), self.dtype), 0
         for points in _in_pieces(text):
             places = self._places[points]
             unknown = places < 0
-            if unknown.any():
+            if unknown.any() and UNKNOWN in self.chars:
+                places[unknown] = self.id_of(UNKNOWN)
+            elif unknown.any():
                 raise UnknownCharacterError(self._explain(text, start + int(np.argmax(unknown))))
             ids[start : start + len(points)] = places
             start += len(points)
         return ids
 
     def encode_known(self, text: str) -> tuple[Ids, dict[str, int]]:
-        """Encode what is in the vocabulary; count the rest by character, most frequent first."""
+        """Encode what is in the vocabulary; count the rest by character, most frequent first.
+
+        Those are left out, or UNKNOWN where the vocabulary has it.
+        """
         found, missing = [np.empty(0, self.dtype)], Counter[str]()
         for points in _in_pieces(text):
             places = self._places[points]
-            found.append(places[places >= 0].astype(self.dtype))
             missing.update(map(chr, points[places < 0].tolist()))
+            if UNKNOWN in self.chars:
+                places[places < 0] = self.id_of(UNKNOWN)
+            found.append(places[places >= 0].astype(self.dtype))
         return np.concatenate(found), dict(missing.most_common())
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
@@ -109,10 +153,21 @@ class Vocab:
         return message
 
 
-def _in_pieces(text: str) -> Iterator[NDArray[np.uint32]]:
-    """The code points of a text, a piece at a time: there are four to eight bytes of them a character."""
+def count_points(pieces: Iterable[str]) -> NDArray[np.int64]:
+    """How often each code point occurs in a text that comes in pieces: (0x110000,)."""
+    counts = np.zeros(_NUM_POINTS, np.int64)
+    for piece in pieces:
+        for points in _in_pieces(piece):
+            found = np.bincount(points)
+            counts[: len(found)] += found
+    return counts
+
+
+def _in_pieces(text: str) -> Iterator[NDArray[Any]]:
+    """The code points of a text, a piece at a time: there are up to eight bytes of them a character."""
     for start in range(0, len(text), _PIECE):
-        yield _code_points(text[start : start + _PIECE])
+        piece = text[start : start + _PIECE]
+        yield np.frombuffer(piece.encode("ascii"), np.uint8) if piece.isascii() else _code_points(piece)
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:

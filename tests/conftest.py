@@ -1,5 +1,6 @@
 """Fixtures: a small text, small models, and the plans that train them."""
 
+import os
 import random
 from dataclasses import replace
 
@@ -7,15 +8,29 @@ import numpy as np
 import pytest
 import torch
 
+from charrnn.cache import Cache
 from charrnn.checkpoint import ModelFile
 from charrnn.config import CorpusConfig, ModelConfig, TrainConfig
-from charrnn.corpus import Corpus, Text, build_corpus
+from charrnn.corpus import Corpus, split
 from charrnn.model import CharRNN
 from charrnn.plans import RunPlan
 from charrnn.runs import Run
 from charrnn.vocab import Vocab
 
 torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Texts are kept in a folder of the tests' own."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def cache(tmp_path) -> Cache:
+    """An empty cache."""
+    (tmp_path / "own-cache").mkdir()
+    return Cache(tmp_path / "own-cache")
 
 
 def make_text(length: int, seed: int = 0) -> str:
@@ -37,10 +52,17 @@ def text() -> str:
     return make_text(6000)
 
 
+def make_corpus(text: str, *, sha256: str = "0" * 64, **config) -> Corpus:
+    """A corpus of a text that needs no file."""
+    vocab = Vocab.of(text)
+    num_train, num_valid = split(len(text), CorpusConfig(**config))
+    return Corpus(vocab.encode(text), vocab, num_train, num_valid, ("made.txt",), sha256)
+
+
 @pytest.fixture(scope="session")
 def corpus(text: str) -> Corpus:
     """That text, encoded and split."""
-    return build_corpus(Text(("made.txt",), text, "0" * 64), CorpusConfig())
+    return make_corpus(text)
 
 
 def make_model_file(config: ModelConfig, *, seed: int = 3, scale: float = 1.0, chars: str | None = None) -> ModelFile:

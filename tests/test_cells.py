@@ -1,5 +1,7 @@
 """The recurrent layers: PyTorch's own against naive loops from the equations, our kernels against PyTorch's own."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -117,12 +119,15 @@ def test_values_and_gradients_equal_those_of_torch(cell, num_layers):
             assert relative_error(getattr(layer, name).grad, want) < 1e-12
 
 
-def compare_with_torch(cell, precision, *, hidden, lanes, steps, inputs=None, vocab=None, masked=False, draw=0):
+def compare_with_torch(
+    cell, precision, *, hidden, lanes, steps, inputs=None, vocab=None, masked=False, anew=0.0, draw=0
+):
     """Relative errors of our kernels against torch.nn in float64.
 
     Returns those of outputs and states, of each gradient, and of all parameters' as one.
 
     With `vocab` the layer is a first one, above an embedding; with `inputs` one above another layer.
+    anew: the share of steps before which a lane's state is forgotten.
     """
     generator = torch.Generator().manual_seed(hidden * 1000 + lanes * 10 + steps + draw)
     size = inputs or 5
@@ -144,8 +149,11 @@ def compare_with_torch(cell, precision, *, hidden, lanes, steps, inputs=None, vo
     mask = (torch.rand(lanes, hidden, generator=generator) < 0.7) / 0.7 if masked else None
 
     packed = pack_layer(layer, embedding if vocab else None, precision)
-    y, after = run_layer(layer, x, state, packed=packed, embedding=embedding if vocab else None, mask=mask)
-    y_exact, after_exact = run_stock_layer(exact, x_exact, state_exact, mask=None if mask is None else mask.double())
+    resets = torch.rand(steps, lanes, generator=generator) < anew if anew else None
+    table = embedding if vocab else None
+    y, after = run_layer(layer, x, state, packed=packed, embedding=table, mask=mask, resets=resets)
+    mask_exact = None if mask is None else mask.double()
+    y_exact, after_exact = run_stock_layer(exact, x_exact, state_exact, mask=mask_exact, resets=resets)
     weight = torch.rand(y.shape, generator=generator)  # of one sign, so that few numbers don't cancel to nearly none
     ends = [torch.rand(part.shape, generator=generator) for part in after]
 
@@ -205,6 +213,43 @@ def test_masks_and_odd_inputs_agree_with_torch(cell, precision, where):
     values, each, whole = compare_with_torch(cell, precision, hidden=33, lanes=9, steps=12, masked=True, **where)
     assert values < (1e-5 if precision == "float32" else 1e-2)
     assert (each if precision == "float32" else whole) < (1e-5 if precision == "float32" else 1e-2)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("anew", [0.02, 0.3, 1.0])
+@pytest.mark.parametrize("where", [{"vocab": 65}, {"inputs": 33}], ids=["first", "above"])
+def test_lanes_that_begin_anew_agree_with_torch(cell, precision, anew, where):
+    """Rarely, often and at every step; more steps than are taken back at a time."""
+    values, each, whole = compare_with_torch(
+        cell, precision, hidden=33, lanes=5, steps=150, masked=True, anew=anew, **where
+    )
+    assert values < (1e-5 if precision == "float32" else 1e-2)
+    assert (each if precision == "float32" else whole) < (1e-5 if precision == "float32" else 1e-2)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_beginning_anew_is_reading_a_text_of_its_own(cell):
+    """Outputs and gradients are those of each stretch read alone from a state of zeros; nothing crosses a border."""
+    layer = random_layer(cell, 5, 7)
+    x = torch.randn(9, 2, 5, dtype=torch.float64, requires_grad=True)
+    state = tuple(torch.randn(2, 7, dtype=torch.float64) for _ in range(reference.NUM_STATES[cell]))
+    zeros = tuple(torch.zeros_like(part) for part in state)
+    resets = torch.zeros(9, 2, dtype=torch.bool)
+    resets[4, 0] = resets[6, 0] = resets[0, 1] = resets[1, 1] = True
+    y, _ = run_stock_layer(layer, x, state, resets=resets)
+    for lane, borders in ((0, [0, 4, 6, 9]), (1, [0, 1, 9])):
+        for start, stop in itertools.pairwise(borders):
+            before = state if (lane, start) == (0, 0) else zeros
+            alone, _ = run_stock_layer(
+                layer, x[start:stop, lane : lane + 1], tuple(part[lane : lane + 1] for part in before)
+            )
+            assert relative_error(y[start:stop, lane : lane + 1].detach(), alone.detach()) < 1e-12
+            (gradient,) = torch.autograd.grad(y[start:stop, lane].sum(), x, retain_graph=True)
+            outside = torch.ones(9, 2, dtype=torch.bool)
+            outside[start:stop, lane] = False
+            assert gradient[outside].abs().max() == 0.0
+            assert gradient[~outside].abs().max() > 0.0
 
 
 @pytest.mark.parametrize("cell", CELLS)

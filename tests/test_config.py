@@ -15,6 +15,7 @@ from charrnn.config import (
     CorpusConfig,
     ModelConfig,
     SampleConfig,
+    SourceConfig,
     TrainConfig,
     _quota,
     available_cores,
@@ -29,6 +30,7 @@ from charrnn.errors import UsageError
 LEGAL = {
     ModelConfig: {"cell": "gru", "vocab_size": 5, "embedding_dim": 3, "hidden_size": 4, "num_layers": 2},
     TrainConfig: {"batch_size": 4, "seq_len": 8, "dropout": 0.5, "learning_rate": 1e-3},
+    SourceConfig: {},
     CorpusConfig: {},
     SampleConfig: {},
 }
@@ -37,6 +39,7 @@ RANGES = {
     (ModelConfig, "embedding_dim"): (1, 65536),
     (ModelConfig, "hidden_size"): (1, 65536),
     (ModelConfig, "num_layers"): (1, 64),
+    (ModelConfig, "reset_id"): (0, 0x110000),
     (TrainConfig, "batch_size"): (1, 65536),
     (TrainConfig, "seq_len"): (1, 65536),
     (TrainConfig, "dropout"): (0.0, 0.95),
@@ -47,6 +50,8 @@ RANGES = {
     (TrainConfig, "weight_drop"): (0.0, 0.95),
     (TrainConfig, "steps"): (1, 10**12),
     (TrainConfig, "seed"): (0, 2**63 - 1),
+    (SourceConfig, "max_bytes"): (1, 10**18),
+    (CorpusConfig, "min_count"): (1, 10**12),
     (CorpusConfig, "valid_fraction"): (1e-6, 0.5),
     (CorpusConfig, "test_fraction"): (0.0, 0.4),
     (SampleConfig, "temperature"): (0.0, 1e308),
@@ -59,7 +64,7 @@ RANGES = {
     (SampleConfig, "no_repeat_ngram"): (0, 10**6),
     (SampleConfig, "num_samples"): (1, 10**9),
 }
-OPTIONAL = {(TrainConfig, "steps"), (SampleConfig, "seed")}
+OPTIONAL = {(ModelConfig, "reset_id"), (SourceConfig, "max_bytes"), (TrainConfig, "steps"), (SampleConfig, "seed")}
 CASES = [(kind, name, low, high) for (kind, name), (low, high) in RANGES.items()]
 WHOLE = [(kind, name) for (kind, name), (low, _) in RANGES.items() if isinstance(low, int)]
 

@@ -39,6 +39,7 @@ PLAN = Plan(
     num_train_chars=3661,
     num_valid_chars=407,
     num_test_chars=0,
+    valid=None,
     vocab_size=20,
     model={"cell": "gru", "vocab_size": 20, "embedding_dim": 64, "hidden_size": 16, "num_layers": 1},
     training={"batch_size": 4, "seq_len": 32, "dropout": 0.5, "learning_rate": 0.004, "weight_decay": 0.1},
@@ -363,7 +364,7 @@ def test_score_rows_name_ten_unknown_characters() -> None:
     unknown = {chr(0x3B1 + number): 20 - number for number in range(12)}
     rows = dict(console.score_rows("m", "t", Evaluation(100.0, 100, unknown)))
     text = rows["outside the vocabulary"]
-    assert text.startswith("174, neither fed nor scored: U+03B1 'α' 20x, U+03B2 'β' 19x")
+    assert text.startswith("174, not scored: U+03B1 'α' 20x, U+03B2 'β' 19x")
     assert text.count("U+") == 10
     assert text.endswith("and 2 more")
 

@@ -32,6 +32,7 @@ EVENTS = {
         num_train_chars=18,
         num_valid_chars=2,
         num_test_chars=1,
+        valid=None,
         vocab_size=9,
         model={"cell": "gru"},
         training={"steps": None},

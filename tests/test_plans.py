@@ -15,10 +15,10 @@ from charrnn.config import (
     overlay,
     recommend,
 )
-from charrnn.corpus import Text, build_corpus
 from charrnn.errors import ModelFileError, UsageError
-from charrnn.plans import make_plan
+from charrnn.plans import make_plan, settle_corpus
 from charrnn.runs import Run
+from tests import conftest
 
 LETTERS = "abcdefghijklmnop\n"
 
@@ -26,7 +26,7 @@ LETTERS = "abcdefghijklmnop\n"
 def make_corpus(size=1000, *, sha256="0" * 64, **config):
     """A corpus of so many characters, with these settings."""
     text = "".join(LETTERS[place * place % len(LETTERS)] for place in range(size))
-    return build_corpus(Text(("made.txt",), text, sha256), CorpusConfig(**config))
+    return conftest.make_corpus(text, sha256=sha256, **config)
 
 
 @pytest.fixture
@@ -323,9 +323,12 @@ def test_the_split_stays_as_it_was(run):
     config = CorpusConfig(valid_fraction=0.25)
     first = plan_for(run, {"valid_fraction": 0.25}, corpus=make_corpus(valid_fraction=0.25), config=config)
     save(run, first, num_steps=100)
+    assert settle_corpus(run, {}, fresh=False) == config
+    with pytest.raises(UsageError, match=r"--valid-fraction 0.3 .* 0.25; .*--fresh"):
+        settle_corpus(run, {"valid_fraction": 0.3}, fresh=False)
+    assert settle_corpus(run, {"errors": "replace"}, fresh=True) == CorpusConfig(errors="replace")
     plan = plan_for(run)
     assert plan.corpus_config == config
-    assert (len(plan.corpus.train_ids), len(plan.corpus.valid_ids)) == (750, 250)
     again = plan_for(run, {"valid_fraction": 0.25}, corpus=make_corpus(valid_fraction=0.25), config=config)
     assert again.corpus_config == config
     assert again.corpus.num_train == 750
@@ -348,6 +351,9 @@ def test_the_split_stays_as_it_was(run):
         ("seed", 0),
         ("valid_fraction", 0.3),
         ("encoding", "latin-1"),
+        ("min_count", 2),
+        ("documents", "lines"),
+        ("valid", "/other.txt"),
     ],
 )
 def test_other_settings_are_refused(run, name, value, state):

@@ -20,7 +20,7 @@ from charrnn.kernels.generation import Filters
 from charrnn.kernels.products import WIDTH, cpu_has
 from charrnn.model import CharRNN
 from charrnn.sampling import Ending, Sampler
-from charrnn.vocab import Vocab
+from charrnn.vocab import END, UNKNOWN, Vocab
 from tests import reference
 from tests.conftest import make_model_file
 
@@ -529,3 +529,53 @@ def test_weights_begin_on_cache_lines(busy, hidden_size):
     for part in Sampler(make_file(num_layers=3, hidden_size=hidden_size), threads=2).crew.parts:
         for weights in (*part.input, *part.recurrent, part.head):
             assert weights.size == 0 or weights.ctypes.data % 64 == 0
+
+
+# documents, rare characters, bytes
+
+
+def test_a_model_of_documents_starts_one_and_ends_with_it():
+    """Without a prompt it goes on from the end of another; that end is a stop, and nothing of it is written."""
+    file = replace(counting_file(), vocab=Vocab("abcd" + END))  # END follows d, a follows END
+    sampler = Sampler(file)
+    assert sampler.writes_documents
+    first = sampler.stream(temperature=0, length=-1, seed=0)
+    assert ("".join(first), first.num_drawn) == ("abcd", 5)
+    assert "".join(sampler.stream("b", temperature=0, length=-1, seed=0)) == "cd"
+    assert "".join(sampler.stream(temperature=0, length=2, seed=0)) == "ab"
+    assert "".join(sampler.stream(temperature=0, length=-1, seed=0, stop=("bc",))) == "a"
+    whole = sampler.streams(temperature=0, length=-1, seed=0, num_samples=3)
+    assert ["".join(stream) for stream in whole] == ["abcd"] * 3
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 1e300}, {"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.999}])
+def test_the_symbol_of_rare_characters_is_never_drawn(settings):
+    """However likely it is, and whatever flattens the distribution; a prompt may have such characters."""
+    file = counting_file()
+    file = replace(file, vocab=Vocab("abcd" + UNKNOWN))  # it always follows d
+    text = "".join(Sampler(file).stream("aéd", length=400, seed=1, **settings))
+    assert len(text) == 400
+    assert set(text) <= set("abcd")
+
+
+def test_bytes_are_written_as_whole_characters():
+    """What is drawn is bytes: a piece never ends in half a character, and what is no UTF-8 is replaced."""
+    text = "né€"
+    spelt = "".join(chr(b) if b < 128 else chr(0xDC00 + b) for b in text.encode())
+    config = ModelConfig(cell="rnn", vocab_size=6, embedding_dim=6, hidden_size=6, num_layers=1)
+    chars = "".join(sorted(spelt))
+    follows = np.zeros((6, 6), np.float32)  # each byte of the text predicts the next one, around
+    for one, other in zip(spelt, spelt[1:] + spelt[:1], strict=True):
+        follows[chars.index(other), chars.index(one)] = 1000
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in config.tensor_shapes().items()}
+    tensors["embedding.weight"] = np.eye(6, dtype=np.float32)
+    tensors["layers.0.weight_ih_l0"] = 20 * np.eye(6, dtype=np.float32)
+    tensors["head.weight"] = follows
+    file = replace(make_model_file(config, chars=chars), tensors=tensors)
+    assert file.vocab.of_bytes
+    pieces = list(Sampler(file).stream("n", temperature=0, length=60, seed=0))
+    assert "".join(pieces) == ("é€n" * 10)
+    assert all("\ufffd" not in piece for piece in pieces)
+    assert "".join(Sampler(file).stream("n", temperature=0, length=4, seed=0)) == "é\ufffd"  # cut in the middle
+    assert "".join(Sampler(file).stream("né", temperature=0, length=3, seed=0)) == "€"
+    assert "".join(Sampler(file).stream("n", temperature=0, length=60, seed=0, stop=("€",))) == "é"

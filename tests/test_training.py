@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,18 +13,22 @@ import torch
 
 from charrnn import training
 from charrnn.checkpoint import load_model
-from charrnn.config import CELLS
+from charrnn.config import CELLS, CorpusConfig, SourceConfig
+from charrnn.corpus import load_corpus
 from charrnn.errors import DivergenceError, Interrupted, ModelFileError
-from charrnn.evaluation import evaluate
+from charrnn.evaluation import evaluate, held_out
 from charrnn.kernels.products import has_fast_bfloat16
+from charrnn.lanes import window_gradient
 from charrnn.metrics import Evaluated, Finished, Progress, Sample, Saved, Stopped
 from charrnn.model import CharRNN
 from charrnn.plans import make_plan
 from charrnn.runs import StopRequest
+from charrnn.sampling import Sampler
 from charrnn.state import TrainState
 from charrnn.training import apply_gradient, is_due, learning_rate, train
+from charrnn.vocab import END
 from tests import reference
-from tests.conftest import relative_error, with_cell
+from tests.conftest import make_corpus, make_text, relative_error, with_cell
 
 
 def run_through(plan):
@@ -354,11 +358,7 @@ def test_a_model_that_was_moved_away_is_made_again(plan):
 
 def test_an_extended_run_scores_as_much_as_one_of_its_length(plan, tmp_path):
     """Its first leg was short, so it scored little on its way; the kept weights are scored on the new part."""
-    from charrnn.config import CorpusConfig
-    from charrnn.corpus import Text, build_corpus
-    from tests.conftest import make_text
-
-    corpus = build_corpus(Text(("long.txt",), make_text(40_000), "1" * 64), CorpusConfig())
+    corpus = make_corpus(make_text(40_000), sha256="1" * 64)
     plan = replace(plan, corpus=corpus, training=replace(plan.training, steps=4))
     run_through(plan)
     assert plan.run.newest_state().meta["valid_chars"] == 1000
@@ -368,3 +368,65 @@ def test_an_extended_run_scores_as_much_as_one_of_its_length(plan, tmp_path):
     _, kept = training.kept_model(again)
     score = evaluate(kept, corpus.valid_ids, context=corpus.train_ids, num_scored=state.valid_chars)
     assert state.best_nats == score.nats_per_char
+
+
+# documents
+
+
+WORDS = ["aim", "axle", "bolt", "brim", "cork", "cog"]
+
+
+def test_a_run_on_documents_learns_where_they_end(plan, tmp_path, cache):
+    """Trained through the whole path, sampled documents are whole ones; the split leaves none in two parts."""
+    path = tmp_path / "names.txt"
+    path.write_text("\n".join(WORDS * 70), encoding="utf-8")
+    config = CorpusConfig(documents="lines")
+    corpus = load_corpus([str(path)], config, SourceConfig(), cache)
+    end = corpus.vocab.id_of(END)
+    assert corpus.train_ids[-1] == corpus.valid_ids[-1] == end
+    given = {"steps": 300, "hidden_size": 32, "batch_size": 8, "seq_len": 16, "dropout": 0.0, "weight_drop": 0.0}
+    settled = make_plan(plan.run, corpus, config, given, minutes=None, device="cpu", threads=2)
+    assert settled.model.reset_id == end
+    run_through(settled)
+    file = load_model(plan.run.model_path)
+    sampler = Sampler(file, threads=1)
+    drawn = {"".join(stream) for stream in sampler.streams(length=-1, num_samples=40, temperature=0.5, seed=1)}
+    assert drawn == set(WORDS)
+
+
+def test_no_gradient_crosses_the_border_of_a_document(plan):
+    """The window's gradient is the sum of those of its documents, each alone from no state, whatever came before."""
+    config = replace(plan.model, vocab_size=7, reset_id=0)
+    model = CharRNN(config, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randint(0, 7, (40, 1), generator=generator)
+    x[0], targets = 0, torch.randint(0, 7, (40, 1), generator=generator)
+    state = tuple(torch.randn(part.shape, generator=generator) for part in model.initial_state(1))
+    whole = window_gradient(model, x, targets, state, None, model.pack())
+    borders = [*torch.nonzero(x[:, 0] == 0)[:, 0].tolist(), 40]
+    parts = [
+        window_gradient(model, x[start:stop], targets[start:stop], model.initial_state(1), None, model.pack())
+        for start, stop in pairwise(borders)
+    ]
+    assert len(parts) > 3
+    assert whole.nats == pytest.approx(sum(part.nats for part in parts), rel=1e-6)
+    assert relative_error(whole.gradient, sum(part.gradient for part in parts)) < 1e-5
+
+
+def test_a_text_that_is_held_out_apart_chooses_the_weights(plan, tmp_path, cache):
+    """All of the text is trained on; of the other all but the first character is scored, from no state."""
+    texts = {"train.txt": make_text(3000), "held.txt": make_text(700, seed=9)}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    config = CorpusConfig(valid=str(tmp_path / "held.txt"))
+    corpus = load_corpus([str(tmp_path / "train.txt")], config, SourceConfig(), cache)
+    plan = replace(plan, corpus=corpus, corpus_config=config, model=replace(plan.model, vocab_size=len(corpus.vocab)))
+    finished = run_through(plan)[-1]
+    file = load_model(plan.run.model_path)
+    assert (corpus.num_train, finished.num_chars) == (3000, 699)
+    ids = file.vocab.encode(texts["held.txt"])
+    model = CharRNN.from_arrays(file.config, file.tensors)
+    assert finished.nats_per_char == evaluate(model, ids[1:], context=ids[:1]).nats_per_char
+    found = held_out(file, None, SourceConfig(), cache)
+    assert file.vocab.decode(found.ids) == texts["held.txt"][1:]
+    assert file.vocab.decode(found.context) == texts["held.txt"][0]

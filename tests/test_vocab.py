@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from charrnn.errors import InputError, UnknownCharacterError
-from charrnn.vocab import Vocab, describe
+from charrnn.vocab import END, UNKNOWN, Vocab, count_points, describe
 
 ANY_CHARS = st.one_of(  # astral planes, combining marks and lone surrogates more often than chance would
     st.characters(codec=None),
@@ -20,7 +20,7 @@ ANY_CHARS = st.one_of(  # astral planes, combining marks and lone surrogates mor
     st.characters(min_codepoint=0x10000, max_codepoint=0x10FFFF),
     st.integers(0xD800, 0xDFFF).map(chr),
 )
-ANY_TEXT = st.text(ANY_CHARS)
+ANY_TEXT = st.text(ANY_CHARS.filter(lambda char: char != UNKNOWN))
 
 
 def naive_ids(chars, text):
@@ -97,10 +97,12 @@ def test_ids_are_as_narrow_as_they_can_be(size, dtype):
 @pytest.mark.parametrize("size", [256, 65536])
 def test_an_unknown_character_never_wraps_to_an_id(size):
     """One past the largest character is refused, though its rank would overflow the dtype."""
+    vocab = Vocab("".join(char for char in map(chr, range(size + 3)) if char not in (END, UNKNOWN))[:size])
+    beyond = chr(size + 3)
     with pytest.raises(UnknownCharacterError):
-        vocab_of_size(size).encode(chr(size))
-    ids, unknown = vocab_of_size(size).encode_known(chr(size) + "\0")
-    assert (ids.tolist(), unknown) == ([0], {chr(size): 1})
+        vocab.encode(beyond)
+    ids, unknown = vocab.encode_known(beyond + "\0")
+    assert (ids.tolist(), unknown) == ([0], {beyond: 1})
 
 
 @given(ANY_TEXT, ANY_TEXT)
@@ -220,3 +222,44 @@ def test_an_unknown_character_in_a_later_piece_is_counted_from_the_texts_beginni
     """Its number is its place in the text."""
     with mock.patch("charrnn.vocab._PIECE", 3), pytest.raises(UnknownCharacterError, match="character 8 of the text"):
         Vocab("a").encode("aaaaaaab")
+
+
+@given(st.lists(ANY_TEXT), st.integers(1, 4))
+def test_rare_characters_share_a_symbol(pieces, min_count):
+    """Those counted less often have no id of their own; the end of a document always has one."""
+    text = "".join(pieces)
+    often = {char for char, count in Counter(text).items() if count >= min_count or char == END}
+    vocab = Vocab.of_counts(count_points(pieces), min_count=min_count)
+    rare = set(text) - often
+    assert set(vocab.chars) == often | ({UNKNOWN} if rare else set())
+    expected = [vocab.chars.index(char if char in often else UNKNOWN) for char in text]
+    assert vocab.encode(text).tolist() == expected
+    ids, unknown = vocab.encode_known(text)
+    assert ids.tolist() == expected
+    assert unknown == {char: text.count(char) for char in rare}
+
+
+@given(st.binary(), st.integers(1, 7))
+def test_bytes_are_spelt_and_read_back(data, size):
+    """A vocabulary of bytes spells a person's text as UTF-8, and reads what is drawn, piece by piece."""
+    spelt = data.decode("ascii", "surrogateescape")
+    vocab = Vocab.of(spelt + "\udc80")
+    assert vocab.of_bytes
+    read = vocab.reader()
+    pieces = [spelt[start : start + size] for start in range(0, len(spelt), size)]
+    assert "".join([read(piece, False) for piece in pieces] + [read("", True)]) == data.decode("utf-8", "replace")
+    assert vocab.spell("aé") == "a\udcc3\udca9"
+    assert vocab.spell("\udce9") == "\udce9"
+
+
+def test_characters_are_spelt_as_they_are():
+    """A vocabulary without bytes leaves text alone in both directions."""
+    vocab = Vocab.of("aé\udc00")
+    assert not vocab.of_bytes
+    assert vocab.spell("aé") == "aé"
+    assert vocab.reader()("aé", False) == "aé"
+
+
+def test_an_id_is_looked_up():
+    """By its character; None for one without."""
+    assert [Vocab.of("bd").id_of(char) for char in "abcde"] == [None, 0, None, 1, None]

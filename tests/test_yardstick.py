@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from charrnn.config import CorpusConfig
-from charrnn.corpus import build_corpus, read_texts
+from charrnn.config import CorpusConfig, SourceConfig
+from charrnn.corpus import load_corpus, read_text
 from charrnn.metrics import Finished
 from charrnn.plans import make_plan
 from charrnn.runs import Run
@@ -39,16 +39,15 @@ def test_the_yardstick_by_hand():
     )
 
 
-def test_a_network_trained_on_the_poems_beats_an_order_2_ngram(tmp_path):
+def test_a_network_trained_on_the_poems_beats_an_order_2_ngram(tmp_path, cache):
     """Two characters of context and perfect counts lose to a few hundred steps, on the same held-out tail."""
-    config = CorpusConfig()
-    text = read_texts([POEMS], config)
-    corpus = build_corpus(text, config)
+    config, text = CorpusConfig(), read_text(POEMS, cache)
+    corpus = load_corpus([POEMS], config, SourceConfig(), cache)
     run = Run("poems", root=tmp_path)
     run.folder.mkdir()
     plan = make_plan(run, corpus, config, {"steps": 250, "dropout": 0.2}, minutes=None, device="cpu", threads=2)
     finished = list(train(plan))[-1]
     assert isinstance(finished, Finished)
-    counted = KneserNey(text.text[: corpus.num_train], 2, len(corpus.vocab))
-    yardstick = counted.nats_per_char(text.text[corpus.num_train :], text.text[: corpus.num_train])
+    counted = KneserNey(text[: corpus.num_train], 2, len(corpus.vocab))
+    yardstick = counted.nats_per_char(text[corpus.num_train :], text[: corpus.num_train])
     assert finished.nats_per_char < yardstick - 0.05

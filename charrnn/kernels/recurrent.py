@@ -102,6 +102,7 @@ def lstm_step(projected: Floats, recurrent: Floats, h: Floats, c: Floats) -> Non
 def forward(
     packed: Packed,
     ids: NDArray[np.int64],
+    resets: NDArray[np.bool_],
     x: Stored,
     h: Floats,
     c: Floats,
@@ -113,11 +114,11 @@ def forward(
 ) -> None:
     """Run a layer.
 
-    ids: (T, B), read by the first layer; x: (T, B, I), read by the others. h, c: (B, H), the
-    state, changed in place. y: (T + 1, B, H), the state before and the outputs; cells the
-    same for the LSTM's c. mask: (B, H), with masked (T, B, H) for the outputs times it, or
-    (0, 0). gates: (T, B, 4H) to keep what backward needs ([r | z | n | W_hn h] or
-    [i | f | g | o]), or (1, B, 4H) not to.
+    ids: (T, B), read by the first layer; x: (T, B, I), read by the others. resets: (T, B), where
+    a lane begins anew, from a state of zeros. h, c: (B, H), the state, changed in place. y:
+    (T + 1, B, H), the state before and the outputs; cells the same for the LSTM's c. mask:
+    (B, H), with masked (T, B, H) for the outputs times it, or (0, 0). gates: (T, B, 4H) to keep
+    what backward needs ([r | z | n | W_hn h] or [i | f | g | o]), or (1, B, 4H) not to.
     """
     num_steps, num_lanes, size = y.shape[0] - 1, y.shape[1], y.shape[2]
     width = padded(len(packed.bias))
@@ -134,6 +135,8 @@ def forward(
         kept = gates[t % len(gates)]
         for b in range(num_lanes):
             p, r = projected[b, : len(packed.bias)], recurrent[b, : len(packed.bias)]
+            if resets[t, b]:
+                r[:], h[b], c[b] = np.float32(0.0), np.float32(0.0), np.float32(0.0)
             if len(packed.table) > 0:
                 p = packed.table[ids[t, b]]
             else:
@@ -164,6 +167,25 @@ def add_rows(source: Floats, out: Floats) -> None:
     """out += source, both (n,)."""
     for i in range(len(source)):
         out[i] += source[i]
+
+
+@compiled
+def forget(resets: NDArray[np.bool_], carry: Floats, dh: Floats, dc: Floats) -> None:
+    """Let no gradient, (B, …) each, reach what lies before a lane's new beginning. resets: (B,)."""
+    for b in range(len(resets)):
+        if resets[b]:
+            carry[b], dh[b], dc[b] = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+
+
+@compiled
+def output_gradient(dy: Stored, mask: Floats, dh: Floats, carry: Floats, d: Floats) -> None:
+    """Fill d, (H,), with dL/dh' by way of the output, through its mask (1, H) or (0, …), and of the step after."""
+    widen(dy, d)
+    if len(mask) > 0:
+        for i in range(len(d)):
+            d[i] *= mask[0, i]
+    for i in range(len(d)):
+        d[i] += dh[i] + carry[i]
 
 
 @compiled
@@ -244,6 +266,7 @@ def lstm_back(d: Floats, dc: Floats, before: Stored, after: Stored, kept: Stored
 def backward(
     packed: Packed,
     ids: NDArray[np.int64],
+    resets: NDArray[np.bool_],
     x: Stored,
     dy: Stored,
     dh: Floats,
@@ -261,8 +284,8 @@ def backward(
     """Run the mirrored loop, and every few steps add to the weights' gradients while those of the gates are hot.
 
     dy: (T, B, H), of the outputs, after the mask if there is one; gates, cells, y as forward
-    left them. dh, dc: (B, H), of the state after the window, which become those of the state
-    before. All the others are added to: d_recurrent (N, padded(H)); d_sums, of the gates' sums
+    left them, resets as it had them. dh, dc: (B, H), of the state after the window, which become
+    those of the state before. All the others are added to: d_recurrent (N, padded(H)); d_sums, of the gates' sums
     themselves: (N,), the GRU's (4H,); the first layer's d_table (V, N), of the others d_input
     (N, padded(I)). These also fill dx (T, B, I).
     """
@@ -275,23 +298,25 @@ def backward(
     d_gates = np.empty((at_once * num_lanes, width), dy.dtype)  # of the gates' sums, as the recurrent weights see them
     d_outer = np.empty_like(d_gates) if packed.cell == GRU and not is_first else d_gates  # as the input's do
     sides = new_sides(dy, width, max(size, dx.shape[2]))
+    nothing = np.zeros(size, dy.dtype)  # the state where a lane begins anew
     for stop in range(num_steps, 0, -at_once):
         start = max(0, stop - at_once)
+        before = y[start:stop]  # which elsewhere are outputs, and stay
+        if resets[start:stop].any():
+            before = before.copy()
         for t in range(stop - 1, start - 1, -1):
             row, next_row = (t - start) * num_lanes, (t - start + 1) * num_lanes
             for b in range(num_lanes):
-                widen(dy[t, b], d)
-                if len(mask) > 0:
-                    for i in range(size):
-                        d[i] *= mask[b, i]
-                for i in range(size):
-                    d[i] += dh[b, i] + carry[b, i]
+                if resets[t, b]:
+                    before[t - start, b] = nothing
+                output_gradient(dy[t, b], mask[b : b + 1], dh[b], carry[b], d)
                 if packed.cell == RNN:
                     rnn_back(d, y[t + 1, b], scratch)
                 elif packed.cell == GRU:
-                    gru_back(d, y[t, b], gates[t, b], scratch)
+                    gru_back(d, before[t - start, b], gates[t, b], scratch)
                 else:
-                    lstm_back(d, dc[b], cells[t, b], cells[t + 1, b], gates[t, b], scratch)
+                    old_cell = nothing if resets[t, b] else cells[t, b]
+                    lstm_back(d, dc[b], old_cell, cells[t + 1, b], gates[t, b], scratch)
                 for i in range(size):
                     dh[b, i] = d[i]
                 add_rows(scratch[: len(d_sums)], d_sums)
@@ -304,12 +329,13 @@ def backward(
                         scratch[2 * size + i] = scratch[3 * size + i]
                 narrow(scratch[:width], d_gates[row + b])
             product(d_gates[row:next_row], packed.recurrent_back, carry)
+            forget(resets[t], carry, dh, dc)
             if not is_first:
                 product(d_outer[row:next_row], packed.input_back, inputs)
                 for b in range(num_lanes):
                     narrow(inputs[b, : dx.shape[2]], dx[t, b])
         count = (stop - start) * num_lanes
-        add_outer_product(d_gates[:count], y[start:stop].reshape(count, size), d_recurrent, sides)
+        add_outer_product(d_gates[:count], before.reshape(count, size), d_recurrent, sides)
         if not is_first:
             add_outer_product(d_outer[:count], x[start:stop].reshape(count, x.shape[2]), d_input, sides)
     for b in range(num_lanes):

@@ -1,0 +1,73 @@
+"""From bytes to characters, piece by piece.
+
+Newlines stay as they are. A byte-order mark is dropped, and tells UTF-16 and UTF-32.
+"""
+
+import codecs
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+
+from charrnn.config import CorpusConfig
+from charrnn.errors import InputError, UsageError
+from charrnn.sources import WIDE_MARKS, is_binary
+
+_NOT_PIECEWISE = ("punycode", "idna")  # their decoders take every piece for a whole
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_ADVICE = "name the text's encoding, for example --encoding latin-1, or read on with --errors replace"
+
+
+def decode(chunks: Iterable[bytes], name: str, config: CorpusConfig) -> Iterator[str]:
+    """Decode the bytes of one text, or, where bytes are asked for, spell each as a character (vocab.py).
+
+    Raises InputError with the place of a byte that is wrong, UsageError for an unknown encoding.
+    """
+    if config.bytes:
+        yield from (chunk.decode("ascii", "surrogateescape") for chunk in chunks)
+        return
+    chunks = iter(chunks)
+    first = next(chunks, b"")
+    encoding = _encoding(first, name, config.encoding)
+    decoder = codecs.getincrementaldecoder(encoding)(config.errors)
+    place, line, begun = 0, 1, False
+    for chunk in itertools.chain([first], chunks, [b""]):
+        state = decoder.getstate()
+        try:
+            piece = decoder.decode(chunk, final=not chunk)
+        except UnicodeError as error:
+            if not isinstance(error, UnicodeDecodeError):
+                raise InputError(f"{name}: not {encoding} ({error}); {_ADVICE}") from None
+            held = len(error.object) - len(chunk)  # by the decoder, of the chunk before
+            decoder.setstate(state)
+            line += decoder.decode(chunk[: max(0, error.start - held)]).count("\n")
+            where = f"byte {place - held + error.start} (0x{error.object[error.start]:02x}) in line {line}"
+            raise InputError(f"{name}: {where} is not {encoding}; {_ADVICE}") from None
+        if encoding != "utf-8":  # the others let half a character through, which no file of ours could hold
+            half = _LONE_SURROGATE.search(piece)
+            if half and config.errors == "strict":
+                line += piece.count("\n", 0, half.start())
+                raise InputError(f"{name}: half a character (U+{ord(half[0]):04X}) in line {line}; {_ADVICE}")
+            piece = _LONE_SURROGATE.sub("\ufffd", piece)
+        place, line = place + len(chunk), line + piece.count("\n")
+        if piece and not begun:
+            piece, begun = piece.removeprefix("\ufeff"), True
+        if piece:
+            yield piece
+
+
+def _encoding(head: bytes, name: str, asked: str) -> str:
+    """The codec's name, which a mark at the text's beginning decides where it can."""
+    try:
+        codec = codecs.lookup(asked)
+        has_nuls = b"\0" in "a".encode(asked)
+        if codec.incrementaldecoder is None or codec.name in _NOT_PIECEWISE:
+            raise LookupError
+    except (LookupError, ValueError):
+        raise UsageError(f"--encoding {asked}: no such text encoding; try utf-8, latin-1 or cp1252") from None
+    if codec.name == "utf-8":
+        for mark, wide in WIDE_MARKS.items():
+            if head.startswith(mark):
+                return wide
+    if not has_nuls and is_binary(head):
+        raise InputError(f"{name}: a binary file (NUL at byte {head.index(0)}), not a text; --bytes takes any")
+    return codec.name
