@@ -4,15 +4,17 @@ Newlines stay as they are. A byte-order mark is dropped, and tells UTF-16 and UT
 """
 
 import codecs
+import contextlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator
 
 from charrnn.config import CorpusConfig
 from charrnn.errors import InputError, UsageError
-from charrnn.sources import WIDE_MARKS, is_binary
+from charrnn.sources import HEAD, WIDE_MARKS
 
-_NOT_PIECEWISE = ("punycode", "idna")  # their decoders take every piece for a whole
+_NOT_PIECEWISE = ("punycode", "idna", "unicode-escape", "unicode_escape")  # what they read depends on the pieces
+_DROP_MARKS = ("utf-8-sig", "utf-16", "utf-32")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _ADVICE = "name the text's encoding, for example --encoding latin-1, or read on with --errors replace"
 
@@ -39,7 +41,8 @@ def decode(chunks: Iterable[bytes], name: str, config: CorpusConfig) -> Iterator
                 raise InputError(f"{name}: not {encoding} ({error}); {_ADVICE}") from None
             held = len(error.object) - len(chunk)  # by the decoder, of the chunk before
             decoder.setstate(state)
-            line += decoder.decode(chunk[: max(0, error.start - held)]).count("\n")
+            with contextlib.suppress(UnicodeError):
+                line += decoder.decode(chunk[: max(0, error.start - held)]).count("\n")
             where = f"byte {place - held + error.start} (0x{error.object[error.start]:02x}) in line {line}"
             raise InputError(f"{name}: {where} is not {encoding}; {_ADVICE}") from None
         if encoding != "utf-8":  # the others let half a character through, which no file of ours could hold
@@ -50,7 +53,7 @@ def decode(chunks: Iterable[bytes], name: str, config: CorpusConfig) -> Iterator
             piece = _LONE_SURROGATE.sub("\ufffd", piece)
         place, line = place + len(chunk), line + piece.count("\n")
         if piece and not begun:
-            piece, begun = piece.removeprefix("\ufeff"), True
+            piece, begun = piece if encoding in _DROP_MARKS else piece.removeprefix("\ufeff"), True
         if piece:
             yield piece
 
@@ -68,6 +71,7 @@ def _encoding(head: bytes, name: str, asked: str) -> str:
         for mark, wide in WIDE_MARKS.items():
             if head.startswith(mark):
                 return wide
-    if not has_nuls and is_binary(head):
-        raise InputError(f"{name}: a binary file (NUL at byte {head.index(0)}), not a text; --bytes takes any")
+    nul = -1 if has_nuls else head.find(0, 0, HEAD)
+    if nul >= 0:
+        raise InputError(f"{name}: a binary file (NUL at byte {nul}), not a text; --bytes takes any")
     return codec.name

@@ -31,7 +31,9 @@ def end_documents(pieces: Iterable[str], kind: str) -> Iterator[str]:
     """
     pattern = re.compile(_SEPARATORS.get(kind) or re.escape(kind))
     most_held = 0 if kind in _SEPARATORS else len(kind) - 1
-    held, inside = "", False
+    held, inside, begun = "", False, False
+    if kind == "blank-lines":
+        held = "\n"  # so that blank lines at the beginning are some
     for piece in itertools.chain(pieces, [""]):
         text = held + piece
         ready = _ready(text) if kind == "blank-lines" else len(text)
@@ -40,6 +42,8 @@ def end_documents(pieces: Iterable[str], kind: str) -> Iterator[str]:
         held = last[cut:] + text[ready:]
         marked = _ENDS.sub(END, END.join([*whole, last[:cut]]))
         marked = marked if inside else marked.lstrip(END)
+        if marked and not begun and kind == "blank-lines":
+            marked, begun = marked.removeprefix("\n"), True
         if marked:
             inside = marked[-1] != END
             yield marked
@@ -54,7 +58,7 @@ def _ready(text: str) -> int:
 
 
 def shuffled(pieces: Iterable[Ids], end: int, *, num_ids: int, folder: Path) -> Iterator[Ids]:
-    """Put documents, given by their ids, into an order that depends on nothing but their number.
+    """Put documents, at least one, given by their ids, into an order that depends on nothing but their number.
 
     Each goes into one of several files in the folder, drawn at random, and those are shuffled
     one after the other: memory is needed for a file, or for the longest document.
@@ -102,7 +106,10 @@ def _stops(ids: Ids, end: int) -> Ids:
 
 
 def next_document(ids: Ids, place: int, end: int) -> int:
-    """Where the first document begins from a place on; or where the last one does, if that is before it; or 0."""
+    """Where the first document begins from a place on; or where the last one does, if that is before it; or 0.
+
+    place: at least 1.
+    """
     for start in range(place - 1, len(ids) - 1, _BUCKET):
         stops = _stops(ids[start : min(start + _BUCKET, len(ids) - 1)], end)
         if len(stops) > 0:

@@ -32,6 +32,7 @@ from charrnn.vocab import END, Ids
 WARM_UP = 1000  # W: a tail is scored from the state after at least this many characters
 MAX_LANES = 64
 _AT_ONCE = 1 << 24  # characters whose nats are in memory
+_MAX_CHARS = 512  # of a worker in a window: more are slower
 _MAX_NUMBERS = 1 << 22  # of a worker in memory at once, logits in float64: 32 MB
 
 
@@ -184,12 +185,12 @@ def _lane_nats(
     """The nats of the `length` characters from each start on, (length, B), after a warm-up before them."""
     first = len(inputs) - len(ids)
     state = _warm_up(model, packed, inputs, starts + first, first)
-    times = np.arange(length)[:, None]
-    places = np.minimum(starts + times, len(ids) - 1)  # (T, B); past a lane's end: read, not kept
-    nats = np.empty(places.shape)
-    for rows in _windows(length, len(starts) * model.config.vocab_size):
-        targets = ids[places[rows]].astype(np.int64)
-        h, state = model.features(_to_device(model, inputs[places[rows] + first]), state, packed=packed)
+    nats = np.empty((length, len(starts)))
+    for rows in _windows(length, len(starts), model.config.vocab_size):
+        times = np.arange(rows.start, min(rows.stop, length))[:, None]
+        places = np.minimum(starts + times, len(ids) - 1)  # (T, B); past a lane's end: read, not kept
+        targets = ids[places].astype(np.int64)
+        h, state = model.features(_to_device(model, inputs[places + first]), state, packed=packed)
         nats[rows] = _each_nats(model, packed, h, targets)
     return nats
 
@@ -221,13 +222,14 @@ def _warm_up(model: CharRNN, packed: PackedNetwork | None, inputs: Ids, starts: 
 
 def _read(model: CharRNN, packed: PackedNetwork | None, x: Ids, state: State) -> State:
     """Feed characters (T, B) whose predictions nobody wants."""
-    for rows in _windows(len(x), x.shape[1] * model.config.hidden_size):
+    for rows in _windows(len(x), x.shape[1], model.config.hidden_size):
         _, state = model.features(_to_device(model, x[rows]), state, packed=packed)
     return state
 
 
-def _windows(num_steps: int, numbers_per_step: int) -> list[slice]:
-    size = min(128, max(1, _MAX_NUMBERS // numbers_per_step))
+def _windows(num_steps: int, num_lanes: int, numbers_per_char: int) -> list[slice]:
+    """Steps that are taken together: few enough for the caches, and for memory."""
+    size = max(1, min(128, _MAX_CHARS // num_lanes, _MAX_NUMBERS // (num_lanes * numbers_per_char)))
     return [slice(start, start + size) for start in range(0, num_steps, size)]
 
 

@@ -28,11 +28,12 @@ from charrnn.errors import CharrnnError, InputError, UsageError
 STDIN = "-"
 CHUNK = 1 << 20  # bytes
 WIDE_MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-_HEAD = 8192  # bytes that are looked at
+HEAD = 8192  # bytes that are looked at
 _MOST_RATIO = 250  # a text packed so well is rather a trap; 10 is usual
 _TRUSTED = 64 << 20  # bytes that anything may unpack to
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "Zstandard"}
-_BZIP2_BLOCK = b"1AY&SY"  # what follows its level, so that no text is taken for it
+_BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")  # what follows its level, so that no text is taken for it
+_ZSTD_SKIPPED = b"\x2a\x4d\x18"  # of a frame that says nothing, after a byte of 0x50 to 0x5f
 
 
 class Limit:
@@ -55,7 +56,9 @@ class Limit:
 
     def new_copy(self) -> IO[bytes]:
         """An empty file to be written and read."""
-        return cast(IO[bytes], self._copies.enter_context(tempfile.TemporaryFile(dir=self.folder)))
+        file = cast(IO[bytes], tempfile.TemporaryFile(dir=self.folder))  # noqa: SIM115 - closed with the others
+        self._copies.callback(_close, file)
+        return file
 
     def begin(self) -> None:
         """Count from nothing again."""
@@ -75,6 +78,11 @@ class Limit:
                 f"{name}: unpacks to more than {_MOST_RATIO} times its size, as no text does; "
                 "if it is one, --max-bytes N accepts it"
             )
+
+
+def _close(file: IO[bytes]) -> None:
+    with contextlib.suppress(OSError):  # a full disk was told when it was written
+        file.close()
 
 
 class Source:
@@ -112,9 +120,8 @@ class Source:
             head = _read_exactly(file, 16)
             kind = _packing(head)
             packed = _Rewound(head, file)
-            stream = _unpacked(kind, packed, self.name)
             unpacked = 0
-            while chunk := stream.read(CHUNK):
+            for chunk in _unpacked(kind, packed, self.name):
                 unpacked += len(chunk)
                 limit.count(self.name, len(chunk))
                 if kind:
@@ -124,8 +131,12 @@ class Source:
     def head(self) -> bytes:
         """The first bytes of a file, unpacked."""
         with _explained(self.name), open(self.name, "rb") as file:
-            head = _read_exactly(file, 16)
-            return _unpacked(_packing(head), _Rewound(head, file), self.name).read(_HEAD)
+            packing, head = _read_exactly(file, 16), b""
+            for chunk in _unpacked(_packing(packing), _Rewound(packing, file), self.name):
+                head += chunk
+                if len(head) >= HEAD:
+                    break
+            return head[:HEAD]
 
     @contextlib.contextmanager
     def _open(self, limit: Limit) -> Iterator[IO[bytes]]:
@@ -156,6 +167,7 @@ class _Tee(io.RawIOBase):
         data = self._stream.read(size)
         try:
             self._copy.write(data)
+            self._copy.flush()
         except OSError as error:
             raise CharrnnError(f"{self._name}: can't be copied to the cache folder ({error.strerror})") from None
         return data
@@ -171,10 +183,9 @@ class _Rewound(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        if self._head:
-            data, self._head = self._head[:size], self._head[size:]
-        else:
-            data = self._stream.read(size)
+        data, self._head = self._head[:size], self._head[size:]
+        if len(data) < size:
+            data += self._stream.read(size - len(data))
         self.num_read += len(data)
         return data
 
@@ -224,14 +235,15 @@ def _texts_in(folder: str, config: SourceConfig) -> Found:
     """The text files of a folder, at any depth, but hidden and binary ones, and our own."""
     hidden = 0
     paths: list[Path] = []
-    for place, folders, files in os.walk(folder):
-        hidden += sum(name.startswith(".") for name in (*folders, *files))
-        folders[:] = [name for name in folders if not name.startswith(".") and name != CHECKPOINTS]
-        paths += [Path(place, name) for name in files if not name.startswith(".")]
+    with _explained(folder):
+        for place, folders, files in os.walk(folder, onerror=_raise):
+            hidden += sum(name.startswith(".") for name in (*folders, *files))
+            folders[:] = [name for name in folders if not name.startswith(".") and name != CHECKPOINTS]
+            paths += [Path(place, name) for name in files if not name.startswith(".")]
     # a pattern with a slash is one of the path below the folder
     shown = {path: str(path.relative_to(folder)) if "/" in config.glob else path.name for path in paths}
-    matching = [Source(str(path)) for path in sorted(paths) if fnmatch.fnmatch(shown[path], config.glob)]
-    texts = [file for file in matching if file.status is not None and not is_binary(file.head())]
+    matching = [path for path in sorted(paths) if fnmatch.fnmatch(shown[path], config.glob) and path.is_file()]
+    texts = [source for source in map(Source, map(str, matching)) if not is_binary(source.head())]
     if not texts:
         matched = "" if config.glob == SourceConfig.glob else f" that match {config.glob}"
         raise InputError(f"{folder}: the folder has no text files in it{matched}")
@@ -240,9 +252,13 @@ def _texts_in(folder: str, config: SourceConfig) -> Found:
     return Found(texts, [f"{folder}: {left_out} left out, {len(texts)} read"] if left_out else [])
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def is_binary(head: bytes) -> bool:
     """Whether a text's beginning has a NUL byte, which no text in a byte encoding has."""
-    return b"\0" in head[:_HEAD] and not head.startswith(tuple(WIDE_MARKS))
+    return b"\0" in head[:HEAD] and not head.startswith(tuple(WIDE_MARKS))
 
 
 def _stdin() -> contextlib.AbstractContextManager[IO[bytes]]:
@@ -262,21 +278,31 @@ def _read_exactly(file: IO[bytes], size: int) -> bytes:
 def _packing(head: bytes) -> str | None:
     """How a file is packed, by its first bytes."""
     for mark, kind in _PACKED.items():
-        if head.startswith(mark) and (kind != "bzip2" or head[4:10] == _BZIP2_BLOCK):
+        if head.startswith(mark) and (kind != "bzip2" or head[4:10] in _BZIP2_BLOCKS):
             return kind
-    return None
+    return "Zstandard" if head[:1] and head[0] >> 4 == 5 and head[1:4] == _ZSTD_SKIPPED else None
 
 
-def _unpacked(kind: str | None, packed: io.RawIOBase, name: str) -> IO[bytes]:
-    if kind == "gzip":
-        return cast(IO[bytes], gzip.GzipFile(fileobj=cast(Any, packed)))
-    if kind == "bzip2":
-        return cast(IO[bytes], bz2.BZ2File(cast(Any, packed)))
-    if kind == "xz":
-        return cast(IO[bytes], lzma.LZMAFile(cast(Any, packed)))
-    if kind == "Zstandard":
-        return cast(IO[bytes], _zstd(name).ZstdFile(packed))
-    return cast(IO[bytes], packed)
+def _unpacked(kind: str | None, packed: "_Rewound", name: str) -> Iterator[bytes]:
+    """What a stream unpacks to, in pieces: the packed texts in it one after the other, as the programs do it."""
+    if kind is None or kind == "gzip":
+        stream = packed if kind is None else gzip.GzipFile(fileobj=cast(Any, packed))
+        yield from iter(lambda: cast(IO[bytes], stream).read(CHUNK), b"")
+        return
+    decompressor = {"bzip2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor}.get(kind)
+    data = packed.read(CHUNK)
+    while data:
+        # not by the library's files, which take what they can't unpack after the first for nothing
+        member = decompressor() if decompressor else _zstd(name).ZstdDecompressor()
+        while not member.eof:
+            if member.needs_input and not data and not (data := packed.read(CHUNK)):
+                raise EOFError("its end is missing")
+            if piece := member.decompress(data, CHUNK):
+                yield piece
+            data = b""
+        data = member.unused_data or packed.read(CHUNK)
+        while kind == "xz" and data and not (data := data.lstrip(b"\0")):  # padding between two
+            data = packed.read(CHUNK)
 
 
 def _zstd(name: str) -> Any:

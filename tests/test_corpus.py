@@ -67,6 +67,11 @@ def naive_documents(text, kind):
     return [piece for piece in re.split(separators.get(kind, re.escape(kind)), text) if piece]
 
 
+def naive_border(starts, place):
+    """Where the first document begins from a place on, or else the last one."""
+    return min((start for start in starts if start >= place), default=starts[-1])
+
+
 def refuse(*args, **kwargs):
     """Stand in for what must not happen."""
     raise AssertionError("this was not to be called")
@@ -226,6 +231,17 @@ def test_a_fifo_is_a_stream(tmp_path, cache, settled):
         assert decoded(corpus) == text
         assert corpus.names == ("-",)
     assert len(cache.entries()) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_one_fifo_may_be_trained_on_and_another_held_out(tmp_path, cache):
+    """They have the same name afterwards, but aren't the same text."""
+    texts = {"one": make_text(300, seed=1), "two": make_text(200, seed=2)}
+    for name, text in texts.items():
+        os.mkfifo(tmp_path / name)
+        threading.Thread(target=(tmp_path / name).write_text, args=(text,), daemon=True).start()
+    corpus = load(str(tmp_path / "one"), cache=cache, valid=str(tmp_path / "two"))
+    assert parts(corpus) == [texts["one"], texts["two"][1:], ""]
 
 
 @pytest.mark.parametrize(
@@ -403,6 +419,22 @@ def test_an_edited_file_is_noticed(tmp_path, cache, settled):
     assert decoded(second) == make_text(500, seed=2)
     assert second.key != first.key
     assert decoded(first) == make_text(500, seed=1)
+
+
+@pytest.mark.parametrize("field", ["st_size", "st_mtime_ns", "st_ctime_ns", "st_ino"])
+def test_a_file_is_read_again_if_anything_about_it_changed(tmp_path, cache, monkeypatch, settled, field):
+    """One thing is enough, as not every file system keeps all of them well."""
+    name = write(tmp_path, "a", make_text(500))
+    load(name, cache=cache)
+    status = os.stat(name)
+    fields = {each: getattr(status, each) for each in dir(status) if each.startswith("st_")}
+    chunks, opened = sources.Source.chunks, []
+    monkeypatch.setattr(sources.Source, "chunks", lambda self, limit: opened.append(1) or chunks(self, limit))
+    for change, num_opened in ((0, 0), (1, 1), (1, 1)):
+        found = types.SimpleNamespace(**fields | {field: fields[field] + change})
+        monkeypatch.setattr(sources.Source, "status", property(lambda self, found=found: found))
+        load(name, cache=cache)
+        assert len(opened) == num_opened
 
 
 def test_a_file_in_anothers_place_is_noticed(tmp_path, cache, settled):
@@ -759,8 +791,8 @@ def test_a_short_part_that_is_held_out_is_told(tmp_path, cache, size, config):
 
 
 def many_distinct(number):
-    """A text of so many distinct characters, some of which occur up to seven times."""
-    return "".join(chr(0x3400 + index) * (1 + (index * index) % 7) for index in range(number))
+    """A text of so many distinct characters, a tenth of which occur once, another twice, and so on."""
+    return "".join(chr(0x3400 + index) * (1 + index % 10) for index in range(number))
 
 
 def test_a_large_vocabulary_is_told(tmp_path, cache):
@@ -811,14 +843,19 @@ def test_documents_are_those_of_the_texts(folder, shared, texts, kind, test_frac
         words = "too few documents" if size >= MIN_CHARS else f"{size} characters are too few" if size else "empty"
         assert words in str(caught.value)
         return
-    try:
-        corpus = load(*names, cache=shared, **config)
-    except InputError as error:  # where a part would take a document that another part needs
-        assert "too few documents" in str(error)  # noqa: PT017
-        assert test_fraction  # two documents are always enough for two parts
-        return
-    found = decoded(corpus)
+    found = decoded(load(*names, cache=shared, documents=kind))  # two documents are always enough for two parts
     assert sorted(found.split(END)) == ["", *expected]
+    starts = [place + 1 for place, char in enumerate(found[:-1]) if char == END]
+    num_train, num_valid = split(size, CorpusConfig(**config))
+    first = naive_border(starts, num_train)
+    last = naive_border(starts, max(num_train + num_valid, first + 1)) if test_fraction else size
+    if first == last:  # the part behind it would have none
+        with pytest.raises(InputError, match="too few documents"):
+            load(*names, cache=shared, **config)
+        return
+    corpus = load(*names, cache=shared, **config)
+    assert decoded(corpus) == found
+    assert (corpus.num_train, corpus.num_train + corpus.num_valid) == (first, last)
     assert corpus.vocab.chars == "".join(sorted(set(found)))
     for part in parts(corpus)[: 3 if test_fraction else 2]:
         assert part.endswith(END)

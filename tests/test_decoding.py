@@ -171,20 +171,24 @@ def test_a_bad_byte_is_found_exactly(before, torn, after, sizes, data):
 
 
 @pytest.mark.parametrize(
-    ("data", "offset", "line"),
+    ("data", "encoding", "offset", "line"),
     [
-        (b"a\n\xe2\x82\n\xe2b", 2, 2),
-        (b"\xff\n\n\n", 0, 1),
-        (b"\n\n\r\n\r\xff", 5, 4),
-        ("é\n€".encode() + b"\xe9t", 6, 2),
-        (codecs.BOM_UTF8 + b"ab\n\xe9t", 6, 2),
-        (b"ab\n\xf0\x9f\x98", 3, 2),
+        (b"a\n\xe2\x82\n\xe2b", "utf-8", 2, 2),
+        (b"\xff\n\n\n", "utf-8", 0, 1),
+        (b"\n\n\r\n\r\xff", "utf-8", 5, 4),
+        ("é\n€".encode() + b"\xe9t", "utf-8", 6, 2),
+        (codecs.BOM_UTF8 + b"ab\n\xe9t", "utf-8", 6, 2),
+        (codecs.BOM_UTF8 + b"ab\n\xe9t", "utf-8-sig", 6, 2),
+        (b"ab\n\xf0\x9f\x98", "utf-8", 3, 2),
+        ("\x80\n漢".encode("gb18030") + b"\xff\n", "gb18030", 7, 2),
+        ("あ\nア".encode("shift_jis") + b"\xff\n", "shift_jis", 5, 2),
+        ("\ufeff\na".encode("utf-16-be") + b"\xdc\0", "utf-16", 6, 2),
     ],
 )
-def test_the_place_does_not_depend_on_the_borders(data, offset, line):
+def test_the_place_does_not_depend_on_the_borders(data, encoding, offset, line):
     """Every way to cut the bytes tells the same offset, byte and line; a mark counts, as it does in the file."""
     for chunks in all_chunkings(data):
-        assert place_in(refusal(chunks)) == (offset, data[offset], line)
+        assert place_in(refusal(chunks, encoding=encoding)) == (offset, data[offset], line)
 
 
 def first_wrong(data, encoding):
@@ -294,7 +298,6 @@ def test_a_nul_far_into_a_text_is_a_character(chunks):
 @pytest.mark.parametrize(
     ("encoding", "data", "half"),
     [
-        ("unicode_escape", b"a\nb\\ud83d\\ude00", "U+D83D"),
         ("raw_unicode_escape", b"a\nb\\udc00c", "U+DC00"),
         ("utf-7", b"a\nb+2AA-c", "U+D800"),
     ],
@@ -313,7 +316,7 @@ def test_half_a_character_in_a_wide_text_is_refused():
         assert place_in(refusal(chunks, encoding="utf-16-le")) == (4, 0, 2)
 
 
-@pytest.mark.parametrize(("encoding", "data"), [("unicode_escape", b"a\\ud83db"), ("utf-7", b"a+2AA-b")])
+@pytest.mark.parametrize(("encoding", "data"), [("raw_unicode_escape", b"a\\ud83db"), ("utf-7", b"a+2AA-b")])
 def test_half_a_character_can_be_replaced(encoding, data):
     """As a wrong byte can."""
     for chunks in all_chunkings(data):
@@ -341,7 +344,6 @@ def test_a_wide_text_without_a_mark_is_refused(encoding, errors):
         ("utf-7", b"ab\xff"),
         ("gb18030", b"ab\x81"),
         ("shift_jis", b"ab\x81"),
-        ("unicode_escape", b"ab\\u12"),
         ("euc_jp", b"ab\xff"),
     ],
 )
@@ -355,6 +357,7 @@ def test_bytes_outside_another_encoding_are_refused(encoding, data):
 
 UNUSABLE = [
     "no-such",
+    "unicode_escape",
     "rot13",
     "base64",
     "hex",
@@ -392,3 +395,23 @@ def test_a_text_is_decoded_as_it_comes(config):
     """One without end is read no further than needed."""
     pieces = decode(itertools.repeat(b"abc"), NAME, config)
     assert "".join(itertools.islice(pieces, 4)) == "abc" * 4
+
+
+def test_a_wrong_unit_without_a_mark_is_refused():
+    """The line can't be counted where the decoder has lost its way, but the place is told."""
+    with pytest.raises(InputError, match=r"^f: "):
+        list(decode([b"\xfe=\x00\xde=\xd8\x00"], "f", CorpusConfig(encoding="utf-16")))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le"])
+def test_only_one_mark_is_dropped(encoding):
+    """A second one is a character, as Python's decoders have it."""
+    data = "\ufeff\ufeffa".encode(encoding.removesuffix("-sig"))
+    once = data if encoding not in ("utf-16", "utf-32") else "\ufeffa".encode(encoding)
+    assert "".join(decode([once], "f", CorpusConfig(encoding=encoding))) == "\ufeffa"
+
+
+def test_a_mark_is_no_text_in_an_encoding_of_bytes():
+    """UTF-16 read as latin-1 has NULs, and is refused for them."""
+    with pytest.raises(InputError, match="binary"):
+        list(decode(["ab".encode("utf-16")], "f", CorpusConfig(encoding="latin-1")))

@@ -291,3 +291,13 @@ def test_the_next_document_is_the_one_a_scan_finds(ids, bucket):
 def test_examples_of_the_next_document(place, expected):
     """None begins where the text ends, so there the last one is found."""
     assert next_document(np.array([1, 1, 0, 2, 0, 3, 3, 0], np.uint8), place, STOP) == expected
+
+
+@pytest.mark.parametrize("lines", ["\n", " \n", "\n\n", "\t\n \r\n"])
+def test_blank_lines_at_the_beginning_are_dropped(lines):
+    """One is enough there, as the beginning is one border already."""
+    for size in (1, 2, 99):
+        text = lines + "a\nb\n\nc"
+        pieces = [text[start : start + size] for start in range(0, len(text), size)]
+        assert "".join(end_documents(pieces, "blank-lines")) == f"a\nb{END}c{END}"
+    assert "".join(end_documents([" a\n\n"], "blank-lines")) == f" a{END}"
