@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,7 @@ from charrnn.vocab import Ids
 FORMAT_VERSION = 1
 MOST_BYTES = 20 * 10**9  # of all entries; the newest always stays
 _ALIGNED = 64  # bytes: where ids begin
+_DIGEST = 64  # bytes of it, at the end
 _BLOCK = 1 << 24  # bytes that are hashed by themselves, so that threads can share the work
 _ABANDONED = 3600.0  # seconds without a write after which whoever made a temporary file is gone
 _ENTRY, _KEY, _TEMPORARY = ".ids", ".key", ".tmp"
@@ -91,25 +93,27 @@ class Cache:
 
         It isn't synced to the disk: what a crash leaves of it is noticed when it is read.
         """
-        with _temporary(self.folder) as file:
-            try:
-                _write(file, {"format": FORMAT_VERSION, "key": key, **facts}, pieces)
-                os.replace(file.name, self._path(key))
-            except OSError as error:
-                raise CharrnnError(
-                    f"{self.folder}: {error.strerror} while the text was written there as numbers; "
-                    "free some space, or name another folder by XDG_CACHE_HOME"
-                ) from None
+        with self.written_to(), _temporary(self.folder) as file:
+            _write(file, {"format": FORMAT_VERSION, "key": key, **facts}, pieces)
+            os.replace(file.name, self._path(key))
             entry = _map(file, key)
         self._tidy(newest=self._path(key))
         return entry
 
+    @contextlib.contextmanager
+    def written_to(self) -> Iterator[None]:
+        """Turn what the system complains of while a text is written here into a CharrnnError."""
+        try:
+            yield
+        except OSError as error:
+            raise CharrnnError(
+                f"{self.folder}: {error.strerror} while a text was written there as numbers; "
+                "free some space, or name another folder by XDG_CACHE_HOME"
+            ) from None
+
     def key_of(self, signature: str) -> str | None:
         """The key that a text of this signature had when it was last read."""
-        try:
-            return (self.folder / (signature + _KEY)).read_text()
-        except (OSError, ValueError):
-            return None
+        return _key_in(self.folder / (signature + _KEY))
 
     def remember(self, signature: str, key: str) -> None:
         """Note the key of a text of this signature; that it can't be noted costs time, nothing else."""
@@ -129,18 +133,26 @@ class Cache:
 
     def _tidy(self, *, newest: Path) -> None:
         """Drop entries that are too many, signatures that lead to none, and what killed processes left behind."""
-        left = MOST_BYTES
-        with contextlib.suppress(OSError):
-            for path in self.entries():
-                left -= _size_of(path)
-                if left < 0 and path != newest:
-                    path.unlink(missing_ok=True)
-            for path in self.folder.glob("*" + _KEY):
-                if not self._path(path.read_text()).exists():
-                    path.unlink(missing_ok=True)
-            for path in self.folder.glob("*" + _TEMPORARY):
-                if time.time() - _time_of(path) > _ABANDONED:
-                    path.unlink(missing_ok=True)
+        left, dropped = MOST_BYTES, []
+        for path in self.entries():
+            left -= _size_of(path)
+            if left < 0 and path != newest:
+                dropped.append(path)
+        kept = {path.stem for path in self.entries() if path not in dropped}
+        dropped += [path for path in self.folder.glob("*" + _KEY) if _key_in(path) not in kept]
+        now = time.time()
+        dropped += [path for path in self.folder.glob("*" + _TEMPORARY) if now - _time_of(path) > _ABANDONED]
+        for path in dropped:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _key_in(path: Path) -> str | None:
+    try:
+        key = path.read_text()
+    except (OSError, ValueError):
+        return None
+    return key if re.fullmatch("[0-9a-f]{64}", key) else None
 
 
 def _time_of(path: Path) -> float:
@@ -160,11 +172,13 @@ def _size_of(path: Path) -> int:
 @contextlib.contextmanager
 def _temporary(folder: Path) -> Iterator[Any]:
     """A file with a name, which is removed if the file has not been renamed meanwhile."""
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=_TEMPORARY, delete=False) as file:
-        try:
-            yield file
-        finally:
-            Path(file.name).unlink(missing_ok=True)
+    file = tempfile.NamedTemporaryFile(dir=folder, suffix=_TEMPORARY, delete=False)  # noqa: SIM115
+    try:
+        yield file
+    finally:
+        Path(file.name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it would try again to write what there was no room for
+            file.close()
 
 
 def _write(file: IO[bytes], facts: dict[str, Any], pieces: Iterable[Ids]) -> None:
@@ -179,17 +193,17 @@ def _write(file: IO[bytes], facts: dict[str, Any], pieces: Iterable[Ids]) -> Non
 
 def _map(file: IO[bytes], key: str) -> Entry:
     """Check an entry and map it. Raises ValueError, KeyError or TypeError where anything is wrong with it."""
+    content = np.asarray(np.memmap(file, np.uint8, "r"))
+    if content[-_DIGEST:].tobytes() != _digest(content[:-_DIGEST]):
+        raise ValueError("not what was written")
     file.seek(0)
     header = file.readline()
     facts = json.loads(header)
-    dtype, num_chars = np.dtype(facts["dtype"]).newbyteorder("<"), facts["num_chars"]
-    if facts["format"] != FORMAT_VERSION or facts["key"] != key or dtype.kind != "u":
-        raise ValueError("another key or format")
-    content = np.asarray(np.memmap(file, np.uint8, "r"))
-    stop = len(header) + num_chars * dtype.itemsize
-    if content[stop:].tobytes() != _digest(content[:stop]):
-        raise ValueError("not what was written")
-    return Entry(facts, content[len(header) : stop].view(dtype))
+    dtype = np.dtype(facts["dtype"]).newbyteorder("<")
+    ids = content[len(header) : -_DIGEST].view(dtype)
+    if (facts["format"], facts["key"], dtype.kind, len(ids)) != (FORMAT_VERSION, key, "u", facts["num_chars"]):
+        raise ValueError("another key, format or length")
+    return Entry(facts, ids)
 
 
 def _digest(content: Ids) -> bytes:

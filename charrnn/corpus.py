@@ -8,11 +8,10 @@ is there already isn't read again. The split is contiguous: the tail is held out
 import hashlib
 import itertools
 import json
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,10 @@ from numpy.typing import NDArray
 from charrnn.cache import FORMAT_VERSION, Cache, DamagedEntry, Entry
 from charrnn.config import MAX_VALID_CHARS, MIN_CHARS, CorpusConfig, SourceConfig
 from charrnn.decoding import decode
-from charrnn.documents import end_documents, next_document, shuffled
+from charrnn.documents import SEPARATORS, end_documents, next_document, shuffled
 from charrnn.errors import InputError, UnknownCharacterError
 from charrnn.sources import Limit, Source, find_sources
-from charrnn.vocab import END, UNKNOWN, Ids, Vocab, count_points
+from charrnn.vocab import END, UNKNOWN, Ids, Vocab, count_points, spell_bytes
 
 _READING = ("encoding", "errors", "bytes", "min_count", "documents")  # settings that change the ids
 _LARGE_VOCABULARY, _USUAL_VOCABULARY = 20_000, 5_000
@@ -84,6 +83,7 @@ def load_corpus(names: Sequence[str], config: CorpusConfig, source_config: Sourc
     apart = find_sources([] if config.valid is None else [config.valid], source_config)
     if {source.identity for source in found.sources} & {source.identity for source in apart.sources}:
         raise InputError(f"{config.valid}: held out by --valid, and to be trained on; name another text")
+    paths = [source.path for source in found.sources]
     notes = found.notes + apart.notes + [cache.lack] * bool(cache.lack)
     with Limit(source_config, cache.folder) as limit:
         texts = _Texts(found.sources + apart.sources, len(found.sources), config, limit)
@@ -94,7 +94,7 @@ def load_corpus(names: Sequence[str], config: CorpusConfig, source_config: Sourc
             entry = _read(texts, cache, notes)
             if signature:
                 cache.remember(signature, entry.facts["key"])
-    return _corpus(entry, config, name=texts.name, paths=[source.path for source in found.sources], notes=notes)
+    return _corpus(entry, config, name=texts.name, paths=paths, notes=notes)
 
 
 def find_corpus(key: str, config: CorpusConfig, cache: Cache) -> Corpus | None:
@@ -118,7 +118,8 @@ def read_known(
     """
     sources = find_sources([name], source_config).sources
     unknown = Counter[str]()
-    with Limit(source_config, cache.folder) as limit, tempfile.TemporaryFile(dir=cache.folder) as file:
+    with Limit(source_config, cache.folder) as limit, cache.written_to():
+        file = limit.new_copy()
         texts = _Texts(sources, len(sources), config, limit)
         for piece in texts.pieces():
             ids, missing = vocab.encode_known(piece)
@@ -134,8 +135,10 @@ class _Texts:
 
     def __init__(self, sources: list[Source], num_joined: int, config: CorpusConfig, limit: Limit) -> None:
         self.sources, self.num_joined, self.config, self.limit = sources, num_joined, config, limit
+        kind = config.documents
+        self.kind = kind if kind in SEPARATORS or not config.bytes else spell_bytes(kind)
         self.how = {name: getattr(config, name) for name in _READING} | {"format": FORMAT_VERSION}
-        self.name = " ".join(source.name for source in sources)
+        self.name = " ".join(source.name for source in sources[:num_joined])
 
     def pieces(self) -> Iterator[str]:
         """Their characters. Afterwards sizes and lengths, of each in bytes and characters, and sha256 are known."""
@@ -145,7 +148,7 @@ class _Texts:
         for index, source in enumerate(self.sources):
             chunks = self._noted(source.chunks(self.limit), index, digest)
             pieces = decode(chunks, source.name, self.config)
-            for piece in end_documents(pieces, self.config.documents) if self.config.documents else pieces:
+            for piece in end_documents(pieces, self.kind) if self.kind else pieces:
                 self.lengths[index] += len(piece)
                 yield piece
         self.sha256 = digest.hexdigest()
@@ -158,7 +161,8 @@ class _Texts:
 
     def ids(self, vocab: Vocab, sha256: str) -> Iterator[Ids]:
         """Their characters once more, as ids. Raises InputError where they aren't what they were."""
-        changed = InputError(f"{self.name}: changed while it was being read; start again")
+        names = " ".join(source.name for source in self.sources)
+        changed = InputError(f"{names}: changed while it was being read; start again")
         for piece in self.pieces():
             try:
                 yield vocab.encode(piece)
@@ -190,7 +194,8 @@ def _look_up(cache: Cache, key: str, notes: list[str]) -> Entry | None:
     try:
         return cache.find(key)
     except DamagedEntry as error:
-        notes.append(f"{error}; it is made again")
+        note = f"{error}; it is made again"
+        notes += [note] * (note not in notes)  # it is looked up by signature, and then by what was read
         return None
 
 
@@ -239,10 +244,7 @@ def _corpus(entry: Entry, config: CorpusConfig, *, name: str, paths: Sequence[st
     """Split a text and say what is odd about it."""
     facts, vocab = entry.facts, Vocab(entry.facts["vocab"])
     num_train, num_valid = _split(entry, vocab, config, name)
-    notes = [*notes, *_oddities(vocab, np.array(facts["counts"]), config)]
-    if num_valid < _SHORT:
-        notes.append(f"only {num_valid} characters are held out, so scores are rough")
-    return Corpus(
+    corpus = Corpus(
         ids=entry.ids,
         vocab=vocab,
         num_train=num_train,
@@ -251,8 +253,11 @@ def _corpus(entry: Entry, config: CorpusConfig, *, name: str, paths: Sequence[st
         sha256=facts["sha256"],
         key=facts["key"],
         is_apart=config.valid is not None,
-        notes=tuple(notes),
     )
+    notes = [*notes, *_oddities(vocab, np.array(facts["counts"]), config)]
+    if len(corpus.valid_ids) < _SHORT:
+        notes.append(f"only {len(corpus.valid_ids)} characters are held out, so scores are rough")
+    return replace(corpus, notes=tuple(notes))
 
 
 def split(num_chars: int, config: CorpusConfig) -> tuple[int, int]:
@@ -303,8 +308,7 @@ def _oddities(vocab: Vocab, counts: NDArray[np.int64], config: CorpusConfig) -> 
     if len(vocab) > _LARGE_VOCABULARY:
         enough = int(np.sort(counts)[-_USUAL_VOCABULARY]) + 1
         kept = counts >= enough
-        notes.append(
-            f"{len(vocab):,} distinct characters are most of the work; --min-count {enough} would leave {kept.sum():,} "
-            f"and take {counts[~kept].sum() / num_chars:.3%} of the text for one symbol"
-        )
+        folded = counts[~kept].sum() / num_chars
+        advice = f"; --min-count {enough} would leave {kept.sum():,} and take {folded:.3%} of the text for one symbol"
+        notes.append(f"{len(vocab):,} distinct characters are most of the work{advice if kept.any() else ''}")
     return notes

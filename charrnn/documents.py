@@ -17,7 +17,7 @@ import numpy as np
 from charrnn.kernels.counters import uniforms
 from charrnn.vocab import END, Ids
 
-_SEPARATORS = {"lines": r"\n", "blank-lines": r"\n(?:[ \t\r]*\n)+"}  # any other kind is the separator itself
+SEPARATORS = {"lines": r"\n", "blank-lines": r"\n(?:[ \t\r]*\n)+"}  # any other kind is the separator itself
 _ENDS = re.compile(END + "+")
 _BUCKET = 1 << 22  # ids that are shuffled in memory
 _MOST_BUCKETS = 256  # open files
@@ -29,8 +29,8 @@ def end_documents(pieces: Iterable[str], kind: str) -> Iterator[str]:
 
     kind: lines; blank-lines, which are one or more; or the very text that stands between two.
     """
-    pattern = re.compile(_SEPARATORS.get(kind) or re.escape(kind))
-    most_held = 0 if kind in _SEPARATORS else len(kind) - 1
+    pattern = re.compile(SEPARATORS.get(kind) or re.escape(kind))
+    most_held = 0 if kind in SEPARATORS else len(kind) - 1
     held, inside, begun = "", False, False
     if kind == "blank-lines":
         held = "\n"  # so that blank lines at the beginning are some
@@ -58,26 +58,26 @@ def _ready(text: str) -> int:
 
 
 def shuffled(pieces: Iterable[Ids], end: int, *, num_ids: int, folder: Path) -> Iterator[Ids]:
-    """Put documents, at least one, given by their ids, into an order that depends on nothing but their number.
+    """Put documents, given by their ids, into an order that depends on nothing but their number.
 
     Each goes into one of several files in the folder, drawn at random, and those are shuffled
     one after the other: memory is needed for a file, or for the longest document.
     """
     num_buckets = min(_MOST_BUCKETS, num_ids // _BUCKET + 1)
-    number = 0
+    number, dtype = 0, None
     with contextlib.ExitStack() as stack:
         buckets = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(num_buckets)]
         for whole in _whole_documents(pieces, end):
             stops = _stops(whole, end)
             drawn = uniforms(len(stops), seed=0, stream=0, position=number) * num_buckets
-            number += len(stops)
+            number, dtype = number + len(stops), whole.dtype
             lengths = np.diff(stops, prepend=0)
             of_each = np.repeat(drawn.astype(np.uint16), lengths)  # id's bucket
             for bucket in np.unique(of_each):
                 buckets[bucket].write(whole[of_each == bucket].data)
-        for index, file in enumerate(buckets):
+        for index, file in enumerate(buckets if number else []):
             file.seek(0)
-            ids = np.frombuffer(file.read(), whole.dtype)
+            ids = np.frombuffer(file.read(), dtype)
             stops = _stops(ids, end)
             starts = np.concatenate([[0], stops[:-1]])
             order = np.argsort(uniforms(len(stops), seed=0, stream=1 + index, position=0), kind="stable")

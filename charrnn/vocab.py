@@ -92,7 +92,7 @@ class Vocab:
 
     def spell(self, text: str) -> str:
         """A person's text in the characters that this vocabulary has: itself, or its bytes in UTF-8."""
-        return text.encode("utf-8", "surrogateescape").decode("ascii", "surrogateescape") if self.of_bytes else text
+        return spell_bytes(text) if self.of_bytes else text
 
     def reader(self) -> Callable[[str, bool], str]:
         """A function that turns drawn text back into a person's, piece by piece; its second argument marks the last.
@@ -151,6 +151,11 @@ class Vocab:
             if (self._places[_code_points(unicodedata.normalize(form, text))] >= 0).all():
                 return f"{message}; it knows the text in the Unicode normal form {form}, so convert it to that"
         return message
+
+
+def spell_bytes(text: str) -> str:
+    """A text's bytes in UTF-8, one character each."""
+    return text.encode("utf-8", "surrogateescape").decode("ascii", "surrogateescape")
 
 
 def count_points(pieces: Iterable[str]) -> NDArray[np.int64]:

@@ -283,7 +283,7 @@ def test_a_full_disk_is_told_and_nothing_left(cache, monkeypatch):
     assert cache.find(KEY).ids.tolist() == some_ids(3000).tolist()
 
 
-@pytest.mark.parametrize("allowed", [1000, 4096, 50_000])
+@pytest.mark.parametrize("allowed", [100, 1000, 4096, 50_000, 100_000, 299_000])
 def test_a_disk_that_is_really_full_is_told(cache, allowed):
     """The system's own refusal, in the middle of large pieces, leaves nothing behind."""
     resource = pytest.importorskip("resource")
@@ -638,3 +638,33 @@ def test_an_entry_is_facts_and_ids(cache):
     """A pair, so that it can be taken apart."""
     facts, ids = add(cache, KEY, some_ids(5))
     assert Entry(facts, ids).facts["num_chars"] == len(ids)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"x" * 300, b""])
+def test_a_damaged_signature_is_no_signature(cache, content):
+    """It leads nowhere, and doesn't keep the rest from being tidied."""
+    (cache.folder / f"{OTHER}.key").write_bytes(content)
+    (cache.folder / "old.tmp").touch()
+    age(cache.folder / "old.tmp", 7200)
+    assert cache.key_of(OTHER) is None
+    add(cache, KEY, some_ids(5))
+    assert names_in(cache) == [f"{KEY}.ids"]
+
+
+def test_a_header_is_not_read_before_its_hash_is_checked(cache):
+    """What stands in it could be anything, such as a type with a comma, or very deep brackets."""
+    add(cache, KEY, some_ids(5))
+    path = only_file(cache)
+    path.write_bytes(path.read_bytes().replace(b'"uint8"', b'",int8"'))
+    with pytest.raises(DamagedEntry):
+        cache.find(KEY)
+    path.write_bytes(b"[" * 100_000 + b"\n")
+    with pytest.raises(DamagedEntry):
+        cache.find(KEY)
+
+
+def test_a_folder_that_goes_away_is_told(cache):
+    """Between the moment it was found writable and the writing."""
+    cache.folder.rmdir()
+    with pytest.raises(CharrnnError, match="XDG_CACHE_HOME"):
+        add(cache, KEY, some_ids(5))

@@ -26,7 +26,7 @@ from charrnn import sources
 from charrnn.cache import Cache
 from charrnn.config import MAX_VALID_CHARS, MIN_CHARS, CorpusConfig, SourceConfig
 from charrnn.corpus import find_corpus, load_corpus, read_known, read_text, split
-from charrnn.errors import InputError, UsageError
+from charrnn.errors import CharrnnError, InputError, UsageError
 from charrnn.vocab import END, UNKNOWN, Vocab
 from tests.conftest import make_text
 
@@ -61,10 +61,13 @@ def parts(corpus):
 
 def naive_documents(text, kind):
     """The documents of a text, by the definition of their kind."""
-    separators = {"lines": r"\n", "blank-lines": r"\n(?:[ \t\r]*\n)+"}
-    if kind == "blank-lines":  # the end of a file is as good as a blank line
-        text = re.sub(r"\n[ \t\r\n]*\Z", "", text)
-    return [piece for piece in re.split(separators.get(kind, re.escape(kind)), text) if piece]
+    if kind == "blank-lines":  # the beginning and the end of a text are as good as some
+        text = re.sub(r"\n[ \t\r\n]*\Z", "", "\n" + text)
+        first, *others = re.split(r"\n(?:[ \t\r]*\n)+", text)
+        pieces = [first.removeprefix("\n"), *others]
+    else:
+        pieces = text.split("\n" if kind == "lines" else kind)
+    return [piece for piece in pieces if piece]
 
 
 def naive_border(starts, place):
@@ -515,8 +518,8 @@ def test_a_damaged_entry_is_made_again(tmp_path, cache, monkeypatch, is_settled,
     path.write_bytes(damaged)
     second = load(name, cache=cache)
     assert decoded(second) == decoded(first) == make_text(2000)
-    notes = set(second.notes) - set(first.notes)
-    assert notes == {f"{path}: the cached copy of the text is damaged; it is made again"}
+    notes = [note for note in second.notes if note not in first.notes]
+    assert notes == [f"{path}: the cached copy of the text is damaged; it is made again"]
     assert path.read_bytes() == content
     assert load(name, cache=cache).notes == first.notes
 
@@ -677,15 +680,24 @@ def test_documents_that_are_held_out_stay_as_they_are(tmp_path, cache, kind):
     assert len(corpus.test_ids) == 0
 
 
-@pytest.mark.parametrize("alias", ["same", "relative", "dotted", "in folder", "in both"])
+@pytest.mark.parametrize("alias", ["same", "relative", "dotted", "linked", "in folder", "in both"])
 def test_what_is_trained_on_can_not_be_held_out(tmp_path, monkeypatch, cache, alias):
     """However it is named."""
     name = write(tmp_path, "texts/a.txt", make_text(100))
     monkeypatch.chdir(tmp_path)
-    valid = {"relative": "texts/a.txt", "dotted": "texts/../texts/./a.txt", "in both": "texts"}.get(alias, name)
+    os.symlink(name, "link")
+    names = {"relative": "texts/a.txt", "dotted": "texts/../texts/./a.txt", "linked": "link", "in both": "texts"}
+    valid = names.get(alias, name)
     with pytest.raises(InputError, match="held out by --valid") as caught:
         load("texts" if alias.startswith("in ") else name, cache=cache, valid=valid)
     assert str(caught.value).startswith(f"{valid}: ")
+
+
+def test_stdin_can_not_be_both_trained_on_and_held_out(monkeypatch, cache):
+    """There would be nothing left for the second."""
+    feed_stdin(monkeypatch, make_text(100).encode())
+    with pytest.raises((InputError, UsageError), match=r"^-: "):
+        load("-", cache=cache, valid="-")
 
 
 @pytest.mark.parametrize("content", ["", "a"])
@@ -1038,3 +1050,61 @@ def test_the_facts_of_an_entry_are_those_of_the_text(tmp_path, cache):
     assert facts["counts"] == [counts[char] for char in sorted(counts)]
     assert (facts["num_chars"], facts["num_joined"]) == (len(text) + 2, len(text))
     assert facts["sha256"] == hashlib.sha256((text + "ab").encode()).hexdigest()
+
+
+# what goes wrong late
+
+
+def test_documents_that_end_nowhere_when_read_again_have_changed(tmp_path, cache, monkeypatch):
+    """The text is edited between the passes, and has no separator any more."""
+    name = write(tmp_path, "a", "aaaa\n" * 20)
+    chunks, calls = sources.Source.chunks, itertools.count()
+
+    def changing(source, limit):
+        if next(calls) == 1:
+            write(tmp_path, "a", "a" * 200)
+        return chunks(source, limit)
+
+    monkeypatch.setattr(sources.Source, "chunks", changing)
+    with pytest.raises(InputError, match="changed while"):
+        load(name, cache=cache, documents="lines")
+
+
+def test_a_file_that_goes_away_when_it_is_read_is_not_missed(tmp_path, cache, monkeypatch):
+    """Nothing is asked of it after the second pass."""
+    name, add = write(tmp_path, "a", make_text(200)), Cache.add
+
+    def and_delete(*args):
+        entry = add(*args)
+        os.unlink(name)
+        return entry
+
+    monkeypatch.setattr(Cache, "add", and_delete)
+    assert load(name, cache=cache).names == (name,)
+
+
+def test_a_separator_of_documents_is_spelt_as_they_are(tmp_path, cache):
+    """In bytes where bytes are learnt."""
+    name = write(tmp_path, "a", "one§two§" * 20)
+    corpus = load(name, cache=cache, bytes=True, documents="§")
+    assert set(corpus.vocab.chars) == set("onetw") | {END}
+
+
+def test_a_large_vocabulary_without_a_way_out_is_told_without_one(tmp_path, cache):
+    """Where every character occurs once there is no smaller share to keep."""
+    name = write(tmp_path, "a", "".join(map(chr, range(0x3400, 0x3400 + 20_001))))
+    assert load(name, cache=cache).notes == ("20,001 distinct characters are most of the work",)
+
+
+@pytest.mark.parametrize("allowed", [1000, 150_000])
+def test_a_full_disk_while_a_text_is_scored_is_told(tmp_path, cache, allowed):
+    """As while one is learnt."""
+    resource = pytest.importorskip("resource")
+    name = write(tmp_path, "a", "a" * 200_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, hard))
+    try:
+        with pytest.raises(CharrnnError, match="XDG_CACHE_HOME"):
+            read_known(name, Vocab("a"), CorpusConfig(), SourceConfig(), cache)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
