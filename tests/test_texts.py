@@ -4,6 +4,8 @@ import gzip
 import json
 import lzma
 import os
+import shutil
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -182,3 +184,34 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     plan = learn(call, "poems.txt")
     assert any("read anew" in note for note in plan["notes"])
     assert call("eval", "--json").objects[0]["num_chars"] == 400
+
+
+@pytest.mark.parametrize("options", [(), ("--bytes",), ("--test-fraction", "0.2"), ("--documents", "lines")], ids=str)
+def test_every_small_text_trains_or_says_what_it_needs(desk: Path, call: Call, options: tuple[str, ...]) -> None:
+    """With the sizes that are chosen for it, from nothing to two thousand characters; a score comes out of each."""
+    for size in (0, 1, 2, 19, 20, 21, 22, 25, 31, 32, 33, 63, 64, 65, 100, 257, 1000, 1999, 2000):
+        POEMS.write_text("".join("abc\n"[(place * place) % 7 % 4] for place in range(size)), encoding="utf-8")
+        outcome = call("train", "poems.txt", "--steps", "2", "--fresh", "--json", "-q", *options)
+        if outcome.code == 0:
+            assert outcome.objects[-1]["num_chars"] >= 1
+            assert outcome.objects[-1]["nats_per_char"] > 0
+            assert size >= 20
+        else:
+            assert_refused(outcome, 3, "poems.txt")
+            assert "empty" in outcome.err or "at least 20" in outcome.err or "too few documents" in outcome.err
+            assert size < 20 or options[:1] == ("--documents",)
+
+
+def test_a_folder_of_real_sources_is_learnt(desk: Path, call: Call) -> None:
+    """The standard library's own, end to end: trained, scored, sampled."""
+    modules = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:40]
+    Path("sources").mkdir()
+    for module in modules:
+        shutil.copy(module, "sources")
+    text = "".join(module.read_bytes().decode() for module in modules)
+    plan = learn(call, "sources", "--glob", "*.py")
+    assert (plan["num_chars"], plan["vocab_size"]) == (len(text), len(set(text)))
+    assert plan["texts"] == [str(desk / "sources" / module.name) for module in modules]
+    assert call("eval", "--json").objects[0]["num_chars"] == plan["num_valid_chars"]
+    drawn = call("sample", "-p", "def ", "-n", "200", "-q").out.decode()
+    assert (len(drawn), drawn[:4]) == (204, "def ")
