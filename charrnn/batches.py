@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn.config import Checked, setting
 from charrnn.kernels.counters import pass_offset
 from charrnn.vocab import Ids
 
@@ -19,11 +20,11 @@ IGNORED = -100  # a target that is not scored, torch's own mark for it
 
 
 @dataclass(frozen=True)
-class Cursor:
+class Cursor(Checked):
     """Which pass over the text, and how many characters of each lane it has read."""
 
-    pass_index: int = 0
-    time: int = 0
+    pass_index: int = setting(0, 10**15, default=0)
+    time: int = setting(0, 10**15, default=0)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
 """How a run's time is spent: its speed, the steps that fit, what evaluations may cost."""
 
-import time
+from collections.abc import Callable
 
 from charrnn.config import TrainConfig
 
 NUM_EVALUATIONS = 12  # if they were equally far apart; at first they are closer
-SECONDS_BETWEEN_STATES = 60.0
 _VALID_PART = 1 / 480  # characters each of them scores, of those trained on in the run
 _FIRST_GAP, _GROWING_GAP = 50, 0.2  # steps between evaluations: so many, then this share of the steps done
 
@@ -32,13 +31,17 @@ def evaluation_is_due(done: int, last: int, span: int | None) -> bool:
 
 
 class Pace:
-    """Wall time since this was made: the speed, when to save, how many steps a budget allows."""
+    """Wall time since this was made: the speed, when to save, how many steps a budget allows.
+
+    clock: seconds from anywhere. save_every: seconds between two states.
+    """
 
     _PROBE = 0.03  # of the budget, and at least these steps, before the number of steps is fixed
     _PROBE_STEPS = 5
 
-    def __init__(self) -> None:
-        self._start = self._saved = self._begun = time.perf_counter()
+    def __init__(self, clock: Callable[[], float], *, save_every: float) -> None:
+        self._clock, self._save_every = clock, save_every
+        self._start = self._saved = self._begun = clock()
         self._steps = self._chars = 0
         self._first_done = self._start  # the first step allocates and warms caches: not like the others
         self._busy = 0.0  # seconds in steps
@@ -46,11 +49,11 @@ class Pace:
 
     def begin_step(self) -> None:
         """Start the clock of a step."""
-        self._begun = time.perf_counter()
+        self._begun = self._clock()
 
     def end_step(self, num_chars: int) -> None:
         """Count a step that is done, of num_chars characters."""
-        now = time.perf_counter()
+        now = self._clock()
         self._steps += 1
         self._chars += num_chars
         self._busy += now - self._begun
@@ -59,7 +62,7 @@ class Pace:
 
     def is_known(self, seconds: float) -> bool:
         """Whether enough steps were measured to plan a budget of so many seconds."""
-        return self._steps > self._PROBE_STEPS and time.perf_counter() - self._start > self._PROBE * seconds
+        return self._steps > self._PROBE_STEPS and self._clock() - self._start > self._PROBE * seconds
 
     def steps_left(self, seconds: float, *, num_valid: int) -> int:
         """Steps that fit in what is left of the budget, at least one.
@@ -67,14 +70,14 @@ class Pace:
         Evaluations on the way and saves take about a twentieth; the last evaluation scores
         all num_valid held-out characters, each at half the cost of training on one.
         """
-        now = time.perf_counter()
+        now = self._clock()
         per_step = (now - self._first_done) / (self._steps - 1)
         final = 0.5 * num_valid * per_step / (self._chars / self._steps)
         return max(1, int(0.95 * (seconds - (now - self._start) - final) / per_step))
 
     def seconds_left(self, num_steps: int) -> float:
         """The time so many more steps take at the pace so far, all else included."""
-        return num_steps * (time.perf_counter() - self._start) / self._steps
+        return num_steps * (self._clock() - self._start) / self._steps
 
     def chars_per_second(self) -> float:
         """The speed of the steps since this was last asked, all else left out."""
@@ -82,10 +85,10 @@ class Pace:
         self._told = self._chars, self._busy
         return chars / max(busy, 1e-9)
 
-    def state_is_due(self) -> bool:
-        """Whether the last state is so old that another should be saved now."""
-        now = time.perf_counter()
-        due = now - self._saved > SECONDS_BETWEEN_STATES
+    def state_is_due(self, *, kept: bool) -> bool:
+        """Whether a state should be saved now: the last one is old, or the weights of the moment were kept."""
+        now = self._clock()
+        due = kept or now - self._saved > self._save_every
         if due:
             self._saved = now
         return due

@@ -6,10 +6,11 @@ zeroed. docs/formats.md specifies both kinds of file. Nothing here can execute a
 JSON and raw numbers are all that is read.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +18,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as parse_tensors
-from safetensors.numpy import save as serialise_tensors
 
 from charrnn.config import ModelConfig
 from charrnn.errors import CharrnnError, ModelFileError
@@ -28,6 +26,12 @@ from charrnn.vocab import Vocab
 FORMAT_VERSION = 1
 _NO_DIGEST = "0" * 64
 _KEY = "charrnn"
+_KINDS = (("F", (2, 4, 8)), ("I", (1, 2, 4, 8)), ("U", (1, 2, 4, 8)))  # of numbers, and their bytes
+_TYPES = {f"{kind}{8 * size}": np.dtype(f"<{kind.lower()}{size}") for kind, sizes in _KINDS for size in sizes}
+_NAMES = {kind: name for name, kind in _TYPES.items()}
+_MEASURED = ("nats_per_char", "num_chars", "step")  # of a model file's scores
+_SMALL_HEADER = 1 << 22  # bytes; a larger one must be at most a quarter of its file
+_FEW_PARTS = 20_000  # of a JSON value, each an object of some hundred bytes; more must be few beside the file
 # How the digest's key stands in the header: JSON inside a JSON string. The same words in a
 # path or a vocabulary would be escaped once more, so this occurs once.
 _DIGEST_MARK = rb"\"file_sha256\": \""
@@ -85,15 +89,20 @@ def load_model(path: Path | str) -> ModelFile:
 def _is_described(model: ModelFile) -> bool:
     """Whether scores and provenance, as far as they are there, have the types that readers rely on."""
     text, split, training = (model.provenance.get(name, {}) for name in ("text", "split", "training"))
-    if not all(isinstance(part, dict) for part in (text, split, training)):
+    scores, test = model.scores, model.scores.get("test", {})
+    if not all(isinstance(part, dict) for part in (text, split, training, test)):
         return False
     paths = text.get("paths", [])
     return (
         isinstance(paths, list)
         and all(isinstance(value, str) for value in (*paths, text.get("sha256", ""), text.get("key", "")))
-        and all(isinstance(split.get(name, 0), int) for name in ("num_train", "num_valid"))
-        and all(isinstance(model.scores.get(name, 0), (int, float)) for name in ("nats_per_char", "num_chars", "step"))
+        and all(isinstance(split.get(name, 0), int) for name in ("num_train", "num_valid", "num_test"))
+        and all(_is_number(part.get(name, 0)) for part in (scores, test) for name in _MEASURED)
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value <= 1e18
 
 
 def check_tensors(path: Path, tensors: Tensors, config: ModelConfig) -> None:
@@ -115,78 +124,124 @@ def check_tensors(path: Path, tensors: Tensors, config: ModelConfig) -> None:
 
 def write_tensors(path: Path, tensors: Tensors, *, kind: str, meta: dict[str, Any]) -> None:
     """Write tensors and a JSON description to one checksummed file, atomically."""
-    document = {"format": FORMAT_VERSION, "kind": kind, "file_sha256": _NO_DIGEST, **meta}
-    data = _serialise(tensors, document)
-    digest = hashlib.sha256(data).hexdigest()
-    start = data.index(_DIGEST_MARK) + len(_DIGEST_MARK)
-    write_atomically(path, data[:start] + digest.encode() + data[start + 64 :])
+    tensors = {name: np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<")) for name, tensor in tensors.items()}
+    header = _header(tensors, {"format": FORMAT_VERSION, "kind": kind, "file_sha256": _NO_DIGEST, **meta})
+    arrays = [tensors[name].reshape(-1).view(np.uint8).data for name in _in_order(tensors)]
+    start = header.index(_DIGEST_MARK) + len(_DIGEST_MARK)
+    digest = _digest(header, *arrays).encode()
+    write_atomically(path, header[:start], digest, header[start + 64 :], *arrays)
 
 
 def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Read a file that write_tensors wrote: the tensors by name and the description.
+    """Read a file that write_tensors wrote: the tensors by name, and the description.
 
-    The bytes are read once; what is hashed is what is parsed.
+    The bytes are read once; what is hashed is what is parsed, and the tensors are views of them.
     Raises ModelFileError for anything else, before trusting a byte of it.
     """
-    data = _read_regular_file(path)
-    try:
-        document = _description(data)
-        digest = document["file_sha256"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ModelFileError(f"{path}: not a charrnn file") from None
+    header, data, entries, document = _read_file(path)
     if document.get("format") != FORMAT_VERSION or type(document["format"]) is not int:
         raise ModelFileError(
             f"{path}: file format {document.get('format')}, but this charrnn reads format {FORMAT_VERSION}; "
             "use the charrnn that wrote it, or a newer one"
         )
-    start = data.find(_DIGEST_MARK) + len(_DIGEST_MARK)
-    hashed = hashlib.sha256(data[:start])
-    hashed.update(_NO_DIGEST.encode())
-    hashed.update(memoryview(data)[start + 64 :])
-    if hashed.hexdigest() != digest:
+    digest = document["file_sha256"]
+    start = header.find(_DIGEST_MARK) + len(_DIGEST_MARK)
+    if _digest(header[:start], _NO_DIGEST.encode(), memoryview(header)[start + 64 :], data) != digest:
         raise ModelFileError(f"{path}: damaged (its checksum does not match); restore it from a copy or train again")
     if document.get("kind") != kind:
         raise ModelFileError(f"{path}: a {document.get('kind')} file, not a {kind} file")
     try:
-        tensors = parse_tensors(data)
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        tensors = {name: _tensor(data, entry) for name, entry in entries.items()}
+        canonical = _header(tensors, document) == header
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelFileError(f"{path}: its tensors can't be read ({error})") from None
-    if _serialise(tensors, document) != data:
+    if not canonical or sum(tensor.nbytes for tensor in tensors.values()) != len(data):
         raise ModelFileError(f"{path}: not as charrnn writes it, though its checksum matches")
     return tensors, document
 
 
-def _serialise(tensors: Tensors, document: dict[str, Any]) -> bytes:
-    """The one way these tensors and this description are written."""
-    contiguous = {
-        name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()
-    }  # save takes memory as it lies
-    return serialise_tensors(contiguous, {_KEY: json.dumps(document, sort_keys=True)})
+def _header(tensors: Tensors, document: dict[str, Any]) -> bytes:
+    """The one way in which these tensors and this description are announced, as safetensors has it."""
+    entries: dict[str, Any] = {"__metadata__": {_KEY: json.dumps(document, sort_keys=True)}}
+    end = 0
+    for name in _in_order(tensors):
+        begin, end = end, end + tensors[name].nbytes
+        kind = _NAMES[tensors[name].dtype]
+        entries[name] = {"dtype": kind, "shape": list(tensors[name].shape), "data_offsets": [begin, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
-def _read_regular_file(path: Path) -> bytes:
+def _in_order(tensors: Tensors) -> list[str]:
+    """The names as safetensors has them: wide numbers first, so that all lie aligned."""
+    return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+
+
+def _tensor(data: bytearray, entry: dict[str, Any]) -> NDArray[Any]:
+    """The tensor that an entry of a header tells of. Raises ValueError and its like where it isn't there."""
+    begin, end = entry["data_offsets"]
+    if not 0 <= begin <= end <= len(data):
+        raise ValueError(f"one reaches from {begin} to {end}")
+    return np.frombuffer(memoryview(data)[begin:end], _TYPES[entry["dtype"]]).reshape(entry["shape"])
+
+
+def _digest(*pieces: bytes | bytearray | memoryview) -> str:
+    """SHA-256 of a file in pieces, in hexadecimal."""
+    hashed = hashlib.sha256()
+    for piece in pieces:
+        hashed.update(piece)
+    return hashed.hexdigest()
+
+
+def _read_file(path: Path) -> tuple[bytes, bytearray, dict[str, Any], dict[str, Any]]:
+    """A file's header, as much after it as it announces, its entries and the JSON value among them."""
     try:
         if not path.is_file():  # a folder, a FIFO or a device would hang or never end
             reason = "not a regular file" if path.exists() else "no such file"
             raise ModelFileError(f"{path}: {reason}")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            file_size = os.fstat(file.fileno()).st_size
+            header = file.read(8)
+            size = int.from_bytes(header, "little")
+            if not 0 < size <= min(file_size, max(_SMALL_HEADER, file_size // 4)):
+                raise ValueError("no header, or one larger than what it describes")
+            header += file.read(size)
+            entries, document = _parse_header(header[8:], file_size)
+            ends = [entry["data_offsets"][1] for entry in entries.values()]
+            if not all(isinstance(end, int) and end >= 0 for end in ends):
+                raise ValueError("tensors that end nowhere")
+            num_bytes = min(max(ends, default=0) + 1, file_size)  # a byte more than announced is damage
+            data = bytearray(num_bytes)  # may be written to, as arrays are expected to be
+            del data[file.readinto(data) :]
+            return header, data, entries, document
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror or error}") from None
+    except MemoryError:
+        raise ModelFileError(f"{path}: larger than this machine's memory") from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        raise ModelFileError(f"{path}: not a charrnn file") from None
 
 
-def _description(data: bytes) -> dict[str, Any]:
-    """The JSON value in a safetensors header. Raises ValueError, KeyError, TypeError for nonsense."""
-    size = int.from_bytes(data[:8], "little")
-    if not 0 < size <= len(data) - 8:
-        raise ValueError("no header")
-    header = json.loads(data[8 : 8 + size], object_pairs_hook=_without_duplicates)
-    metadata = header["__metadata__"]
+def _parse_header(text: bytes, file_size: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entries of a header's tensors, and the JSON value beside them. Raises ValueError and its like."""
+    entries = _parse_json(text, file_size)
+    metadata = entries.pop("__metadata__")
     if not isinstance(metadata, dict) or metadata.keys() != {_KEY}:
         raise ValueError("foreign metadata")
-    document = json.loads(metadata[_KEY], object_pairs_hook=_without_duplicates)
-    if not isinstance(document, dict):
+    document = _parse_json(metadata[_KEY].encode(), file_size)
+    if not isinstance(document, dict) or not isinstance(document["file_sha256"], str):
         raise ValueError("no description")
-    return document
+    return entries, document
+
+
+def _parse_json(text: bytes, file_size: int) -> Any:
+    """A JSON value of a file, unless it has so many parts that their objects would outgrow the file."""
+    if not text.isascii() or sum(text.count(sign) for sign in (b",", b":", b"[", b"{")) > max(
+        _FEW_PARTS, file_size // 512
+    ):
+        raise ValueError("too many parts, or characters that would have been escaped")
+    return json.loads(text, object_pairs_hook=_without_duplicates)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -195,32 +250,31 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
     """Replace a file in one step: whoever reads it sees the old bytes or the new, never a part.
 
     Temporary file in the same folder, write, fsync, rename, fsync the folder.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+        with temporary.open("xb") as file:
+            for piece in pieces:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise
     if os.name == "posix":  # Windows can't open a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(path.parent)
 
 
-def _umask() -> int:
-    """The process's umask; mkstemp ignores it and makes files private."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

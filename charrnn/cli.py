@@ -9,14 +9,24 @@ import functools
 import itertools
 import os
 import shlex
+import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from charrnn import __version__, console
-from charrnn.config import CorpusConfig, ModelConfig, SampleConfig, SourceConfig, TrainConfig, available_cores, overlay
-from charrnn.errors import CharrnnError, ModelFileError, OutputClosed, ResourceError, UsageError
+from charrnn.config import (
+    SECONDS_BETWEEN_STATES,
+    CorpusConfig,
+    ModelConfig,
+    SampleConfig,
+    SourceConfig,
+    TrainConfig,
+    available_cores,
+    overlay,
+)
+from charrnn.errors import CharrnnError, Interrupted, ModelFileError, OutputClosed, ResourceError, UsageError
 from charrnn.metrics import bits
 
 if TYPE_CHECKING:
@@ -126,6 +136,9 @@ def train(
             help="Share, behind that, that is scored once at the end.", show_default=str(CorpusConfig.test_fraction)
         ),
     ] = None,
+    init_from: Annotated[
+        str | None, learning(metavar="MODEL", help="Begin with a model's weights: a run's name or a file.")
+    ] = None,
     run: Annotated[str | None, typer.Option(help="Name of the folder in ./checkpoints; by default the text's.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, forgetting what the run has learned.")] = False,
     device: Device = "auto",
@@ -133,6 +146,9 @@ def train(
     precision: Annotated[
         str, typer.Option(help="Of the products: bfloat16, float32, or auto, what this machine is fastest in.")
     ] = "auto",
+    save_every: Annotated[
+        float, typer.Option(help="Seconds between two saved states; each better model is saved too.")
+    ] = SECONDS_BETWEEN_STATES,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -144,15 +160,22 @@ def train(
     The same command again goes on where an unfinished run stopped.
     """
     given = settings(locals())
-    check_budget(minutes, steps)
+    check_budget(minutes, steps, save_every)
     if valid is not None:
         given["valid"] = valid if valid == "-" else os.path.abspath(valid)
         if valid_fraction is not None:
             raise UsageError("--valid FILE and --valid-fraction are two ways to hold a text out; give one of them")
-    from charrnn import cache, corpus, plans, runs, sources
+    from charrnn import cache, checkpoint, corpus, plans, runs, sources
 
     sources.check(texts[0])  # before its name becomes a run's
-    place = runs.Run(runs.run_name(texts[0]) if run is None else run)
+    place, base = runs.Run(runs.run_name(texts[0]) if run is None else run), None
+    if not dry_run:
+        place.check_writable()  # before a long text is read
+    if init_from is not None:
+        given["init_from"] = os.path.abspath(runs.find_model(init_from))
+        if fresh or place.newest_state() is None:
+            base = checkpoint.load_model(given["init_from"])
+            given = plans.begin_with(base, given)
     corpus_config = plans.settle_corpus(place, given, fresh=fresh)
     source_config = overlay(SourceConfig(), given)
     with console.patience("reading the text", quiet=quiet), cache.Cache.of_user().writable() as folder:
@@ -171,6 +194,8 @@ def train(
         threads=cores,
         precision=chosen,
         fresh=fresh,
+        base=base,
+        save_every=save_every,
     )
     plan = make_plan()  # what is wrong with the request is told before anything is made or forgotten
     if dry_run:
@@ -190,31 +215,28 @@ def train(
 
 def run_plan(plan: "RunPlan", view: console.TrainView) -> None:
     """Carry a plan out, logging and showing what happens."""
-    from charrnn import metrics, runs, training
+    from charrnn import keeping, metrics, runs, training
 
-    def tell(event: metrics.Event) -> None:
-        plan.run.log(event.record())
-        view.show(event)
-
-    step = plan.resume.meta["step"] if plan.resume else 0
-    for damage in plan.resume.damaged if plan.resume else ():
-        tell(metrics.Warned(step, f"{damage}; going on from the state before it"))
-    if plan.done:
+    log = runs.Log(plan.run)
+    if plan.resume and plan.done:
+        step = plan.resume.meta["step"]
+        finished = keeping.finished_before(plan, step)
         view.show(metrics.Resumed(step, plan.notes[0]))
-        view.show(training.finished(plan, step))
+        view.show(finished)
+        if plan.run.num_logged() < plan.resume.meta["num_events"]:  # the run was killed before it could tell
+            log.append(finished.record())
         return
     with console.patience(COMPILING, quiet=view.quiet):
         training.compile_kernels(plan)
     try:
         with runs.catching_signals(view.stopping) as stop:
-            events = training.train(plan, stop=stop)
-            tell(metrics.Resumed(step, plan.notes[0]) if plan.resume else plan.fact())
-            for note in plan.notes[1:] if plan.resume else ():
-                tell(metrics.Warned(step, note))
-            for event in events:
-                tell(event)
+            for event in training.train(plan, stop=stop):
+                if problem := log.append(event.record()):
+                    view.show(metrics.Warned(event.step, problem))
+                view.show(event)
     finally:
         view.close()
+    log.finish()
 
 
 @app.command()
@@ -427,12 +449,14 @@ def settings(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name in names}
 
 
-def check_budget(minutes: float | None, steps: int | None) -> None:
+def check_budget(minutes: float | None, steps: int | None, save_every: float) -> None:
     """Refuse budgets that contradict each other or mean nothing."""
     if minutes is not None and steps is not None:
         raise UsageError("--minutes and --steps are two kinds of budget; give one of them")
     if minutes is not None and not 0.01 <= minutes <= 1e6:
         raise UsageError(f"--minutes must lie between 0.01 and 1e+06, not {minutes}")
+    if not 0 <= save_every <= 1e6:
+        raise UsageError(f"--save-every must lie between 0 and 1e+06, not {save_every}")
 
 
 def count_threads(threads: int | None) -> int:
@@ -464,6 +488,10 @@ def main() -> NoReturn:
         code = app(standalone_mode=False)
     except OutputClosed as error:
         code = error.exit_code
+    except Interrupted as error:
+        console.error(str(error))
+        end_by(error.signal_number)
+        code = error.exit_code
     except CharrnnError as error:
         console.error(str(error))
         code = error.exit_code
@@ -473,6 +501,7 @@ def main() -> NoReturn:
         console.error(f"{error.format_message().rstrip('.')}; try {command} --help")
         code = UsageError.exit_code
     except KeyboardInterrupt:
+        end_by(signal.SIGINT)
         code = 130
     except OSError as error:  # what no module could say better: a full disk, a folder that went away
         console.drop_stdout()
@@ -486,6 +515,13 @@ def main() -> NoReturn:
         )
         code = ResourceError.exit_code
     sys.exit(code)
+
+
+def end_by(number: int) -> None:
+    """End this process by a signal, so that its parent sees what a shell's loop stops for."""
+    if os.name == "posix":
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -31,6 +31,7 @@ MIN_CHARS = 20  # a text of fewer can't be split in anything worth training on
 DEFAULT_MINUTES = 5.0
 _LONG_TEXT = 500_000  # characters to train on; a shorter one has a budget of passes
 _PASSES = 30
+SECONDS_BETWEEN_STATES = 60.0
 _SPEED = 2.5e11  # floating point operations a second and thread, roughly
 
 
@@ -45,16 +46,20 @@ def flag(field_name: str) -> str:
 
 
 class Checked:
-    """Base of the settings: checks each field's range when an instance is made."""
+    """Base of the settings: checks each field's type and range when an instance is made."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(cast(Any, self)):
-            value = getattr(self, field.name)
+            value, kind = getattr(self, field.name), cast(Any, field.type)
+            if kind in (str, bool, str | None) and not isinstance(value, kind):
+                raise UsageError(
+                    f"{flag(field.name)} must be {'yes or no' if kind is bool else 'a text'}, not {value!r}"
+                )
             if "range" not in field.metadata or (value is None and field.default is None):
                 continue
             low, high = field.metadata["range"]
             whole = isinstance(low, int)
-            if not isinstance(value, int if whole else (int, float)):
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
                 raise UsageError(f"{flag(field.name)} must be a {'whole ' * whole}number, not {value!r}")
             if not low <= value <= high:
                 raise UsageError(f"{flag(field.name)} must lie between {low:g} and {high:g}, not {value}")
@@ -117,6 +122,7 @@ class TrainConfig(Checked):
     patience: int = setting(0, 10**6, default=4)  # evaluations without a better one that end a run; 0: never
     steps: int | None = setting(1, 10**12, default=None)  # None: the time budget decides
     seed: int = setting(0, 2**63 - 1, default=1)
+    init_from: str | None = None  # the model file whose weights the first step finds; None: random ones
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,7 @@ class CorpusConfig(Checked):
     bytes: bool = False  # learn bytes instead of characters
     min_count: int = setting(1, 10**12, default=1)  # rarer characters become one symbol, which is never drawn
     documents: str = ""  # lines, blank-lines, or what stands between two documents; nothing: one text
+    known: str = ""  # characters that have an id though the text may lack them: those of the model a run begins with
     valid: str | None = None  # a text to be held out instead of a share
     valid_fraction: float = setting(1e-6, 0.5, default=0.1)
     test_fraction: float = setting(0.0, 0.4, default=0.0)  # a second tail, behind the first

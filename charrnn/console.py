@@ -180,9 +180,14 @@ class TrainView:
                 self._line(text)
 
     def stopping(self) -> None:
-        """Say at once that a signal was heard; what is under way is finished first."""
+        """Say at once that a signal was heard; what is under way is finished first.
+
+        Called by a signal's handler, perhaps in the middle of a line: it must not use Python's buffers.
+        """
         if not self.quiet:
-            self._line("stopping after this step; the same signal again ends at once, unsaved")
+            over_the_bar = b"\r\033[K" * (self._bar is not None)
+            with contextlib.suppress(OSError, ValueError):  # nobody listens
+                os.write(2, over_the_bar + b"stopping after this step; the same signal again ends at once, unsaved\n")
 
     def close(self) -> None:
         if self._bar is not None:
@@ -269,7 +274,7 @@ def plan_lines(plan: Plan, *, with_reasons: bool = False) -> str:
         f"{budget} of {training['batch_size']}x{training['seq_len']} characters a step; "
         f"dropout {training['dropout']:g}{weights}, rate {training['learning_rate']:g}, "
         f"decay {training['weight_decay']:g}",
-        f"run {plan.run!r}",
+        f"run {plan.run!r}" + (f", which begins with {one_line(base)}" if (base := training.get("init_from")) else ""),
     ]
     reasons = [f"{name.replace('_', ' ')}: {reason}" for name, reason in plan.reasons.items()] if with_reasons else []
     return "\n".join([*lines, *map(one_line, plan.notes), *reasons])

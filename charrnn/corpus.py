@@ -25,7 +25,7 @@ from charrnn.errors import InputError, UnknownCharacterError
 from charrnn.sources import Limit, Source, find_sources
 from charrnn.vocab import END, UNKNOWN, Ids, Vocab, count_points, spell_bytes
 
-_READING = ("encoding", "errors", "bytes", "min_count", "documents")  # settings that change the ids
+_READING = ("encoding", "errors", "bytes", "min_count", "documents", "known")  # settings that change the ids
 _LARGE_VOCABULARY, _USUAL_VOCABULARY = 20_000, 5_000
 _SHORT = 100  # characters that say little when they are held out
 _SETTLED = 2.0  # seconds after which an edit can't leave a file's time as it is
@@ -208,7 +208,7 @@ def _read(texts: _Texts, cache: Cache, notes: list[str]) -> Entry:
     entry = _look_up(cache, key, notes)
     if entry:
         return entry
-    vocab = Vocab.of_counts(counts, min_count=texts.config.min_count)
+    vocab = Vocab.of_counts(counts, min_count=texts.config.min_count, known=texts.config.known)
     of_each = counts[[ord(char) for char in vocab.chars]]
     if UNKNOWN in vocab.chars:
         of_each[vocab.id_of(UNKNOWN)] = num_chars - of_each.sum()

@@ -99,7 +99,10 @@ def held_out(model: ModelFile, train_text: Sequence[str] | None, source_config: 
     name = " ".join(paths)
     if corpus.sha256 != text["sha256"] or corpus.vocab != model.vocab:
         raise InputError(f"{name}: not the text the model was trained on; name that one with --train-text")
-    corpus = dataclasses.replace(corpus, num_train=split["num_train"], num_valid=split["num_valid"])
+    num_train, num_valid = split["num_train"], split["num_valid"]
+    if not (num_train > 0 and num_valid > 0 and num_train + num_valid <= len(corpus.ids)):
+        raise InputError("the model says nonsense about how its text was split; name a TEXT to score")
+    corpus = dataclasses.replace(corpus, num_train=num_train, num_valid=num_valid)
     return Scored(config.valid or name, corpus.valid_ids, corpus.valid_context, {})
 
 

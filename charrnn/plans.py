@@ -1,10 +1,15 @@
 """What a run is going to do: recommended and overlaid for a new one, looked up for one that goes on."""
 
+import importlib.metadata
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from charrnn.checkpoint import ModelFile
 from charrnn.config import (
+    SECONDS_BETWEEN_STATES,
+    Checked,
     CorpusConfig,
     ModelConfig,
     TrainConfig,
@@ -14,12 +19,18 @@ from charrnn.config import (
     flag,
     overlay,
     recommend,
+    setting,
 )
 from charrnn.corpus import Corpus
 from charrnn.errors import ModelFileError, UsageError
+from charrnn.kernels.products import processor
 from charrnn.metrics import Plan
 from charrnn.runs import Run, SavedState
-from charrnn.vocab import END
+from charrnn.standing import Standing, check_arrays, standing_of
+from charrnn.vocab import END, UNKNOWN, describe
+
+MAX_PARTS, MAX_BYTES = 10_000, 1 << 21  # of a description, for a text's files; checkpoint.py reads twice that
+_LIBRARIES = ("charrnn", "torch", "numpy", "numba")  # whose versions may round sums otherwise
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,7 @@ class RunPlan:
     minutes: the whole time budget; seconds: what of it is still to be turned into steps.
     Both None where training.steps is the budget. resume: the state to go on from;
     extends: that run had finished, and its budget has grown; done: there is nothing to do.
+    base: the model a new run begins with. save_every: seconds between two states.
     notes: what the user should know, for a run that goes on how first. reasons: why settings
     that the user left open have their values.
     """
@@ -46,6 +58,8 @@ class RunPlan:
     resume: SavedState | None = None
     extends: bool = False
     done: bool = False
+    base: ModelFile | None = None
+    save_every: float = SECONDS_BETWEEN_STATES
     notes: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
 
@@ -57,7 +71,32 @@ class RunPlan:
     @property
     def place(self) -> dict[str, Any]:
         """Where the run is computed: in another place it goes on, but not to the last bit as it would have."""
-        return {"device": self.device, "threads": self.threads, "precision": self.precision}
+        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
+        facts = {"device": self.device, "threads": self.threads, "precision": self.precision}
+        return {**facts, "processor": processor(), "versions": versions}
+
+    @property
+    def settled(self) -> dict[str, Any]:
+        """What is the same in all states of the run, as plain values."""
+        corpus = self.corpus
+        text = {"sha256": corpus.sha256, "vocab": corpus.vocab.fingerprint, "num_chars": len(corpus.ids)}
+        return {
+            "minutes": self.minutes,
+            "seconds": self.seconds,
+            "model": asdict(self.model),
+            "training": asdict(self.training),
+            "corpus": asdict(self.corpus_config),
+            "text": {**text, "paths": _first(corpus.names)},
+            "place": self.place,
+        }
+
+    def provenance(self, num_steps: int | None) -> dict[str, Any]:
+        """Where a model of the run comes from: its text, how that was split, how it was trained."""
+        corpus = self.corpus
+        text = {"paths": _first(corpus.names), "sha256": corpus.sha256, "key": corpus.key}
+        parts = {"num_train": corpus.num_train, "num_valid": corpus.num_valid, "num_test": len(corpus.test_ids)}
+        training = {**asdict(self.training), "steps": num_steps, "minutes": self.minutes}
+        return {"text": text, "split": {**parts, **asdict(self.corpus_config)}, "training": training}
 
     def _num_steps(self) -> int | None:
         """Where the run ends, as far as it is known before it starts."""
@@ -94,6 +133,18 @@ class RunPlan:
         )
 
 
+def _first(paths: tuple[str, ...]) -> list[str]:
+    """As many of a text's files as a file's description has room for."""
+    first, parts, size = [], 0, 0
+    for path in paths:
+        parts += 1 + sum(path.count(sign) for sign in ",:[{")  # as JSON's, for who counts them before reading it
+        size += len(json.dumps(json.dumps(path)))  # JSON in JSON
+        if parts > MAX_PARTS or size > MAX_BYTES:
+            break
+        first.append(path)
+    return first
+
+
 def settle_corpus(run: Run, given: Mapping[str, Any], *, fresh: bool) -> CorpusConfig:
     """How the text is read and split: as when the run began, else as the command line says.
 
@@ -103,8 +154,27 @@ def settle_corpus(run: Run, given: Mapping[str, Any], *, fresh: bool) -> CorpusC
     if saved is None:
         return overlay(CorpusConfig(), given)
     config = _configs_of(run, saved)[0]
-    _check_same(run, asdict(config), given)
+    _check_same(run, asdict(config), {name: value for name, value in given.items() if name != "known"})
     return config
+
+
+def begin_with(base: ModelFile, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user gave, with the sizes and the characters of the model that a run begins with.
+
+    Raises UsageError where the user wants others.
+    """
+    path, sizes = given["init_from"], asdict(base.config)
+    for name in ("cell", "num_layers", "hidden_size", "embedding_dim"):
+        if given.get(name, sizes[name]) != sizes[name]:
+            raise UsageError(f"{flag(name)} {given[name]} differs from the {sizes[name]} of {path}; leave it out")
+        given = {**given, name: sizes[name]}
+    if base.vocab.of_bytes and not given.get("bytes"):
+        raise UsageError(f"{path} has learnt bytes; add --bytes")
+    if given.get("bytes") and not base.vocab.of_bytes and not base.vocab.chars.strip(END + UNKNOWN).isascii():
+        raise UsageError(f"{path} has learnt characters, not bytes; leave --bytes out")
+    if END in base.vocab.chars and not given.get("documents"):
+        raise UsageError(f"{path} has learnt where documents end; add --documents")
+    return {**given, "known": base.vocab.chars}
 
 
 def _check_same(run: Run, settings: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -125,11 +195,13 @@ def make_plan(
     threads: int,
     precision: str = "float32",
     fresh: bool = False,
+    base: ModelFile | None = None,
+    save_every: float = SECONDS_BETWEEN_STATES,
 ) -> RunPlan:
     """Settle what the run in this folder does, given what the command line asks for.
 
     given: the settings the user named, by field; the text or an earlier state says the rest.
-    fresh: whatever is in the folder doesn't count.
+    fresh: whatever is in the folder doesn't count. base: what a new run begins with.
     Raises UsageError where text or settings differ from those of the run that is there.
     """
     num_train, notes = len(corpus.train_ids), []
@@ -138,13 +210,12 @@ def make_plan(
         given = {**given, "batch_size": num_train}
     saved = None if fresh else run.newest_state()
     if saved is not None:
-        plan = RunPlan(run, corpus, *_configs_of(run, saved), device, threads, precision)
-        try:
-            return _continued(saved, plan, given, minutes)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise _foreign(run, saved, error) from None
+        plan = RunPlan(run, corpus, *_configs_of(run, saved), device, threads, precision, save_every=save_every)
+        return _continued(saved, plan, given, minutes)
     if run.model_path.exists() and not fresh:
         raise UsageError(f"{run.folder} has a model but no state to go on from; {_choices(run)}")
+    if fresh and (forgotten := run.last_step()) is not None:
+        notes.append(f"starting over: what {run.name!r} had learned in {forgotten:,} steps is forgotten")
     choice = recommend(
         *(num_train, len(corpus.vocab)),
         seconds=None if minutes is None else 60 * minutes,
@@ -168,13 +239,24 @@ def make_plan(
         precision,
         minutes=minutes,
         seconds=None if minutes is None else 60 * minutes,
-        notes=(*corpus.notes, *notes),
+        base=base,
+        save_every=save_every,
+        notes=(*corpus.notes, *notes, *_added(base, corpus)),
         reasons={name: reason for name, reason in choice.reasons.items() if name not in given},
     )
 
 
 def _choices(run: Run) -> str:
     return f"use --run NAME for another run, or --fresh to start {run.name!r} over"
+
+
+def _added(base: ModelFile | None, corpus: Corpus) -> list[str]:
+    """The characters that a run learns beyond those of the model it begins with."""
+    new = sorted(set(corpus.vocab.chars) - set(base.vocab.chars)) if base else []
+    if not new:
+        return []
+    more = f", and {len(new) - 20} more" if len(new) > 20 else ""
+    return [f"{len(new)} characters are new to the model: {', '.join(map(describe, new[:20]))}{more}"]
 
 
 def _configs_of(run: Run, saved: SavedState) -> tuple[CorpusConfig, ModelConfig, TrainConfig]:
@@ -191,41 +273,111 @@ def _foreign(run: Run, saved: SavedState, error: Exception) -> ModelFileError:
     return ModelFileError(f"{saved.path}: not a state of a run ({why}); {_choices(run)}")
 
 
+@dataclass(frozen=True)
+class _Budget(Checked):
+    """What a run was given: minutes in all; seconds of it that were still to be turned into steps when it began."""
+
+    minutes: float | None = setting(0.0, 1e9, default=None)
+    seconds: float | None = setting(0.0, 1e11, default=None)
+
+
+@dataclass(frozen=True)
+class _Text(Checked):
+    """What a run has read: a text's SHA-256, the fingerprint of its vocabulary, its length and its files."""
+
+    sha256: str
+    vocab: str
+    paths: list[str]
+    num_chars: int = setting(1, 10**15)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.paths, list) or not all(isinstance(path, str) for path in self.paths):
+            raise UsageError("its files are not a list of names")
+
+
 def _continued(saved: SavedState, plan: RunPlan, given: Mapping[str, Any], minutes: float | None) -> RunPlan:
     """The plan of a run that is there already. What the user left open stays as it was."""
     meta, run = saved.meta, plan.run
+    stood = standing_of(saved.path, meta)
     settings = {**asdict(plan.model), **asdict(plan.training), **asdict(plan.corpus_config)}
-    _check_same(run, {name: value for name, value in settings.items() if name != "steps"}, given)
-    if meta["text"]["sha256"] != plan.corpus.sha256 or meta["text"]["vocab"] != plan.corpus.vocab.fingerprint:
-        raise UsageError(f"the text is not the one that run {run.name!r} was trained on; {_choices(run)}")
-    steps, total, spent = given.get("steps"), meta["num_steps"], meta["minutes"]
-    plan = replace(plan, minutes=spent, resume=saved)
-    if not meta["finished"]:
-        if (steps or total) != total or (minutes or spent) != spent:
-            raise UsageError(
-                f"run {run.name!r} isn't finished; finish it first, with no --minutes or --steps, or {_choices(run)}"
-            )
-        seconds = None if total else meta["seconds"]  # None of it is steps yet if it stopped before its speed was known
-        return replace(plan, seconds=seconds, notes=(f"going on from step {meta['step']}", *_moved(meta, plan)))
+    unchecked = ("steps", "known")
+    _check_same(run, {name: value for name, value in settings.items() if name not in unchecked}, given)
+    try:
+        budget = _Budget(meta["minutes"], meta["seconds"])
+        text, place = _Text(**meta["text"]), dict(meta["place"])
+    except (UsageError, KeyError, TypeError, ValueError) as error:
+        raise _foreign(run, saved, error) from None
+    _check_text(plan, text)
+    batch_size = plan.training.batch_size
+    check_arrays(saved.path, saved.tensors, plan.model, batch_size=batch_size, stepped=stood.step > 0)
+    longest_lane = -(-plan.corpus.num_train // batch_size)
+    if stood.cursor.time >= longest_lane or stood.valid_chars > len(plan.corpus.valid_ids):
+        raise _foreign(run, saved, UsageError("it stands outside its text"))
+    plan = replace(plan, minutes=budget.minutes, resume=saved)
+    if not stood.finished:
+        return _resumed(plan, stood, place, given.get("steps"), minutes, budget.seconds)
+    return _extended(plan, stood, given.get("steps"), minutes)
+
+
+def _check_text(plan: RunPlan, then: _Text) -> None:
+    """Raise UsageError where the text is not the one that the run has read so far."""
+    corpus, run = plan.corpus, plan.run
+    if (then.sha256, then.vocab) == (corpus.sha256, corpus.vocab.fingerprint):
+        return
+    if then.paths != _first(corpus.names):
+        other = next((name for name in _first(corpus.names) if name not in then.paths), None)
+        what = f"it was trained on {_listed(then.paths)}" + (f", {other} is new" if other else "")
+    elif then.num_chars != len(corpus.ids):
+        what = f"it had {then.num_chars:,} characters then and has {len(corpus.ids):,} now"
+    else:
+        what = f"its {then.num_chars:,} characters are as many as then, but not the same"
+    raise UsageError(f"the text is not the one that run {run.name!r} was trained on: {what}; {_choices(run)}")
+
+
+def _listed(paths: list[str]) -> str:
+    return ", ".join(map(str, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+
+
+def _resumed(
+    plan: RunPlan,
+    stood: Standing,
+    place: Mapping[str, Any],
+    steps: int | None,
+    minutes: float | None,
+    seconds: float | None,
+) -> RunPlan:
+    """The plan of a run that was stopped on its way."""
+    run, total, spent = plan.run, stood.num_steps, plan.minutes
+    if (steps or total) != total or (minutes or spent) != spent:
+        raise UsageError(
+            f"run {run.name!r} isn't finished; finish it first, with no --minutes or --steps, or {_choices(run)}"
+        )
+    left = None if total else seconds  # none of it is steps yet if it stopped before its speed was known
+    return replace(plan, seconds=left, notes=(f"going on from step {stood.step}", *_moved(place, plan)))
+
+
+def _extended(plan: RunPlan, stood: Standing, steps: int | None, minutes: float | None) -> RunPlan:
+    """The plan of a run that had finished: done, unless its budget has grown."""
+    run, total, spent = plan.run, stood.num_steps, plan.minutes
     anew = "the learning rate starts anew"
-    if steps and steps > total:
-        note = f"extending the finished run from step {meta['step']} to step {steps}; {anew}"
+    if steps and steps > (total or 0):
+        note = f"extending the finished run from step {stood.step} to step {steps}; {anew}"
         return replace(plan, training=replace(plan.training, steps=steps), extends=True, notes=(note,))
     if minutes and minutes > (spent or 0):
         how = f"from {spent:g} to {minutes:g}" if spent else f"by {minutes:g}"
         note = f"extending the finished run {how} minutes; {anew}"
         seconds = 60 * (minutes - (spent or 0))
         return replace(plan, minutes=minutes, seconds=seconds, extends=True, notes=(note,))
-    over = f"run {run.name!r} is finished after {meta['step']} steps"
+    over = f"run {run.name!r} is finished after {stood.step} steps"
     note = f"{over}; more --steps or --minutes extend it, --fresh starts over"
     return replace(plan, done=True, notes=(note,))
 
 
-def _moved(meta: Mapping[str, Any], plan: RunPlan) -> list[str]:
+def _moved(before: Mapping[str, Any], plan: RunPlan) -> list[str]:
     """What to know about a run that goes on in another place than it was in."""
     here = plan.place
-    before = meta.get("place") or here  # the first version's files don't say
-    changes = [f"{name} {before[name]} before, {here[name]} now" for name in here if before[name] != here[name]]
+    changes = [f"{name} {before.get(name)} before, {here[name]} now" for name in here if before.get(name) != here[name]]
     if not changes:
         return []
     return [f"the run will not end bit for bit as it would have: {'; '.join(changes)}, which rounds sums otherwise"]

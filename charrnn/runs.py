@@ -4,11 +4,13 @@ checkpoints/<run>/ holds model.safetensors, the newest two state-<step>.safetens
 log.jsonl. Nothing here knows how training works.
 """
 
+import errno
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -17,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from charrnn.checkpoint import Tensors, read_tensors, write_atomically, write_tensors
+from charrnn.checkpoint import Tensors, read_tensors, sync, write_atomically, write_tensors
 from charrnn.config import CHECKPOINTS
 from charrnn.errors import CharrnnError, ModelFileError, RunLockedError, UsageError
 from charrnn.sources import STDIN
@@ -25,7 +27,7 @@ from charrnn.sources import STDIN
 ROOT = Path(CHECKPOINTS)
 MODEL_NAME = "model.safetensors"
 _KEPT_STATES = 2
-_OF_A_SITTING = ("resumed", "warning")  # events that an uninterrupted run wouldn't have
+OF_A_SITTING = ("resumed", "warning")  # events that an uninterrupted run wouldn't have
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,16 @@ class Run:
         """
         lock, holder = FileLock(self.folder / ".lock", timeout=0), self.folder / ".lock-holder"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.folder.exists():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                sync(self.root.parent)
+                sync(self.root)
             lock.acquire()
             holder.write_text(f"process {os.getpid()}")
         except Timeout:
-            who = holder.read_text() if holder.exists() else "another process"
-            raise RunLockedError(f"{self.folder} is in use by {who}; wait for it, or use another --run NAME") from None
+            raise RunLockedError(
+                f"{self.folder} is in use by {_who(holder)}; wait for it, or use another --run NAME"
+            ) from None
         except OSError as error:
             raise CharrnnError(f"{self.folder}: {error.strerror}; a run needs a folder it can write to") from None
         try:
@@ -89,16 +95,25 @@ class Run:
             holder.unlink(missing_ok=True)
             lock.release()
 
+    def check_writable(self) -> None:
+        """Raise CharrnnError where the folder can't be written to, or made."""
+        folder = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise CharrnnError(f"{folder}: can't be written to; a run needs a folder it can write to")
+
     def clear(self) -> None:
         """Forget everything about an earlier run of this name."""
         for path in [*self._states().values(), self.model_path, self.log_path]:
             path.unlink(missing_ok=True)
 
+    def state_path(self, step: int) -> Path:
+        return self.folder / f"state-{step}.safetensors"
+
     def save_state(self, step: int, tensors: Tensors, meta: dict[str, Any]) -> None:
         """Write state-<step>.safetensors and drop all but the newest two."""
-        num_events = sum(counts for _, counts in self._log_lines())
-        path = self.folder / f"state-{step}.safetensors"
-        write_tensors(path, tensors, kind="state", meta={**meta, "num_events": num_events})
+        if self.log_path.exists():  # what the state counts on is on the disk before it
+            sync(self.log_path)
+        write_tensors(self.state_path(step), tensors, kind="state", meta=meta)
         states = self._states()
         kept = [number for number in states if number <= step][:_KEPT_STATES]
         for number in states.keys() - kept:  # the older ones, and damaged ones that the run fell back from
@@ -119,6 +134,10 @@ class Run:
             raise ModelFileError(f"{damaged[0]}; no good state is left in {self.folder}, --fresh starts over")
         return None
 
+    def last_step(self) -> int | None:
+        """The step of the newest state, good or not; None where there is none."""
+        return next(iter(self._states()), None)
+
     def _states(self) -> dict[int, Path]:
         """The state files by step, newest first."""
         numbered = {
@@ -128,33 +147,101 @@ class Run:
         }
         return dict(sorted(numbered.items(), reverse=True))
 
-    def log(self, record: Mapping[str, Any]) -> None:
-        """Append one JSON object to log.jsonl."""
-        with self.log_path.open("ab+") as file:
-            if file.tell() > 0:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a line that was cut by a crash
-                    file.write(b"\n")
-            file.write(json.dumps(record).encode() + b"\n")
+    def rewind_log(self, num_events: int) -> None:
+        """Drop the events of the run after the first num_events: they are going to happen again.
+
+        What belongs to a sitting (that it resumed, what it was warned of) stays.
+        """
+        lines, kept = self._log_lines(), []
+        for line, of_the_run in lines:
+            num_events -= of_the_run
+            if num_events >= 0 or not of_the_run:
+                kept.append(line)
+        if len(kept) < len(lines):
+            write_atomically(self.log_path, *kept)
+
+    def num_logged(self) -> int:
+        """How many events of the run the log has."""
+        return sum(of_the_run for _, of_the_run in self._log_lines())
 
     def _log_lines(self) -> list[tuple[bytes, bool]]:
         """The log's lines, and whether each is an event of the run rather than of one sitting."""
         if not self.log_path.exists():
             return []
         lines = self.log_path.read_bytes().splitlines(keepends=True)
-        return [(line, not any(f'"event": "{name}"'.encode() in line for name in _OF_A_SITTING)) for line in lines]
+        return [(line, not any(f'"event": "{name}"'.encode() in line for name in OF_A_SITTING)) for line in lines]
 
-    def rewind_log(self, num_events: int) -> None:
-        """Drop the events of the run after the first num_events: they are going to happen again.
 
-        What belongs to a sitting (that it resumed, what it was warned of) stays.
-        """
-        kept: list[bytes] = []
-        for line, counts in self._log_lines():
-            num_events -= counts
-            if num_events >= 0 or not counts:
-                kept.append(line)
-        write_atomically(self.log_path, b"".join(kept))
+def _who(holder: Path) -> str:
+    """Who holds a run's folder: it may just be about to say so, over the name of one that was killed."""
+    for _ in range(20):
+        with suppress(OSError, ValueError):
+            name, number = holder.read_text().split()
+            if os.name != "posix" or _is_alive(int(number)):
+                return f"{name} {number}"
+        time.sleep(0.05)
+    return "another process"
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except PermissionError:  # somebody else's
+        return True
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class Log:
+    """Appends to a run's log.jsonl; what a failing disk doesn't take is tried again with what follows."""
+
+    def __init__(self, run: Run) -> None:
+        self._path = run.log_path
+        self._waiting = b""
+        self._failing = False
+        self._size: int | None = None  # of the file before what waits, where some of that may be in it
+
+    def append(self, record: Mapping[str, Any]) -> str | None:
+        """Append one JSON object. Returns what to tell the user, when it begins to fail."""
+        self._waiting += json.dumps(record).encode() + b"\n"
+        try:
+            self._write()
+        except OSError as error:
+            told, self._failing = self._failing, True
+            reason = f"{self._path}: {error.strerror or error}"
+            return None if told else f"{reason}; training goes on, and writing is tried again"
+        self._failing = False
+        return None
+
+    def finish(self) -> None:
+        """Write what still waits. Raises CharrnnError where that fails."""
+        try:
+            self._write()
+        except OSError as error:
+            raise CharrnnError(f"{self._path}: {error.strerror or error}; the log lacks its end") from None
+
+    def _write(self) -> None:
+        """Write what waits, all or nothing."""
+        if not self._waiting:
+            return
+        with self._path.open("ab+", buffering=0) as file:
+            size = file.tell()
+            if self._size is not None:  # as where closing failed
+                size = min(size, self._size)
+                file.truncate(size)
+            self._size = size
+            file.seek(max(0, size - 1))
+            torn = file.read(1) not in (b"", b"\n")  # a line that was cut by a crash
+            data = b"\n" * torn + self._waiting
+            try:
+                if file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(size)
+                raise
+        self._waiting, self._size = b"", None
 
 
 def run_name(text: str) -> str:
@@ -195,9 +282,14 @@ def find_model(which: str | None, *, root: Path = ROOT) -> Path:
 
 @dataclass
 class StopRequest:
-    """Set by the first signal that asks the run to end."""
+    """Set by the first signal that asks the run to end; knows how long the process was stopped by Ctrl-Z."""
 
     signal_number: int | None = None
+    paused: float = 0.0  # seconds
+
+    def clock(self) -> float:
+        """Seconds, of which those that the process was stopped don't count."""
+        return time.perf_counter() - self.paused
 
 
 @contextmanager
@@ -209,21 +301,27 @@ def catching_signals(tell: Callable[[], None] = lambda: None) -> Iterator[StopRe
     A signal that is ignored, as SIGHUP is under nohup, stays ignored.
     """
     request = StopRequest()
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGTSTP")
+    before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names if hasattr(signal, name)}
+    caught = [number for number in before if before[number] is not signal.SIG_IGN]
 
     def note(number: int, _frame: FrameType | None) -> None:
         request.signal_number = number
-        for caught in numbers:
-            if before[caught] is not signal.SIG_IGN:
-                signal.signal(caught, signal.SIG_DFL)
+        for other in caught:
+            signal.signal(other, signal.SIG_DFL)
         tell()
 
-    for number in numbers:
-        if before[number] is not signal.SIG_IGN:
-            signal.signal(number, note)
+    def pause(number: int, _frame: FrameType | None) -> None:
+        begun = time.perf_counter()
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)  # stops here, until SIGCONT
+        signal.signal(number, pause)
+        request.paused += time.perf_counter() - begun
+
+    for number in caught:
+        signal.signal(number, pause if number.name == "SIGTSTP" else note)
     try:
         yield request
     finally:
-        for number in numbers:
-            signal.signal(number, before[number])
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -6,57 +6,40 @@ Letters: L layers, G lanes, H hidden size.
 """
 
 import copy
-from dataclasses import asdict, dataclass, field
+import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from charrnn.batches import Cursor
 from charrnn.cells import State
-from charrnn.checkpoint import check_tensors
+from charrnn.checkpoint import ModelFile
 from charrnn.config import ModelConfig, TrainConfig
-from charrnn.errors import ModelFileError
+from charrnn.errors import DivergenceError
 from charrnn.model import CharRNN
 from charrnn.runs import SavedState
+from charrnn.standing import MOMENTS, Standing, check_arrays, standing_of
+from charrnn.vocab import Vocab
 
 BETAS = (0.9, 0.99)
 AVERAGED = 0.1  # of the steps so far, that the average reaches back at the peak rate
 AVERAGE_EVERY = 8  # steps
 
 
-@dataclass
-class TrainState:
+@dataclass(kw_only=True)
+class TrainState(Standing):
     """Everything the next step depends on.
 
     average: the network with a running mean of the weights, which is what is scored and kept.
-    hidden: tensors (L, G, H), carried from window to window. num_steps is None until the
-    speed is known. valid_chars: held-out characters scored on the way; evaluated_step: when
-    they last were; bad_evaluations: how often since the best. recent_*: the training loss
-    since the last progress event.
+    hidden: tensors (L, G, H), carried from window to window.
     """
 
     model: CharRNN
     average: CharRNN
     optimizer: torch.optim.AdamW
     hidden: State
-    cursor: Cursor = field(default_factory=Cursor)
-    step: int = 0
-    num_steps: int | None = None
-    schedule_start: int = 0
-    valid_chars: int = 0
-    evaluated_step: int = 0
-    bad_evaluations: int = 0
-    best_nats: float | None = None
-    best_step: int = 0
-    recent_nats: float = 0.0
-    recent_chars: int = 0
-    finished: bool = False
-
-    SCALARS = (
-        *("step", "num_steps", "schedule_start", "valid_chars", "evaluated_step", "bad_evaluations"),
-        *("best_nats", "best_step", "recent_nats", "recent_chars", "finished"),
-    )
 
     @classmethod
     def fresh(cls, model_config: ModelConfig, train_config: TrainConfig, device: torch.device) -> "TrainState":
@@ -73,16 +56,22 @@ class TrainState:
             {"params": biases, "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, betas=BETAS, fused=True)
-        return cls(model, copy.deepcopy(model), optimizer, model.initial_state(train_config.batch_size))
+        hidden = model.initial_state(train_config.batch_size)
+        return cls(model=model, average=copy.deepcopy(model), optimizer=optimizer, hidden=hidden)
 
-    @property
-    def span(self) -> int | None:
-        """Steps from where the schedule began to the run's end."""
-        return None if self.num_steps is None else self.num_steps - self.schedule_start
+    def begin_from(self, base: ModelFile, vocab: Vocab) -> None:
+        """Take over a model's weights. vocab: of this run; it has all characters of the model's.
 
-    def since_start(self, step: int) -> int:
-        """That step as the schedule counts it."""
-        return step - self.schedule_start
+        What the model doesn't know keeps the embedding that was drawn for it, and is at first
+        as likely as the least likely character of all.
+        """
+        arrays, ids = self.model.to_arrays(), vocab.encode(base.vocab.chars)
+        arrays["head.weight"][:], arrays["head.bias"][:] = 0.0, base.tensors["head.bias"].min()
+        for name, array in base.tensors.items():
+            of_characters = name in ("embedding.weight", "head.weight", "head.bias")
+            arrays[name][ids if of_characters else ...] = array
+        for network in (self.model, self.average):
+            network.load_arrays(arrays)
 
     @torch.no_grad()
     def follow(self, rate: float) -> None:
@@ -98,43 +87,54 @@ class TrainState:
             for mean, parameter in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 mean.lerp_(parameter, share)
 
-    def to_arrays(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """The state as named arrays and plain values, for a file."""
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Copy the state's arrays out, by name. Raises DivergenceError where one is not finite."""
         arrays = {f"weights.{name}": array for name, array in self.model.to_arrays().items()}
         arrays |= {f"average.{name}": array for name, array in self.average.to_arrays().items()}
         for name, parameter in self.model.named_parameters():
-            for moment in ("exp_avg", "exp_avg_sq"):
+            for moment in MOMENTS:
                 if parameter in self.optimizer.state:  # empty before the first step
-                    arrays[f"{moment}.{name}"] = self.optimizer.state[parameter][moment].cpu().numpy()
-        arrays |= {f"hidden.{i}": part.cpu().numpy() for i, part in enumerate(self.hidden)}
-        scalars = {name: getattr(self, name) for name in self.SCALARS}
-        return arrays, {**scalars, "cursor": asdict(self.cursor)}
+                    arrays[f"{moment}.{name}"] = self.optimizer.state[parameter][moment].cpu().numpy().copy()
+        arrays |= {f"hidden.{i}": part.cpu().numpy().copy() for i, part in enumerate(self.hidden)}
+        return self._finite(arrays)
+
+    def kept_arrays(self) -> dict[str, NDArray[Any]]:
+        """The weights that a model file holds. Raises DivergenceError where one is not finite."""
+        return self._finite(self.average.to_arrays())
+
+    def _finite(self, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise DivergenceError(f"training diverged by step {self.step}: {name} is not finite")
+        return arrays
 
     def restore(self, saved: SavedState) -> None:
         """Take over a saved state, into memory that torch allocated (products change with alignment).
 
-        Raises ModelFileError where the file doesn't fit this network.
+        Raises ModelFileError where the file doesn't fit this network, before anything is taken over.
         """
+        standing = standing_of(saved.path, saved.meta)
+        check_arrays(
+            saved.path,
+            saved.tensors,
+            self.model.config,
+            batch_size=self.hidden[0].shape[1],
+            stepped=standing.step > 0,
+        )
         for kind, network in (("weights.", self.model), ("average.", self.average)):
-            arrays = _named(saved.tensors, kind)
-            check_tensors(saved.path, arrays, network.config)
-            network.load_arrays(arrays)
-        try:
-            if saved.meta["step"] > 0:
-                for name, parameter in self.model.named_parameters():
-                    moments = {
-                        moment: torch.tensor(saved.tensors[f"{moment}.{name}"], device=parameter.device)
-                        for moment in ("exp_avg", "exp_avg_sq")
-                    }
-                    updates = torch.tensor(float(saved.meta["step"]), device=parameter.device)
-                    self.optimizer.state[parameter] = {"step": updates, **moments}
-            for index, part in enumerate(self.hidden):
-                part.copy_(torch.tensor(saved.tensors[f"hidden.{index}"]))
-            for name in self.SCALARS:
-                setattr(self, name, saved.meta[name])
-            self.cursor = Cursor(**saved.meta["cursor"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelFileError(f"{saved.path}: not a state of this run ({error})") from None
+            network.load_arrays(_named(saved.tensors, kind))
+        self.optimizer.state.clear()
+        for name, parameter in self.model.named_parameters() if standing.step > 0 else ():
+            arrays = {moment: saved.tensors[f"{moment}.{name}"] for moment in MOMENTS}
+            moments = {moment: torch.tensor(array, device=parameter.device) for moment, array in arrays.items()}
+            updates = torch.tensor(float(standing.step), device=parameter.device)
+            self.optimizer.state[parameter] = {"step": updates, **moments}
+        device = self.model.head.weight.device
+        self.hidden = tuple(
+            torch.tensor(saved.tensors[f"hidden.{index}"], device=device) for index in range(len(self.hidden))
+        )
+        for part in dataclasses.fields(Standing):
+            setattr(self, part.name, getattr(standing, part.name))
 
 
 def _named(tensors: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

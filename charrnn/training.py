@@ -9,8 +9,8 @@ Letters: G lanes, T steps in a window, P parameters, V vocabulary.
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, replace
-from typing import Any, cast
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,25 +19,31 @@ from torch import Tensor
 from charrnn import sampling
 from charrnn.batches import read_window
 from charrnn.budget import Pace, evaluation_is_due, valid_part
-from charrnn.checkpoint import ModelFile, load_model, save_model
 from charrnn.config import Precision, TrainConfig
-from charrnn.corpus import Corpus
-from charrnn.errors import DivergenceError, Interrupted, ModelFileError
+from charrnn.errors import DivergenceError, Interrupted
 from charrnn.evaluation import evaluate
+from charrnn.keeping import (
+    evaluate_and_keep,
+    finish,
+    is_damaged,
+    kept_model,
+    save_state,
+    score_held_out,
+    until_saved,
+)
 from charrnn.kernels.counters import dropout_mask, weight_mask
-from charrnn.lanes import Workers, recurrent_weights
-from charrnn.metrics import Evaluated, Evaluation, Event, Finished, Progress, Sample, Saved, Stopped, bits
+from charrnn.lanes import WindowResult, Workers, recurrent_weights
+from charrnn.metrics import Event, Finished, Progress, Resumed, Stopped, Warned
 from charrnn.model import CharRNN
 from charrnn.plans import RunPlan
-from charrnn.runs import StopRequest
+from charrnn.runs import OF_A_SITTING, StopRequest
+from charrnn.standing import MAX_ROLLBACKS
 from charrnn.state import TrainState
-from charrnn.vocab import UNKNOWN
+from charrnn.writer import Writer
 
 WARM_UP_STEPS = 200  # or a quarter of a short run: a high rate ruins a network that begins with it
 FINAL_RATE = 0.02  # of the peak
 NUM_PROGRESS = 500  # progress events in a run
-SAMPLE_LENGTH = 200
-_ADVICE = "start over with --fresh and half the --learning-rate"
 
 
 def learning_rate(step: int, *, peak: float, num_steps: int | None, start: int = 0) -> float:
@@ -58,26 +64,73 @@ def learning_rate(step: int, *, peak: float, num_steps: int | None, start: int =
 def train(plan: RunPlan, *, stop: StopRequest | None = None) -> Iterator[Event]:
     """Train to the end of the plan's budget, yielding what happens.
 
-    Raises Interrupted, after saving, once `stop` is set; DivergenceError when the gradient
-    is not finite: the files then hold the last good state and the best model.
+    Raises Interrupted, after saving, once `stop` is set; DivergenceError where numbers are not
+    finite, in whatever was tried; CharrnnError where nothing can be saved. The files always
+    hold the last good state and the best model.
     """
+    stop = stop or StopRequest()
     state = starting_state(plan, torch.device(plan.device))
-    save_state(state, plan)
-    compile_kernels(plan)  # outside the budget
     precision = cast(Precision, plan.precision)
-    with Workers(state.model, num_workers=plan.num_workers, precision=precision) as workers:
-        yield from train_steps(state, plan, workers, stop)
+    compile_kernels(plan)  # outside the budget
+    with (
+        Writer(plan.run) as writer,
+        Workers(state.model, num_workers=plan.num_workers, precision=precision) as workers,
+    ):
+        for event in opening(plan):
+            yield counted(event, state)
+        save_state(state, plan, writer)
+        yield from until_saved(state, plan, writer)  # nobody should train for an hour, and then find a full disk
+        pace = Pace(stop.clock, save_every=plan.save_every)
+        while True:
+            try:
+                for event in train_to_the_end(state, plan, workers, writer, pace, stop):
+                    yield counted(event, state)
+                return
+            except DivergenceError as error:
+                yield roll_back(state, plan, writer, error)
+
+
+def counted(event: Event, state: TrainState) -> Event:
+    """The event, which the state has counted if a run that was never interrupted would have it too."""
+    state.num_events += event.event not in (*OF_A_SITTING, Finished.event)
+    return event
+
+
+def opening(plan: RunPlan) -> Iterator[Event]:
+    """What is told before the first step."""
+    if plan.resume is None:
+        yield plan.fact()
+        return
+    step = plan.resume.meta["step"]
+    for damage in plan.resume.damaged:
+        yield Warned(step, f"{damage}; going on from the state before it")
+    yield Resumed(step, plan.notes[0])
+    for note in plan.notes[1:]:
+        yield Warned(step, note)
+
+
+def train_to_the_end(
+    state: TrainState, plan: RunPlan, workers: Workers, writer: Writer, pace: Pace, stop: StopRequest
+) -> Iterator[Event]:
+    """All steps that are left, and the last score."""
+    yield from train_steps(state, plan, workers, writer, pace, stop)
     if not is_at_end(state):
         yield Stopped(state.step, best_step=state.best_step)
-    if state.best_nats is None:  # nothing was kept, or it is gone
-        yield from evaluate_and_keep(state, plan)
-    yield finish(state, plan)
+    yield from until_saved(state, plan, writer)
+    if state.best_nats is None or is_damaged(plan):  # nothing was kept, or it is gone
+        state.best_nats = None
+        yield from evaluate_and_keep(state, plan, writer)
+        yield from until_saved(state, plan, writer)
+    last = finish(state, plan, writer)
+    yield from until_saved(state, plan, writer)
+    yield last
 
 
-def train_steps(state: TrainState, plan: RunPlan, workers: Workers, stop: StopRequest | None) -> Iterator[Event]:
+def train_steps(
+    state: TrainState, plan: RunPlan, workers: Workers, writer: Writer, pace: Pace, stop: StopRequest
+) -> Iterator[Event]:
     """The loop."""
     config, ids, device = plan.training, plan.corpus.train_ids, torch.device(plan.device)
-    pace = Pace()
     while not (is_at_end(state) or is_hopeless(state, config)):
         # read the next window of every lane; a new pass starts from no state
         pace.begin_step()
@@ -91,13 +144,12 @@ def train_steps(state: TrainState, plan: RunPlan, workers: Workers, stop: StopRe
         result = workers.window_gradient(x, targets, state.hidden, *masks)
 
         # clip the mean's gradient and update
-        rate = learning_rate(
-            state.step, peak=config.learning_rate, num_steps=state.num_steps, start=state.schedule_start
-        )
-        apply_gradient(state, result.gradient, window.num_targets, rate=rate, grad_clip=config.grad_clip)
+        share = learning_rate(state.step, peak=1.0, num_steps=state.num_steps, start=state.schedule_start)
+        rate = share * state.rate_factor * config.learning_rate
+        apply_gradient(state, result, window.num_targets, rate=rate, grad_clip=config.grad_clip)
         state.hidden, state.cursor = result.state, window.after
         state.step += 1
-        state.follow(rate / config.learning_rate)
+        state.follow(share)
         state.recent_nats += result.nats
         state.recent_chars += window.num_targets
 
@@ -111,12 +163,14 @@ def train_steps(state: TrainState, plan: RunPlan, workers: Workers, stop: StopRe
         if is_due(state, NUM_PROGRESS):
             yield progress(state, pace, rate)
         if evaluation_is_due(state.since_start(state.step), state.since_start(state.evaluated_step), state.span):
-            yield from evaluate_and_keep(state, plan)
-            save_state(state, plan)
-        elif pace.state_is_due():
-            save_state(state, plan)
-        if stop and stop.signal_number:
-            save_state(state, plan)
+            yield from evaluate_and_keep(state, plan, writer)
+        if pace.state_is_due(kept=state.step == state.best_step):
+            save_state(state, plan, writer)
+        if problem := writer.problem():
+            yield Warned(state.step, problem)
+        if stop.signal_number:
+            save_state(state, plan, writer)
+            yield from until_saved(state, plan, writer)
             message = f"stopped after step {state.step}; the same command goes on from there"
             raise Interrupted(message, signal_number=stop.signal_number)
 
@@ -135,20 +189,41 @@ def compile_kernels(plan: RunPlan) -> None:
 def starting_state(plan: RunPlan, device: torch.device) -> TrainState:
     """The state before the plan's first step: a fresh one, or where the run stood."""
     state = TrainState.fresh(plan.model, plan.training, device)
+    if plan.base:
+        state.begin_from(plan.base, plan.corpus.vocab)
     if plan.resume:
         state.restore(plan.resume)
-        if not plan.extends:  # what was logged after the state happens again
-            plan.run.rewind_log(plan.resume.meta["num_events"])
+    if not plan.extends:  # what was logged after the state happens again
+        plan.run.rewind_log(state.num_events)
     if plan.extends:  # a longer run scores more on its way, which the best so far is measured by too
         state.schedule_start, state.num_steps, state.finished = state.step, None, False
-        state.valid_chars, state.best_nats = 0, None
+        state.valid_chars, state.best_nats, state.num_rollbacks = 0, None, 0
         state.evaluated_step, state.bad_evaluations = state.step, 0
-    if not plan.run.model_path.exists():  # somebody moved it: better a later best than none
+    if is_damaged(plan):  # or somebody moved it: better a later best than none
         state.best_nats, state.best_step = None, 0
     if state.num_steps is None and plan.seconds is None:
         assert plan.training.steps is not None
         fix_num_steps(state, plan, plan.training.steps)
     return state
+
+
+def roll_back(state: TrainState, plan: RunPlan, writer: Writer, error: DivergenceError) -> Warned:
+    """Go back to the last state that was saved, from where the learning rate is half of what it was.
+
+    Raises the error where that was tried often enough.
+    """
+    writer.wait()
+    saved = plan.run.newest_state()
+    assert saved is not None  # one is written before the first step
+    num_rollbacks, rate_factor = state.num_rollbacks + 1, 0.5 * state.rate_factor
+    if num_rollbacks > MAX_ROLLBACKS:
+        advice = "start over with --fresh and a lower --learning-rate, or a lower --grad-clip"
+        raise DivergenceError(f"{error}, at a fraction of the learning rate too; {advice}") from None
+    state.restore(saved)
+    plan.run.rewind_log(state.num_events)
+    state.num_rollbacks, state.rate_factor = num_rollbacks, rate_factor
+    save_state(state, plan, writer)
+    return Warned(state.step, f"{error}; going on from step {state.step} with {rate_factor:g} of the learning rate")
 
 
 def fix_num_steps(state: TrainState, plan: RunPlan, num_steps: int) -> None:
@@ -195,14 +270,17 @@ def weight_masks(state: TrainState, config: TrainConfig, device: torch.device) -
     ]
 
 
-def apply_gradient(state: TrainState, gradient: Tensor, num_targets: int, *, rate: float, grad_clip: float) -> None:
-    """Turn the gradient (P,) of a sum into the mean's, clip its norm and let AdamW take a step.
+def apply_gradient(state: TrainState, result: WindowResult, num_targets: int, *, rate: float, grad_clip: float) -> None:
+    """Turn a sum's gradient (P,) into the mean's, clip its norm and let AdamW take a step.
 
-    Raises DivergenceError, with nothing changed, where the norm is not finite.
+    Raises DivergenceError, with nothing changed, where the norm or the loss is not finite.
     """
+    gradient, where = result.gradient, f"training diverged at step {state.step}"
     norm = float(gradient.norm()) / num_targets
+    if not math.isfinite(result.nats):
+        raise DivergenceError(f"{where}: the loss is not finite")
     if not math.isfinite(norm):
-        raise DivergenceError(f"training diverged at step {state.step}: the gradient is not finite; {_ADVICE}")
+        raise DivergenceError(f"{where}: the gradient is not finite")
     gradient *= min(1.0, grad_clip / (norm + 1e-12)) / num_targets
     start = 0
     for parameter in state.model.parameters():
@@ -246,113 +324,3 @@ def progress(state: TrainState, pace: Pace, rate: float) -> Progress:
     )
     state.recent_nats, state.recent_chars = 0.0, 0
     return event
-
-
-def evaluate_and_keep(state: TrainState, plan: RunPlan) -> Iterator[Event]:
-    """Score the fixed part of the held-out text, keep the averaged weights if they are the best, draw a sample."""
-    corpus = plan.corpus
-    score = score_held_out(state.average, corpus, num_scored=state.valid_chars)
-    if not math.isfinite(score.nats):
-        raise DivergenceError(f"training diverged by step {state.step}: the held-out loss is not finite; {_ADVICE}")
-    whole = state.valid_chars == len(corpus.valid_ids)
-    best = state.best_nats is None or score.nats_per_char < state.best_nats
-    model = describe_model(state, plan, scores(score, step=state.step, whole=whole))
-    state.evaluated_step, state.bad_evaluations = state.step, 0 if best else state.bad_evaluations + 1
-    if best:
-        state.best_nats, state.best_step = score.nats_per_char, state.step
-        save_model(plan.run.model_path, model)
-    yield Evaluated(state.step, score.nats_per_char, score.bits_per_char, score.num_chars, whole=whole, best=best)
-    yield draw_sample(model, plan, step=state.step)
-    if best:
-        yield Saved(state.step, path=str(plan.run.model_path))
-
-
-def score_held_out(model: CharRNN, corpus: Corpus, *, num_scored: int | None = None) -> Evaluation:
-    """Score what chooses the weights, or stretches spread over it."""
-    context, rare = corpus.valid_context, corpus.vocab.id_of(UNKNOWN)
-    return evaluate(model, corpus.valid_ids, context=context, num_scored=num_scored, rare=rare)
-
-
-def draw_sample(model: ModelFile, plan: RunPlan, *, step: int) -> Sample:
-    """A short text from the weights of a step."""
-    drawn = sampling.Sampler(model, threads=1).stream(length=SAMPLE_LENGTH, seed=plan.training.seed, stream=step)
-    return Sample(step, text="".join(drawn))
-
-
-def kept_model(plan: RunPlan) -> tuple[ModelFile, CharRNN]:
-    """The best weights so far: the run's model file, and the network made from it."""
-    file = load_model(plan.run.model_path)
-    return file, CharRNN.from_arrays(file.config, file.tensors).to(torch.device(plan.device))
-
-
-def finish(state: TrainState, plan: RunPlan) -> Finished:
-    """Score the best weights on the whole held-out text, and on the test text; write that into the model file."""
-    file, kept = kept_model(plan)
-    corpus = plan.corpus
-    score = score_held_out(kept, corpus)
-    final = scores(score, step=state.best_step, whole=True)
-    if len(corpus.test_ids) > 0:
-        before = corpus.ids[: -len(corpus.test_ids)]
-        score = evaluate(kept, corpus.test_ids, context=before, rare=corpus.vocab.id_of(UNKNOWN))
-        final["test"] = {"nats_per_char": score.nats_per_char, "num_chars": score.num_chars}
-    save_model(plan.run.model_path, replace(file, scores=final))
-    state.finished = True
-    save_state(state, plan)
-    return finished(plan, state.step)
-
-
-def finished(plan: RunPlan, step: int) -> Finished:
-    """The last event of a run that ended after `step`, from the scores in its model file."""
-    path = plan.run.model_path
-    if not path.exists():
-        raise ModelFileError(f"{path}: gone, though the run is finished; put it back, or start over with --fresh")
-    scores = load_model(path).scores
-    nats = scores["nats_per_char"]
-    test = scores.get("test", {})
-    return Finished(
-        step,
-        str(path),
-        scores["step"],
-        nats,
-        bits(nats),
-        scores["num_chars"],
-        test_nats_per_char=test.get("nats_per_char"),
-        num_test_chars=test.get("num_chars", 0),
-    )
-
-
-def describe_model(state: TrainState, plan: RunPlan, scores: dict[str, Any]) -> ModelFile:
-    """The averaged weights of the moment as a model file."""
-    corpus = plan.corpus
-    text = {"paths": list(corpus.names), "sha256": corpus.sha256, "key": corpus.key}
-    parts = {"num_train": corpus.num_train, "num_valid": corpus.num_valid, "num_test": len(corpus.test_ids)}
-    split = {**parts, **asdict(plan.corpus_config)}
-    training = {**asdict(plan.training), "steps": state.num_steps, "minutes": plan.minutes}
-    provenance = {"text": text, "split": split, "training": training}
-    return ModelFile(plan.model, corpus.vocab, state.average.to_arrays(), scores, provenance)
-
-
-def scores(score: Evaluation, *, step: int, whole: bool) -> dict[str, Any]:
-    """A model file's record of its score, by which its weights were chosen: a selection score."""
-    return {
-        "step": step,
-        "nats_per_char": score.nats_per_char,
-        "num_chars": score.num_chars,
-        "whole": whole,
-        "selection": True,
-    }
-
-
-def save_state(state: TrainState, plan: RunPlan) -> None:
-    """Write all that an exact resume needs."""
-    arrays, meta = state.to_arrays()
-    settled = {
-        "minutes": plan.minutes,
-        "seconds": plan.seconds,
-        "model": asdict(plan.model),
-        "training": asdict(plan.training),
-        "corpus": asdict(plan.corpus_config),
-        "text": {"sha256": plan.corpus.sha256, "vocab": plan.corpus.vocab.fingerprint},
-        "place": plan.place,
-    }
-    plan.run.save_state(state.step, arrays, {**meta, **settled})

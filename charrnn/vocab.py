@@ -44,7 +44,8 @@ class Vocab:
     chars: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.chars, str) or list(self.chars) != sorted(set(self.chars)):
+        small = isinstance(self.chars, str) and len(self.chars) <= _NUM_POINTS
+        if not small or (self._points[1:] <= self._points[:-1]).any():
             raise ValueError("a vocabulary is a string of characters, sorted and distinct")
 
     @classmethod
@@ -53,13 +54,17 @@ class Vocab:
         return cls.of_counts(count_points([text]))
 
     @classmethod
-    def of_counts(cls, counts: NDArray[np.int64], *, min_count: int = 1) -> "Vocab":
-        """The vocabulary of a text whose code points were counted; rarer ones than min_count become UNKNOWN."""
-        ends = ord(END)
-        known = counts >= min_count
-        known[ends] = counts[ends] > 0
-        known[ord(UNKNOWN)] = (counts[~known] > 0).any()
-        return cls("".join(map(chr, np.flatnonzero(known).tolist())))
+    def of_counts(cls, counts: NDArray[np.int64], *, min_count: int = 1, known: str = "") -> "Vocab":
+        """The vocabulary of a text whose code points were counted; rarer ones than min_count become UNKNOWN.
+
+        known: characters that it has anyway.
+        """
+        ends, rare = ord(END), ord(UNKNOWN)
+        has = counts >= min_count
+        has[ends] = counts[ends] > 0
+        has[_code_points(known)] = True
+        has[rare] |= (counts[~has] > 0).any()
+        return cls("".join(map(chr, np.flatnonzero(has).tolist())))
 
     def __len__(self) -> int:
         return len(self.chars)

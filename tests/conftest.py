@@ -1,8 +1,11 @@
 """Fixtures: a small text, small models, and the plans that train them."""
 
+import hashlib
+import json
 import os
 import random
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -13,8 +16,9 @@ from charrnn.checkpoint import ModelFile
 from charrnn.config import CorpusConfig, ModelConfig, TrainConfig
 from charrnn.corpus import Corpus, split
 from charrnn.model import CharRNN
-from charrnn.plans import RunPlan
-from charrnn.runs import Run
+from charrnn.plans import RunPlan, make_plan
+from charrnn.runs import OF_A_SITTING, Log, Run
+from charrnn.training import train
 from charrnn.vocab import Vocab
 
 torch.set_num_threads(2)
@@ -98,3 +102,34 @@ def relative_error(found, expected) -> float:
     """Norm of the difference over the norm of what is expected."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-30))
+
+
+def run_through(plan, *, stop_after=None, stop=None):
+    """Train to the end, or until so many events, logging as the command line does."""
+    events, log = [], Log(plan.run)
+    for event in islice(train(plan, stop=stop), stop_after):
+        assert log.append(event.record()) is None
+        events.append(event)
+    return events
+
+
+def digests(plan):
+    """SHA-256 of the model file and the newest state, and the log without clock, speed and what is of a sitting."""
+    clock = {"chars_per_second", "seconds_left"}
+    records = [json.loads(line) for line in plan.run.log_path.read_text().splitlines()]
+    log = [
+        {key: value for key, value in record.items() if key not in clock}
+        for record in records
+        if record["event"] not in OF_A_SITTING
+    ]
+    files = [plan.run.model_path, plan.run.newest_state().path]
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files], log
+
+
+def plan_again(plan, **given):
+    """What the same command finds when it is given again: a state to go on from, or nothing yet."""
+    if plan.run.newest_state() is None:
+        return plan
+    place = {"device": plan.device, "threads": plan.threads, "precision": plan.precision}
+    rest = {"minutes": None, "save_every": plan.save_every, **place}
+    return make_plan(plan.run, plan.corpus, plan.corpus_config, given, **rest)

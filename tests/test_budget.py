@@ -1,18 +1,17 @@
 """How a run's time is spent, on a clock that the tests wind."""
 
 import itertools
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn.budget import NUM_EVALUATIONS, SECONDS_BETWEEN_STATES, Pace, evaluation_is_due, valid_part
-from charrnn.config import TrainConfig
+from charrnn.budget import NUM_EVALUATIONS, Pace, evaluation_is_due, valid_part
+from charrnn.config import SECONDS_BETWEEN_STATES, TrainConfig
 
 
 class Clock:
-    """time.perf_counter, but it moves only when told to."""
+    """Seconds from anywhere, which move only when told to."""
 
     def __init__(self):
         self.now = 1234.5
@@ -22,11 +21,14 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch):
+def clock():
     """The clock that a Pace reads."""
-    clock = Clock()
-    monkeypatch.setattr(time, "perf_counter", clock)
-    return clock
+    return Clock()
+
+
+def pace_of(clock, *, save_every=SECONDS_BETWEEN_STATES):
+    """A pace that begins now."""
+    return Pace(clock, save_every=save_every)
 
 
 def take_steps(pace, clock, count, *, seconds, num_chars=100):
@@ -99,7 +101,7 @@ def test_a_long_run_scores_more_on_the_way():
 @pytest.mark.parametrize("budget", [10.0, 60.0, 300.0])
 def test_a_budget_becomes_the_steps_that_fit(clock, budget, seconds):
     """At the speed of the steps after the first, nine tenths of the rest or more are used and it is not overrun."""
-    pace, start = Pace(), clock.now
+    pace, start = pace_of(clock), clock.now
     probe(pace, clock, budget, first=5 * seconds, seconds=seconds)
     rest = budget - (clock.now - start)
     left = pace.steps_left(budget, num_valid=0)
@@ -108,14 +110,14 @@ def test_a_budget_becomes_the_steps_that_fit(clock, budget, seconds):
 
 def test_steps_are_counted_as_worked_out_by_hand(clock):
     """A slow first step, then ten a second: 1.9 s are spent of 60, and 0.95 * 58.1 / 0.1 = 551.95 steps fit."""
-    pace = Pace()
+    pace = pace_of(clock)
     assert probe(pace, clock, 60.0, first=1.0, seconds=0.1) == 10
     assert pace.steps_left(60.0, num_valid=0) == 551
 
 
 def test_the_last_evaluation_is_planned_for(clock):
     """Each held-out character costs half of training on one: here 10 s, which are 0.95 * 100 steps less."""
-    pace = Pace()
+    pace = pace_of(clock)
     probe(pace, clock, 60.0, first=0.1, seconds=0.1, num_chars=100)
     without = pace.steps_left(60.0, num_valid=0)
     assert without - pace.steps_left(60.0, num_valid=20_000) == pytest.approx(95, abs=1)
@@ -124,14 +126,14 @@ def test_the_last_evaluation_is_planned_for(clock):
 @pytest.mark.parametrize("num_valid", [0, 10**9])
 def test_there_is_always_a_step_left(clock, num_valid):
     """Also where the time is over, or the last evaluation alone takes more than there is."""
-    pace = Pace()
+    pace = pace_of(clock)
     take_steps(pace, clock, 6, seconds=100.0)
     assert pace.steps_left(60.0, num_valid=num_valid) == 1
 
 
 def test_the_speed_is_known_after_a_part_of_the_budget(clock):
     """Three hundredths of it, and six steps: neither alone is enough."""
-    pace = Pace()
+    pace = pace_of(clock)
     take_steps(pace, clock, 5, seconds=10.0)
     assert not pace.is_known(60.0)
     take_steps(pace, clock, 1, seconds=10.0)
@@ -141,7 +143,7 @@ def test_the_speed_is_known_after_a_part_of_the_budget(clock):
 
 def test_what_happens_between_steps_counts_as_time_spent(clock):
     """Evaluations and saves belong to the budget, so fewer steps are left after them."""
-    pace = Pace()
+    pace = pace_of(clock)
     probe(pace, clock, 60.0, first=0.1, seconds=0.1)
     before = pace.steps_left(60.0, num_valid=0)
     clock.now += 20.0
@@ -150,7 +152,7 @@ def test_what_happens_between_steps_counts_as_time_spent(clock):
 
 def test_the_speed_is_that_of_the_steps_since_last_asked(clock):
     """An evaluation in between doesn't make the network look slow, nor an earlier slow step."""
-    pace = Pace()
+    pace = pace_of(clock)
     take_steps(pace, clock, 2, seconds=1.0)
     assert pace.chars_per_second() == pytest.approx(100.0)
     clock.now += 50.0
@@ -160,36 +162,55 @@ def test_the_speed_is_that_of_the_steps_since_last_asked(clock):
 
 def test_a_speed_that_no_clock_can_measure_is_finite(clock):
     """A step between two ticks of the clock divides nothing by zero."""
-    pace = Pace()
+    pace = pace_of(clock)
     take_steps(pace, clock, 1, seconds=0.0)
     assert 0 < pace.chars_per_second() < float("inf")
 
 
 def test_the_time_left_is_at_the_pace_of_all_so_far(clock):
     """Evaluations and saves included: ten steps in 12 s so far make five more 6 s."""
-    pace = Pace()
+    pace = pace_of(clock)
     take_steps(pace, clock, 10, seconds=1.0)
     clock.now += 2.0
     assert pace.seconds_left(5) == pytest.approx(6.0)
     assert pace.seconds_left(0) == 0.0
 
 
-def test_a_state_is_due_once_a_minute(clock):
-    """Asked at any moment; the answer yes starts the next minute."""
-    pace, due = Pace(), []
+@pytest.mark.parametrize(("save_every", "expected"), [(60.0, [61, 122, 183, 244]), (100.0, [101, 202])])
+def test_a_state_is_due_once_in_a_while(clock, save_every, expected):
+    """Asked at any moment; the answer yes starts the next minute, or whatever was asked for."""
+    pace, due = pace_of(clock, save_every=save_every), []
     for second in range(1, 301):
         clock.now += 1.0
-        if pace.state_is_due():
+        if pace.state_is_due(kept=False):
             due.append(second)
     assert SECONDS_BETWEEN_STATES == 60.0
-    assert due == [61, 122, 183, 244]
+    assert due == expected
+
+
+def test_a_state_is_due_where_the_weights_were_kept(clock):
+    """At once, and the next minute starts there."""
+    pace, due = pace_of(clock), []
+    for second in range(1, 201):
+        clock.now += 1.0
+        if pace.state_is_due(kept=second in (5, 6, 100)):
+            due.append(second)
+    assert due == [5, 6, 67, 100, 161]
+
+
+def test_no_time_between_two_states_is_a_state_a_step(clock):
+    """As a test of a run that is killed often asks for; as often as the clock moves."""
+    pace = pace_of(clock, save_every=0.0)
+    for _ in range(5):
+        clock.now += 1e-3
+        assert pace.state_is_due(kept=False)
 
 
 def test_two_paces_share_nothing(clock):
     """Each counts from when it was made."""
-    first = Pace()
+    first = pace_of(clock)
     take_steps(first, clock, 10, seconds=1.0)
-    second = Pace()
+    second = pace_of(clock)
     take_steps(second, clock, 10, seconds=2.0)
     assert first.seconds_left(10) == pytest.approx(30.0)
     assert second.seconds_left(10) == pytest.approx(20.0)

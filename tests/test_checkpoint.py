@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -556,6 +557,73 @@ def test_what_never_ends_is_refused_at_once(tmp_path, device):
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+# what a file may cost
+
+
+def memory_to_refuse(path):
+    """The largest number of bytes that were held at a time while a file was refused."""
+    refused(path)  # what is imported and cached for that isn't the file's cost
+    tracemalloc.start()
+    try:
+        refused(path)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@posix
+@pytest.mark.parametrize("size", [1 << 30, 1 << 40])
+def test_a_huge_file_costs_nothing(path, whole, size):
+    """A hole behind a good file, or all hole: nothing is read but what a header announces."""
+    for data in (whole, b"", (1 << 22).to_bytes(8, "little")):
+        path.write_bytes(data)
+        os.truncate(path, size)
+        assert memory_to_refuse(path) < 16 << 20
+
+
+@pytest.mark.parametrize(
+    "filler",
+    ['"a":{},', '"a":[],', '"a":0,', "[" * 7, "[],[],", "{},"],
+)
+@pytest.mark.parametrize("place", ["header", "document"])
+def test_many_small_parts_are_refused_before_they_are_made(path, filler, place):
+    """Each would be an object of a hundred bytes and more: a file costs a few times its size, and no more."""
+    many = filler * ((1 << 21) // len(filler))
+    if place == "document":
+        many = json.dumps({"__metadata__": {"charrnn": "{" + many}})
+    path.write_bytes(seal(many if place == "document" else "{" + many))
+    assert memory_to_refuse(path) < 6 * path.stat().st_size
+
+
+def test_as_many_parts_as_a_real_file_has_are_read(path):
+    """Thousands of paths, a large vocabulary, and signs of JSON in both."""
+    paths = [f"/texts/{number}:2,S.txt" for number in range(4000)]
+    chars = "".join(map(chr, range(32, 32 + 3000)))
+    config = ModelConfig(cell="rnn", vocab_size=len(chars), embedding_dim=1, hidden_size=1, num_layers=1)
+    tensors = {name: np.ones(shape, np.float32) for name, shape in config.tensor_shapes().items()}
+    model = ModelFile(config, Vocab(chars), tensors, {}, {"text": {"paths": paths}, "split": {"known": chars}})
+    save_model(path, model)
+    assert equal(load_model(path), model)
+
+
+@pytest.mark.parametrize("announced", [1, 7, 8, 1 << 20, 1 << 40, (1 << 64) - 1])
+def test_a_header_longer_than_its_file_is_refused(path, whole, announced):
+    """Its length is compared before anything is read."""
+    path.write_bytes(announced.to_bytes(8, "little") + whole[8:])
+    assert refused(path) == "not a charrnn file"
+    assert memory_to_refuse(path) < 1 << 20
+
+
+def test_two_writers_of_one_file_do_not_meet(path, monkeypatch):
+    """Each has a temporary file of its own, and never takes one that is there."""
+    monkeypatch.setattr("charrnn.checkpoint.secrets.token_hex", lambda _: "00")
+    other = path.parent / f".{path.name}.00.tmp"
+    other.write_bytes(b"another's")
+    with pytest.raises(FileExistsError):
+        save_model(path, make_model())
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace"])

@@ -506,6 +506,92 @@ def test_a_locked_run_is_refused(copied_home: Path, call: Call) -> None:
     assert (sampled.code, len(sampled.out)) == (0, 5)
 
 
+def test_a_run_killed_before_it_could_tell_its_end_tells_it_later(copied_home: Path, call: Call) -> None:
+    """All was on the disk but the log's last line: the same command writes it, once."""
+    log = copied_home / "checkpoints/poems/log.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
+    for _ in range(2):
+        outcome = call("train", "poems.txt", "--steps", "20", *TINY)
+        assert (outcome.code, outcome.out) == (0, b"checkpoints/poems/model.safetensors\n")
+        assert log.read_bytes() == whole
+
+
+def test_a_state_is_saved_as_often_as_asked(desk: Path, call: Call) -> None:
+    """At each step, at most; the runs are the same but for that."""
+    newest: list[set[int]] = []
+    for name, seconds in (("often", "0"), ("seldom", "1e6")):
+        settings = ("train", "poems.txt", "--run", name, "--save-every", seconds, "--steps", "12", "-q", *TINY)
+        assert call(*settings).code == 0
+        states = (desk / "checkpoints" / name).glob("state-*.safetensors")
+        newest.append({int(path.stem.removeprefix("state-")) for path in states})
+    assert newest[0] == {11, 12}
+    assert newest[1] != newest[0]
+    often, seldom = (learned(desk / "checkpoints" / name / "model.safetensors") for name in ("often", "seldom"))
+    assert often == seldom
+
+
+# --- beginning with a model ---
+
+
+def test_a_run_begins_with_a_model(copied_home: Path, call: Call) -> None:
+    """Named as a run or a file; the plan says so, new characters are named, and the first score is the model's."""
+    (copied_home / "more.txt").write_text(POEMS.replace("dor", "dör"), encoding="utf-8")
+    path = copied_home / "checkpoints/poems/model.safetensors"
+    for name in ("poems", str(path), "checkpoints/poems"):
+        outcome = call("train", "more.txt", "--init-from", name, "--fresh", "--steps", "5", "--json", "--threads", "1")
+        assert outcome.code == 0
+        plan = outcome.objects[0]
+        assert plan["training"]["init_from"] == str(path)
+        assert plan["model"]["hidden_size"] == 16
+        assert "new to the model: U+00F6 'ö'" in plan["notes"][-1]
+    shown = call("train", "more.txt", "--init-from", "poems", "--dry-run", "--fresh")
+    assert f"which begins with {path}" in shown.out.decode()
+    assert f"init_from {path}" in call("info", "more").out.decode()
+    assert call("eval", "-m", "more", "--json").objects[0]["num_chars"] == 400
+
+
+def test_a_run_that_began_with_a_model_goes_on_without_it(copied_home: Path, call: Call) -> None:
+    """The command needs it no more, named or not."""
+    settings = ("train", "more.txt", "-q", "--threads", "1")
+    (copied_home / "more.txt").write_text(POEMS, encoding="utf-8")
+    assert call(*settings, "--init-from", "poems", "--steps", "5").code == 0
+    again = call(*settings, "--init-from", "poems", "--steps", "8")
+    assert (again.code, again.out) == (0, b"checkpoints/more/model.safetensors\n")
+    shutil.rmtree(copied_home / "checkpoints/poems")
+    assert call(*settings, "--steps", "11").code == 0
+
+
+def test_a_run_may_begin_with_its_own_model(copied_home: Path, call: Call) -> None:
+    """--fresh forgets the run once the model has been read."""
+    outcome = call("train", "poems.txt", "--fresh", "--init-from", "poems", "--steps", "5", "-q", "--threads", "1")
+    assert (outcome.code, outcome.err) == (0, "")
+    log = read_log(copied_home / "checkpoints/poems")
+    assert log[-1]["step"] == 5
+    assert log[0]["training"]["init_from"].endswith("checkpoints/poems/model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "parts"),
+    [
+        (("--init-from", "gone"), 4, ("gone", "charrnn info")),
+        (("--init-from", "poems.txt"), 4, ("poems.txt", "not a charrnn file")),
+        (("--init-from", "checkpoints/poems/state-20.safetensors"), 4, ("state-20", "not a model")),
+        (("--init-from", "poems", "--hidden-size", "32"), 2, ("--hidden-size 32", "16")),
+        (("--init-from", "poems", "--cell", "lstm"), 2, ("--cell lstm", "gru")),
+        (("--init-from", "poems", "--run", "poems"), 2, ("--init-from", "--run NAME", "--fresh")),
+        (("--save-every", "-1"), 2, ("--save-every",)),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else None,
+)
+def test_what_a_run_can_not_begin_with_is_refused(
+    copied_home: Path, call: Call, args: tuple[str, ...], code: int, parts: tuple[str, ...]
+) -> None:
+    """Before anything is made: no such model, no model at all, other sizes, or too late."""
+    assert_refused(call("train", "poems.txt", "--run", "other", *args), code, *parts)
+    assert {path.name for path in Path("checkpoints").iterdir()} == {"poems"}
+
+
 # --- signals ---
 
 LONG = ("train", "poems.txt", "--steps", "120", "--json", *TINY)
@@ -551,12 +637,12 @@ def told_of(folder: Path) -> list[tuple[Any, ...]]:
 
 
 @posix
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_the_same_command_goes_on(uninterrupted: Path, number: signal.Signals, code: int) -> None:
-    """Ended by a signal and started again, a run makes the model that an undisturbed one makes, byte for byte."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_and_the_same_command_goes_on(uninterrupted: Path, number: signal.Signals) -> None:
+    """A run that saved and ended by the signal, then was started again, makes what an undisturbed one makes."""
     args, folder = (*LONG, "--run", number.name), uninterrupted / "checkpoints" / number.name
     stopped = start_and_interrupt(args, number, cwd=uninterrupted)
-    assert stopped.code == code
+    assert stopped.code == -number  # a shell sees 128 more than the number
     last = stopped.err.splitlines()[-1]
     assert last.startswith("charrnn: stopped after step ")
     assert "Traceback" not in stopped.err
@@ -1160,7 +1246,7 @@ NUMERIC = [
     for parameter in command.params
     if takes_number(command, parameter.name)
 ]
-SAID_BY_THE_TEXT = {"--vocab-size", "--reset-id"}
+SAID_BY_THE_TEXT = {"--vocab-size", "--reset-id", "--known"}  # or by the model that a run begins with
 BAD_NUMBERS = ("nan", "inf", "-inf", "-1", "1e308", "abc", "", "1,5")
 MEANINGFUL = {("--length", "-1"), ("--temperature", "1e308")}
 
@@ -1199,7 +1285,7 @@ def test_all_numeric_options_are_tried() -> None:
         for field in dataclasses.fields(kind)
         if "range" in field.metadata
     }
-    assert {option for _, option in NUMERIC} == numbers - SAID_BY_THE_TEXT | {"--minutes", "--threads"}
+    assert {option for _, option in NUMERIC} == numbers - SAID_BY_THE_TEXT | {"--minutes", "--threads", "--save-every"}
 
 
 @posix
@@ -1375,7 +1461,8 @@ def fields(*kinds: type[Any]) -> set[str]:
 OPTIONS = {
     "train": (
         fields(ModelConfig, TrainConfig, SourceConfig, CorpusConfig) - SAID_BY_THE_TEXT,
-        {"--minutes", "--run", "--fresh", "--device", "--threads", "--precision", "--dry-run", "--json", "--quiet"},
+        {"--minutes", "--run", "--fresh", "--device", "--threads", "--precision", "--save-every", "--dry-run"}
+        | {"--json", "--quiet"},
     ),
     "sample": (
         fields(SampleConfig),

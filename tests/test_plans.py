@@ -1,11 +1,13 @@
 """What a run is going to do: settled anew, or taken over from the state that is there."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
+from charrnn.batches import Cursor
+from charrnn.checkpoint import ModelFile, load_model, save_model
 from charrnn.config import (
     CorpusConfig,
     ModelConfig,
@@ -18,6 +20,8 @@ from charrnn.config import (
 from charrnn.errors import ModelFileError, UsageError
 from charrnn.plans import make_plan, settle_corpus
 from charrnn.runs import Run
+from charrnn.standing import Standing, array_shapes
+from charrnn.vocab import Vocab
 from tests import conftest
 
 LETTERS = "abcdefghijklmnop\n"
@@ -65,27 +69,14 @@ def plan_for(
 
 def save(run, plan, **changes):
     """Save a state of the run as its training would, at step 40 unless the changes say otherwise."""
-    meta = {
-        "step": 40,
-        "num_steps": plan.training.steps,
-        "schedule_start": 0,
-        "valid_chars": 100,
-        "best_nats": 2.5,
-        "best_step": 20,
-        "recent_nats": 0.0,
-        "recent_chars": 0,
-        "finished": False,
-        "cursor": {"pass_index": 1, "time": 64},
-        "minutes": plan.minutes,
-        "seconds": plan.seconds,
-        "model": asdict(plan.model),
-        "training": asdict(plan.training),
-        "corpus": asdict(plan.corpus_config),
-        "text": {"sha256": plan.corpus.sha256, "vocab": plan.corpus.vocab.fingerprint},
-        "place": plan.place,
-        **changes,
-    }
-    run.save_state(meta["step"], {"weights.head.bias": np.zeros(3, np.float32)}, meta)
+    corpus, batch_size = plan.corpus, plan.training.batch_size
+    stood = Standing(step=40, num_steps=plan.training.steps, best_nats=2.5)
+    stood.valid_chars = min(100, len(corpus.valid_ids))
+    stood.cursor = Cursor(1, min(64, corpus.num_train // batch_size - 1))
+    meta = {**stood.standing(), **plan.settled, **changes}
+    meta["best_step"] = meta["step"] // 2
+    shapes = array_shapes(plan.model, batch_size=batch_size, stepped=True)
+    run.save_state(meta["step"], {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, meta)
 
 
 def save_timed(run, given=None, *, minutes=5.0, **changes):
@@ -302,12 +293,6 @@ def test_another_machine_is_told_of(run, place, told):
     assert told is None or told in notes[0]
 
 
-def test_a_state_that_does_not_say_where_it_was_computed_goes_on(run):
-    """As those of the first version don't."""
-    save_timed(run, place=None)
-    assert len(plan_for(run, threads=9).notes) == 1
-
-
 @pytest.mark.parametrize("save_first", [save_timed, save_counted])
 def test_what_the_user_leaves_open_stays_as_it_was(run, save_first):
     """A run goes on with its own settings, not with those that would be recommended now."""
@@ -373,6 +358,133 @@ def test_another_text_is_refused(run, state):
     save_timed(run, finished=state == "finished")
     with pytest.raises(UsageError, match=r"text is not the one.*--run .*--fresh"):
         plan_for(run, corpus=make_corpus(sha256="1" * 64))
+
+
+@pytest.mark.parametrize("state", ["unfinished", "finished"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"names": ("other.txt",)}, "it was trained on a.txt, b.txt, other.txt is new"),
+        ({"names": ("a.txt", "b.txt", "c.txt")}, "it was trained on a.txt, b.txt, c.txt is new"),
+        ({"names": ("a.txt",)}, "it was trained on a.txt, b.txt;"),
+        ({"names": ("b.txt", "a.txt")}, "it was trained on a.txt, b.txt;"),
+        ({"ids": np.zeros(1001, np.uint8)}, "it had 1,000 characters then and has 1,001 now"),
+        ({"ids": np.zeros(9, np.uint8)}, "it had 1,000 characters then and has 9 now"),
+        ({}, "its 1,000 characters are as many as then, but not the same"),
+    ],
+    ids=str,
+)
+def test_what_has_changed_in_a_text_is_told(run, change, told, state):
+    """Its files, its length, or its characters alone; in one line, with both ways out."""
+    corpus = replace(make_corpus(), names=("a.txt", "b.txt"))
+    save(run, plan_for(run, {"steps": 100}, corpus=corpus), finished=state == "finished")
+    with pytest.raises(UsageError, match=r"text is not the one.*--run .*--fresh") as caught:
+        plan_for(run, corpus=replace(corpus, sha256="1" * 64, **change))
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_same_text_under_another_name_goes_on(run):
+    """Moved, or as many files that were one: what was read is what counts."""
+    corpus = make_corpus()
+    save(run, plan_for(run, {"steps": 100}, corpus=corpus))
+    assert plan_for(run, corpus=replace(corpus, names=("moved.txt", "in two.txt"))).resume is not None
+
+
+def test_the_same_bytes_with_other_characters_are_another_text(run):
+    """As where another version reads them otherwise: the ids would mean something else."""
+    corpus = make_corpus()
+    save(run, plan_for(run, {"steps": 100}, corpus=corpus))
+    with pytest.raises(UsageError, match="but not the same"):
+        plan_for(run, corpus=replace(corpus, vocab=Vocab(corpus.vocab.chars + "\u00e9")))
+
+
+def test_of_many_files_the_first_are_told(run):
+    """And how many more there were."""
+    corpus = replace(make_corpus(), names=tuple(f"{number}.txt" for number in range(50)))
+    save(run, plan_for(run, {"steps": 100}, corpus=corpus))
+    with pytest.raises(UsageError, match=r"trained on 0\.txt, 1\.txt, 2\.txt and 47 more, new\.txt is new;"):
+        plan_for(run, corpus=replace(corpus, sha256="1" * 64, names=(*corpus.names, "new.txt")))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/{}",
+        "/home/me/Maildir/cur/{}.M1P2.host:2,S",
+        "/文" + "文" * 80 + "{}",
+        "/" + "[{{:," * 40 + "{}",
+        '/"\\\n{}',
+        "/\udcff{}",
+    ],
+    ids=lambda name: ascii(name)[:12],
+)
+def test_a_run_on_any_number_of_files_can_be_read_again(run, name):
+    """However they are called, a state and a model name as many of them as a reader takes."""
+    names = tuple(name.format(number) for number in range(30_000))
+    corpus = replace(make_corpus(), names=names)
+    plan = plan_for(run, {"steps": 100, "hidden_size": 2, "num_layers": 1, "embedding_dim": 1}, corpus=corpus)
+    save(run, plan)
+    assert plan_for(run, corpus=corpus).resume is not None
+    provenance = plan.provenance(100)
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in plan.model.tensor_shapes().items()}
+    save_model(run.model_path, ModelFile(plan.model, corpus.vocab, tensors, {}, provenance))
+    kept = load_model(run.model_path).provenance["text"]["paths"]
+    assert tuple(kept) == names[: len(kept)]
+    assert len(kept) >= 50
+    assert run.newest_state().meta["text"]["paths"] == kept
+
+
+@pytest.mark.parametrize(
+    "changes", [{"sha256": None}, {"vocab": 5}, {"num_chars": "many"}, {"paths": 5}, {"paths": [1]}]
+)
+def test_a_state_that_says_nonsense_about_its_text_is_refused(run, changes):
+    """Its checksum is right; the file is named, or the text isn't the one."""
+    plan = plan_for(run, {"steps": 100})
+    save(run, plan, text={**plan.settled["text"], **changes})
+    corpus = replace(plan.corpus, sha256="1" * 64, names=("new.txt",))
+    with pytest.raises((ModelFileError, UsageError), match=r"state-40|text is not the one") as caught:
+        plan_for(run, corpus=corpus)
+    assert "--fresh" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["sha256", "vocab", "num_chars", "paths"])
+def test_a_state_that_lacks_something_about_its_text_is_refused(run, name):
+    """It is no state of a run."""
+    plan = plan_for(run, {"steps": 100})
+    text = {key: value for key, value in plan.settled["text"].items() if key != name}
+    save(run, plan, text=text)
+    with pytest.raises(ModelFileError, match="state-40"):
+        plan_for(run)
+
+
+def save_at_40(run, **changes):
+    """Save a state in the file of step 40, whatever it says."""
+    save(run, plan_for(run, {"steps": 100}))
+    saved = run.newest_state()
+    run.save_state(40, saved.tensors, {**saved.meta, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(
+            {"minutes": -1},
+            {"minutes": "5"},
+            {"seconds": float("nan")},
+            {"place": None},
+            {"place": 5},
+            {"minutes": True},
+        ),
+        *({"step": -1}, {"cursor": {}}, {"rate_factor": 2.0}, {"best_nats": "low"}, {"num_steps": 0}),
+    ],
+    ids=str,
+)
+def test_a_state_whose_values_are_nonsense_is_refused(run, changes):
+    """Each is checked before the run goes on from it."""
+    save_at_40(run, **changes)
+    with pytest.raises(ModelFileError, match="state-40"):
+        plan_for(run)
 
 
 @pytest.mark.parametrize(

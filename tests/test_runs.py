@@ -1,10 +1,12 @@
 """A run's folder: whose it is, what is in it, and which of its states is good."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +14,18 @@ import numpy as np
 import pytest
 
 from charrnn.errors import CharrnnError, ModelFileError, RunLockedError, UsageError
-from charrnn.runs import MODEL_NAME, Run, catching_signals, find_model, list_models, list_without_model, run_name
+from charrnn.runs import (
+    MODEL_NAME,
+    OF_A_SITTING,
+    Log,
+    Run,
+    StopRequest,
+    catching_signals,
+    find_model,
+    list_models,
+    list_without_model,
+    run_name,
+)
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 
@@ -28,12 +41,7 @@ def run(tmp_path):
 def save(run, *steps):
     """Write states that can be told apart by their step."""
     for step in steps:
-        run.save_state(step, {"x": np.array([step])}, {"step": step, "note": f"né {step}"})
-
-
-def state_path(run, step):
-    """Where the state of a step is."""
-    return run.folder / f"state-{step}.safetensors"
+        run.save_state(step, {"x": np.array([step], np.float32)}, {"step": step, "note": f"né {step}"})
 
 
 def state_files(run):
@@ -252,7 +260,7 @@ def test_a_state_comes_back_as_it_was(run):
     meta = {"step": 3, "best_nats": 1 / 3, "num_steps": None, "finished": False, "cursor": {"time": 5}}
     run.save_state(3, arrays, meta)
     state = run.newest_state()
-    assert state.path == state_path(run, 3)
+    assert state.path == run.state_path(3)
     assert state.tensors.keys() == arrays.keys()
     for name, array in arrays.items():
         assert (state.tensors[name].dtype, state.tensors[name].shape) == (array.dtype, array.shape)
@@ -277,7 +285,7 @@ def test_the_newest_state_is_that_of_the_largest_step(run):
 def test_only_the_newest_two_states_are_kept(run):
     """Older ones go as new ones come; the model and the log stay."""
     run.model_path.touch()
-    run.log({"event": "plan"})
+    log_all(run, "plan")
     kept = []
     for step in (0, 5, 10, 100, 1000):
         save(run, step)
@@ -298,11 +306,11 @@ def test_saving_the_same_step_again_replaces_it(run):
 def test_a_damaged_newest_state_is_passed_over(run):
     """The one before it is used, and what was skipped is told by name."""
     save(run, 5, 10)
-    damage(state_path(run, 10))
+    damage(run.state_path(10))
     state = run.newest_state()
     assert state.meta["step"] == 5
     assert len(state.damaged) == 1
-    assert str(state_path(run, 10)) in state.damaged[0]
+    assert str(run.state_path(10)) in state.damaged[0]
     save(run, 10)
     assert run.newest_state().meta["step"] == 10
     assert run.newest_state().damaged == ()
@@ -312,14 +320,14 @@ def test_a_damaged_newest_state_is_passed_over(run):
 def test_an_empty_newest_state_is_passed_over(run, content):
     """So is one that a crash left without its content, or with zeros."""
     save(run, 5, 10)
-    state_path(run, 10).write_bytes(content)
+    run.state_path(10).write_bytes(content)
     assert run.newest_state().meta["step"] == 5
 
 
 def test_a_damaged_older_state_does_not_matter(run):
     """Nothing is skipped where the newest is whole."""
     save(run, 5, 10)
-    damage(state_path(run, 5))
+    damage(run.state_path(5))
     assert run.newest_state().meta["step"] == 10
     assert run.newest_state().damaged == ()
 
@@ -327,10 +335,10 @@ def test_a_damaged_older_state_does_not_matter(run):
 def test_good_states_are_not_given_up_for_damaged_ones(run):
     """After falling back, the state gone on from is kept until there are two good ones."""
     save(run, 20, 30)
-    damage(state_path(run, 30))
+    damage(run.state_path(30))
     assert run.newest_state().meta["step"] == 20
     save(run, 20, 25)
-    damage(state_path(run, 25))
+    damage(run.state_path(25))
     assert run.newest_state().meta["step"] == 20
 
 
@@ -338,7 +346,7 @@ def test_where_all_states_are_damaged_there_is_an_error(run):
     """Starting over in silence would throw away what a person may still save."""
     save(run, 5, 10)
     for step in (5, 10):
-        damage(state_path(run, step))
+        damage(run.state_path(step))
     with pytest.raises(ModelFileError, match=r"state-10.*--fresh"):
         run.newest_state()
     assert state_files(run) == ["state-10.safetensors", "state-5.safetensors"]
@@ -351,7 +359,7 @@ def test_clearing_forgets_a_run(run):
     for each in (run, other):
         save(each, 5, 10)
         each.model_path.touch()
-        each.log({"event": "plan"})
+        log_all(each, "plan")
     run.clear()
     run.clear()
     assert os.listdir(run.folder) == []
@@ -380,8 +388,9 @@ def test_clearing_works_under_the_lock(run):
 def test_the_log_is_one_json_object_a_line(run):
     """In the order of logging, whatever the values hold, and on disk at once."""
     records = [{"event": "sample", "step": 1, "text": 'a\r\n"\u2028\udcff\0é'}, {"event": "saved", "step": None}]
+    log = Log(run)
     for count, record in enumerate(records, start=1):
-        run.log(record)
+        assert log.append(record) is None
         lines = run.log_path.read_bytes().split(b"\n")
         assert [json.loads(line) for line in lines[:-1]] == records[:count]
         assert lines[-1] == b""
@@ -395,42 +404,57 @@ def events(run):
 def log_all(run, *names):
     """Log an event of each name, with a text that tries to look like another."""
     for name in names:
-        run.log({"event": name, "step": 1, "text": '"event": "warning"\u2028é\n'})
+        assert Log(run).append({"event": name, "step": 1, "text": '"event": "warning"\u2028é\n'}) is None
+
+
+def count_events(run):
+    """How many events of the run, whichever sittings it took, the log has: what a state of the moment would say."""
+    return sum(name not in OF_A_SITTING for name in events(run))
 
 
 def test_rewinding_drops_what_was_logged_after_a_state(run):
     """The lines before it stay byte for byte, and logging goes on after them."""
     log_all(run, "plan", "sample")
-    save(run, 5)
-    before = run.log_path.read_bytes()
+    before, count = run.log_path.read_bytes(), count_events(run)
     log_all(run, "progress", "evaluated", "sample")
-    run.rewind_log(run.newest_state().meta["num_events"])
+    run.rewind_log(count)
     assert run.log_path.read_bytes() == before
     log_all(run, "resumed", "progress")
     assert events(run) == ["plan", "sample", "resumed", "progress"]
 
 
 def test_what_belongs_to_a_sitting_does_not_count(run):
-    """A run that was stopped and warned writes the same states as one that wasn't: resuming is no event of the run."""
-    other = Run("other", root=run.root)
-    other.folder.mkdir()
-    log_all(other, "plan", "progress", "evaluated")
+    """That a run resumed and was warned is no event of the run: it neither counts nor goes."""
     log_all(run, "warning", "plan", "progress", "resumed", "warning", "evaluated")
-    save(run, 5)
-    save(other, 5)
-    assert state_path(run, 5).read_bytes() == state_path(other, 5).read_bytes()
+    count = count_events(run)
+    assert count == 3
     log_all(run, "progress", "resumed", "progress")
-    run.rewind_log(run.newest_state().meta["num_events"])
+    run.rewind_log(count)
     assert events(run) == ["warning", "plan", "progress", "resumed", "warning", "evaluated", "resumed"]
+
+
+def test_the_events_of_a_run_are_counted(run):
+    """Those of its sittings left out; nothing is logged before there is a log."""
+    assert run.num_logged() == 0
+    log_all(run, "warning", "plan", "progress", "resumed", "finished")
+    assert run.num_logged() == 3
+
+
+def test_the_last_step_is_told_whether_its_state_is_good_or_not(run):
+    """By the name of the newest file."""
+    assert run.last_step() is None
+    save(run, 9, 10)
+    assert run.last_step() == 10
+    damage(run.state_path(10))
+    assert run.last_step() == 10
 
 
 def test_a_line_cut_by_a_crash_is_dropped(run):
     """What was logged after the state goes, whole or not, so that the log stays one object a line."""
     log_all(run, "plan")
-    save(run, 5)
     with run.log_path.open("a") as file:
         file.write('{"event": "progr')
-    run.rewind_log(run.newest_state().meta["num_events"])
+    run.rewind_log(1)
     log_all(run, "resumed")
     assert events(run) == ["plan", "resumed"]
 
@@ -454,20 +478,225 @@ def test_a_damaged_log_stops_no_run(run):
         file.write(b"\xff\0\n")
     before = run.log_path.read_bytes()
     save(run, 5)
+    assert run.newest_state().meta["step"] == 5
     log_all(run, "progress")
-    run.rewind_log(run.newest_state().meta["num_events"])
+    run.rewind_log(2)
     assert run.log_path.read_bytes() == before
+
+
+# a disk that fails
+
+
+@contextmanager
+def largest_file(num_bytes):
+    """Until the block ends, no file of this process grows beyond so many bytes: what is more isn't written."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def record(number):
+    """An event that can be told apart by its step."""
+    return {"event": "progress", "step": number, "text": "é" * 20}
+
+
+def steps(run):
+    """The steps of the logged events; every line must be whole."""
+    assert run.log_path.read_bytes().endswith(b"\n")
+    return [json.loads(line)["step"] for line in run.log_path.read_text().splitlines()]
+
+
+@posix
+@pytest.mark.parametrize("room", [0, 1, 30])
+def test_what_a_full_disk_does_not_take_is_logged_later(run, room):
+    """Told once; no line is torn meanwhile, and with the first that fits all come, in their order."""
+    log = Log(run)
+    log.append(record(0))
+    before = run.log_path.read_bytes()
+    with largest_file(len(before) + room):
+        told = log.append(record(1))
+        assert run.log_path.read_bytes() == before
+        assert log.append(record(2)) is None
+        assert log.append(record(3)) is None
+        assert run.log_path.read_bytes() == before
+    assert told.startswith(f"{run.log_path}: ")
+    assert "goes on" in told
+    assert log.append(record(4)) is None
+    assert steps(run) == [0, 1, 2, 3, 4]
+
+
+@posix
+def test_each_time_a_disk_begins_to_fail_it_is_told(run):
+    """Once a series, not once for all."""
+    log, told = Log(run), []
+    for number, room in enumerate((10**6, 1, 1, 10**6, 10**6, 1, 10**6)):
+        with largest_file(room):
+            told.append(log.append(record(number)))
+    assert [what is not None for what in told] == [False, True, False, False, False, True, False]
+    assert steps(run) == list(range(7))
+
+
+@posix
+def test_a_first_line_that_does_not_fit_leaves_nothing(run):
+    """Not even its beginning."""
+    log = Log(run)
+    with largest_file(20):
+        assert log.append(record(0)) is not None
+        assert run.log_path.read_bytes() == b""
+    log.finish()
+    assert steps(run) == [0]
+
+
+@posix
+def test_a_log_that_never_fits_is_an_error_at_the_end(run):
+    """With the file and the reason, and exit code 1; where nothing waits there is none."""
+    log = Log(run)
+    log.append(record(0))
+    log.finish()
+    with largest_file(run.log_path.stat().st_size):
+        log.finish()
+        log.append(record(1))
+        with pytest.raises(CharrnnError, match=r"log\.jsonl: File too large") as caught:
+            log.finish()
+    assert caught.value.exit_code == 1
+    assert steps(run) == [0]
+    log.finish()
+    assert steps(run) == [0, 1]
+
+
+@posix
+def test_a_torn_line_does_not_join_what_waited(run):
+    """A crash's line stays alone, also where the disk is full at first."""
+    log_all(run, "plan")
+    with run.log_path.open("ab") as file:
+        file.write(b'{"event": "progr')
+    log = Log(run)
+    with largest_file(run.log_path.stat().st_size + 5):
+        assert log.append(record(1)) is not None
+    assert log.append(record(2)) is None
+    lines = run.log_path.read_bytes().splitlines()
+    assert lines[1] == b'{"event": "progr'
+    assert [json.loads(line)["step"] for line in lines[2:]] == [1, 2]
+
+
+def test_a_log_whose_folder_went_away_stops_nothing(run):
+    """It is told; what waits is written when the folder is back."""
+    log = Log(run)
+    run.folder.rmdir()
+    assert "No such file" in log.append(record(0))
+    assert log.append(record(1)) is None
+    run.folder.mkdir()
+    log.finish()
+    assert steps(run) == [0, 1]
+
+
+def test_a_log_that_cannot_be_opened_loses_nothing(run, monkeypatch):
+    """Neither what was in it before this sitting, nor what was written just before."""
+    log_all(run, "plan", "evaluated")
+    with monkeypatch.context() as patch:
+        log = Log(run)
+        patch.setattr(Path, "open", refuse)
+        assert "Too many open files" in log.append(record(1))
+        assert log.append(record(2)) is None
+    log.append(record(3))
+    assert steps(run) == [1, 1, 1, 2, 3]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        assert log.append(record(4)) is not None
+    log.append(record(5))
+    assert steps(run) == [1, 1, 1, 2, 3, 4, 5]
+
+
+def refuse(*_arguments, **_options):
+    """What opening a file does where too many are open."""
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_a_line_written_though_its_file_could_not_be_closed_is_not_written_twice(run, monkeypatch):
+    """As on a network's disk, which tells only then that it is full."""
+    log, original = Log(run), Path.open
+    log.append(record(0))
+
+    @contextmanager
+    def ill(path, *arguments, **options):
+        with original(path, *arguments, **options) as file:
+            yield file
+        refuse()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", ill)
+        assert log.append(record(1)) is not None
+        assert log.append(record(2)) is None
+    log.append(record(3))
+    assert steps(run) == [0, 1, 2, 3]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_the_reason_is_that_of_the_write(run):
+    """Not that of undoing it, which a device that is full can't do either."""
+    run.log_path.symlink_to("/dev/full")
+    assert "No space left" in Log(run).append(record(0))
+
+
+# where a run may write
+
+
+def test_a_folder_that_can_be_written_to_is_fine(run, tmp_path):
+    """Whether it is there or is to be made; nothing is made."""
+    run.check_writable()
+    Run("new", root=tmp_path / "a" / "b").check_writable()
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_folder_that_would_be_written_to_is_asked(tmp_path, monkeypatch):
+    """The nearest that is there; relative ones begin at the current folder."""
+    asked = []
+    monkeypatch.setattr(os, "access", lambda path, mode: asked.append((Path(path).absolute(), mode)))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there" / "run").mkdir(parents=True)
+    for root, name in (("there", "run"), ("there", "new"), ("gone", "new"), ("gone/far", "new")):
+        with pytest.raises(CharrnnError, match="can't be written to"):
+            Run(name, root=Path(root)).check_writable()
+    folders = [tmp_path / "there" / "run", tmp_path / "there", tmp_path, tmp_path]
+    assert asked == [(folder, os.W_OK | os.X_OK) for folder in folders]
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "checkpoints/poems"])
+def test_a_file_in_the_folders_place_is_told(tmp_path, place):
+    """By name, before a long text is read."""
+    path = tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("in the way")
+    with pytest.raises(CharrnnError, match=place):
+        Run("poems", root=tmp_path / "checkpoints").check_writable()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user who isn't root")
+def test_a_folder_of_somebody_else_is_told(tmp_path):
+    """Read-only ones are named."""
+    tmp_path.chmod(0o555)
+    try:
+        with pytest.raises(CharrnnError, match="can't be written to"):
+            Run("poems", root=tmp_path / "checkpoints").check_writable()
+    finally:
+        tmp_path.chmod(0o755)
 
 
 # signals
 
 CAUGHT = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+HANDLED = [*CAUGHT, *(name for name in ("SIGTSTP",) if hasattr(signal, name))]
 
 
 @contextmanager
 def handlers_put_back():
     """What a test does to signal handlers ends with it."""
-    before = {name: signal.getsignal(getattr(signal, name)) for name in CAUGHT}
+    before = {name: signal.getsignal(getattr(signal, name)) for name in HANDLED}
     try:
         yield
     finally:
@@ -489,7 +718,7 @@ def test_the_first_signal_is_a_request(name):
 def test_handlers_are_put_back():
     """Whether a signal came or not, and also when the block raises."""
     with handlers_put_back():
-        numbers = [getattr(signal, name) for name in CAUGHT]
+        numbers = [getattr(signal, name) for name in HANDLED]
         mine = {number: lambda *_: None for number in numbers}
         for number in numbers:
             signal.signal(number, mine[number])
@@ -532,6 +761,76 @@ def test_a_second_signal_ends_the_process(first, second):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout == "still here\n"
     assert done.returncode == -getattr(signal, second)
+
+
+PAUSED = """
+import signal, sys, time
+from charrnn.runs import catching_signals
+with catching_signals() as request:
+    for _ in range(2):
+        paused, clock, real = request.paused, request.clock(), time.perf_counter()
+        print("ready", flush=True)
+        while request.paused == paused:
+            time.sleep(0.001)
+        print(request.paused - paused, request.clock() - clock, time.perf_counter() - real, flush=True)
+    print(request.signal_number)
+"""
+
+
+@posix
+def test_a_pause_is_not_counted():
+    """Ctrl-Z stops the process as ever; the clock goes on where it was when it is continued, each time."""
+    command = [sys.executable, "-c", PAUSED]
+    # a group of its own, which has a parent outside: the system stops no others by this signal
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as process:
+        try:
+            for _ in range(2):
+                assert process.stdout.readline() == "ready\n"
+                process.send_signal(signal.SIGTSTP)
+                _, status = os.waitpid(process.pid, os.WUNTRACED)
+                assert os.WIFSTOPPED(status)
+                time.sleep(0.4)
+                process.send_signal(signal.SIGCONT)
+                paused, counted, real = map(float, process.stdout.readline().split())
+                assert paused >= 0.4
+                assert counted == pytest.approx(real - paused, abs=0.1)
+            assert process.stdout.readline() == "None\n"
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+
+
+@posix
+def test_an_ignored_pause_stays_ignored():
+    """Who started the process so wants it never to stop."""
+    script = (
+        "import os, signal\n"
+        "from charrnn.runs import catching_signals\n"
+        "signal.signal(signal.SIGTSTP, signal.SIG_IGN)\n"
+        "with catching_signals() as request:\n"
+        "    os.kill(os.getpid(), signal.SIGTSTP)\n"
+        "    assert signal.getsignal(signal.SIGTSTP) is signal.SIG_IGN\n"
+        "    print(request.paused, request.signal_number)\n"
+        "assert signal.getsignal(signal.SIGTSTP) is signal.SIG_IGN\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as process:
+        try:
+            _, status = os.waitpid(process.pid, os.WUNTRACED)
+            assert os.WIFEXITED(status)
+            assert os.WEXITSTATUS(status) == 0
+            assert process.stdout.read() == "0.0 None\n"
+        finally:
+            process.kill()
+
+
+def test_the_clock_runs_where_nothing_pauses():
+    """In the seconds of the system's own; what was paused is left out."""
+    request = StopRequest()
+    before, clock, after = time.perf_counter(), request.clock(), time.perf_counter()
+    assert before <= clock <= after
+    request.paused += 100.0
+    assert before - 100.0 <= request.clock() <= time.perf_counter() - 100.0
 
 
 def test_a_line_that_a_crash_cut_never_joins_the_next(run):

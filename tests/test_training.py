@@ -1,60 +1,31 @@
 """The loop: its rate, its clipping, what it keeps, and that a stopped run goes on exactly."""
 
-import hashlib
-import json
 import math
 from dataclasses import replace
-from itertools import islice, pairwise
-from types import SimpleNamespace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from charrnn import training
+from charrnn import keeping, training
 from charrnn.checkpoint import load_model
 from charrnn.config import CELLS, CorpusConfig, SourceConfig
 from charrnn.corpus import load_corpus
 from charrnn.errors import DivergenceError, Interrupted, ModelFileError
 from charrnn.evaluation import evaluate, held_out
 from charrnn.kernels.products import has_fast_bfloat16
-from charrnn.lanes import window_gradient
+from charrnn.lanes import WindowResult, window_gradient
 from charrnn.metrics import Evaluated, Finished, Progress, Sample, Saved, Stopped
 from charrnn.model import CharRNN
 from charrnn.plans import make_plan
-from charrnn.runs import StopRequest
+from charrnn.runs import Log, StopRequest
 from charrnn.sampling import Sampler
 from charrnn.state import TrainState
 from charrnn.training import apply_gradient, is_due, learning_rate, train
 from charrnn.vocab import END
 from tests import reference
-from tests.conftest import make_corpus, make_text, relative_error, with_cell
-
-
-def run_through(plan):
-    """Train to the end, logging as the command line does."""
-    events = []
-    for event in train(plan):
-        plan.run.log(event.record())
-        events.append(event)
-    return events
-
-
-def digests(plan):
-    """SHA-256 of the model file and the newest state, and the log without clock and speed."""
-    clock = {"chars_per_second", "seconds_left"}
-    log = [
-        {key: value for key, value in json.loads(line).items() if key not in clock}
-        for line in plan.run.log_path.read_text().splitlines()
-    ]
-    files = [plan.run.model_path, plan.run.newest_state().path]
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files], log
-
-
-def plan_again(plan, **given):
-    """What the same command finds when it is given again."""
-    place = {"device": plan.device, "threads": plan.threads, "precision": plan.precision}
-    return make_plan(plan.run, plan.corpus, plan.corpus_config, given, minutes=None, **place)
+from tests.conftest import digests, make_corpus, make_text, plan_again, relative_error, run_through, with_cell
 
 
 @pytest.mark.parametrize("num_steps", [7, 60, 500, 3000])
@@ -91,21 +62,26 @@ def test_clipping_bounds_the_norm_and_only_shrinks(plan):
     size = plan.model.num_parameters
     for norm, expected in [(50.0, 1.0), (0.3, 0.3)]:
         gradient = torch.full((size,), 7 * norm / math.sqrt(size))  # of a sum over seven targets
-        apply_gradient(state, gradient, 7, rate=0.0, grad_clip=1.0)
+        apply_gradient(state, WindowResult(1.0, gradient, ()), 7, rate=0.0, grad_clip=1.0)
         found = math.sqrt(sum(float(p.grad.square().sum()) for p in state.model.parameters()))
         assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_gradient_that_is_not_finite_changes_nothing(plan):
-    """Divergence is caught in the step it happens, before the weights are touched."""
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_changes_nothing(plan, what, value):
+    """Divergence is caught in the step it happens, before the weights or AdamW's moments are touched."""
     state = training.starting_state(plan, torch.device("cpu"))
-    before = state.model.to_arrays()
-    for value in (math.nan, math.inf):
-        gradient = torch.ones(plan.model.num_parameters)
+    gradient = torch.ones(plan.model.num_parameters)
+    good = WindowResult(1.0, gradient.clone(), ())
+    apply_gradient(state, good, 7, rate=0.1, grad_clip=1.0)
+    before = state.to_arrays()
+    if what == "gradient":
         gradient[17] = value
-        with pytest.raises(DivergenceError, match="--learning-rate"):
-            apply_gradient(state, gradient, 7, rate=0.1, grad_clip=1.0)
-    assert all((before[name] == array).all() for name, array in state.model.to_arrays().items())
+    result = WindowResult(value if what == "loss" else 1.0, gradient, ())
+    with pytest.raises(DivergenceError, match=f"step 0: the {what} is not finite"):
+        apply_gradient(state, result, 7, rate=0.1, grad_clip=1.0)
+    assert all((before[name] == array).all() for name, array in state.to_arrays().items())
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -135,7 +111,7 @@ def test_events_tell_the_whole_story(plan):
     assert sum(isinstance(event, Evaluated) for event in events) == 12
     assert sum(isinstance(event, Sample) for event in events) == 12
     assert sum(isinstance(event, Saved) for event in events) == sum(e.best for e in events if isinstance(e, Evaluated))
-    assert all(len(event.text) == training.SAMPLE_LENGTH for event in events if isinstance(event, Sample))
+    assert all(len(event.text) == keeping.SAMPLE_LENGTH for event in events if isinstance(event, Sample))
 
 
 PLACES = [
@@ -171,8 +147,7 @@ def test_a_stopped_run_goes_on_exactly(plan, cell, stop_after, place):
     expected = digests(plan)
     plan.run.clear()
 
-    for event in islice(train(plan), stop_after):
-        plan.run.log(event.record())
+    run_through(plan, stop_after=stop_after)
     run_through(plan_again(plan))
     assert digests(plan) == expected
 
@@ -183,9 +158,9 @@ def test_a_request_to_stop_saves_and_ends(plan):
     expected = digests(plan)[0]
     plan.run.clear()
     stop = StopRequest()
-    events = train(plan, stop=stop)
+    events, log = train(plan, stop=stop), Log(plan.run)
     for event in events:
-        plan.run.log(event.record())
+        log.append(event.record())
         if event.step == 5:
             break
     stop.signal_number = 15
@@ -204,7 +179,7 @@ def test_what_a_state_holds_is_needed(plan, left_out):
     run_through(plan)
     expected = digests(plan)[0]
     plan.run.clear()
-    list(islice(train(plan), 13))
+    run_through(plan, stop_after=13)
     saved = plan.run.newest_state()
     if left_out in saved.tensors:
         saved.tensors[left_out][:] = 0
@@ -231,15 +206,28 @@ def test_a_finished_run_can_be_extended(plan):
     assert any((after.tensors[name] != array).any() for name, array in before.tensors.items())
 
 
+def after(function, do):
+    """That function, after which something is done."""
+
+    def wrapped(*arguments, **options):
+        result = function(*arguments, **options)
+        do()
+        return result
+
+    return wrapped
+
+
 def test_a_time_budget_becomes_a_number_of_steps(plan, monkeypatch):
-    """With a clock that ticks 0.1 s a look, the budget is planned and kept."""
-    now = iter(x * 0.1 for x in range(10**6))
-    monkeypatch.setattr("charrnn.budget.time", SimpleNamespace(perf_counter=lambda: next(now)))
+    """On a clock on which a step takes 0.4 s and an evaluation 0.2 s, the budget is used up and kept."""
+    stop, seconds = StopRequest(), []
+    stop.clock = lambda: 1000.0 + sum(seconds)
+    monkeypatch.setattr(training, "read_window", after(training.read_window, lambda: seconds.append(0.4)))
+    monkeypatch.setattr(keeping, "score_held_out", after(keeping.score_held_out, lambda: seconds.append(0.2)))
     plan = replace(plan, training=replace(plan.training, steps=None), minutes=1.0, seconds=60.0)
-    events = run_through(plan)
+    events = run_through(plan, stop=stop)
     state = plan.run.newest_state()
     assert state.meta["num_steps"] == events[-1].step
-    assert 50 < next(now) < 66
+    assert 0.95 * 60 < sum(seconds) < 60
     first = next(event for event in events if isinstance(event, Progress) and event.num_steps)
     assert first.step < 0.1 * first.num_steps
 
@@ -278,14 +266,11 @@ def test_a_run_killed_after_its_last_evaluation_stops_there_too(plan):
     run_through(plan)
     expected = digests(plan)
     state = plan.run.newest_state()
-    unfinished = {**state.meta, "finished": False}
-    unfinished.pop("num_events")
+    unfinished = {**state.meta, "finished": False, "num_events": state.meta["num_events"] - 2}
     lines = plan.run.log_path.read_bytes().splitlines(keepends=True)
     plan.run.log_path.write_bytes(b"".join(lines[:-2]))  # without stopped and finished
     plan.run.save_state(state.meta["step"], state.tensors, unfinished)
-    resumed = plan_again(plan, steps=2000)
-    for event in train(replace(plan, resume=resumed.resume)):
-        plan.run.log(event.record())
+    run_through(plan_again(plan, steps=2000))
     assert digests(plan) == expected
 
 
@@ -343,8 +328,7 @@ def test_a_model_that_was_moved_away_is_made_again(plan):
     """Whether before or after the last step, the run ends with a model and a score."""
     for stop_after in (40, 10**6):
         plan.run.clear()
-        for event in islice(train(plan), stop_after):
-            plan.run.log(event.record())
+        run_through(plan, stop_after=stop_after)
         plan.run.model_path.unlink()
         saved = plan.run.newest_state()
         saved.meta["finished"] = False
@@ -353,7 +337,7 @@ def test_a_model_that_was_moved_away_is_made_again(plan):
         assert load_model(plan.run.model_path).scores["nats_per_char"] == events[-1].nats_per_char
     plan.run.model_path.unlink()
     with pytest.raises(ModelFileError, match="--fresh"):
-        training.finished(plan, 24)
+        keeping.finished_before(plan, 24)
 
 
 def test_an_extended_run_scores_as_much_as_one_of_its_length(plan, tmp_path):
@@ -365,7 +349,7 @@ def test_an_extended_run_scores_as_much_as_one_of_its_length(plan, tmp_path):
     again = replace(plan, training=replace(plan.training, steps=6000), resume=plan.run.newest_state(), extends=True)
     state = training.starting_state(again, torch.device("cpu"))
     assert state.valid_chars == 5996 * 8 * 16 // 480
-    _, kept = training.kept_model(again)
+    _, kept = keeping.kept_model(again)
     score = evaluate(kept, corpus.valid_ids, context=corpus.train_ids, num_scored=state.valid_chars)
     assert state.best_nats == score.nats_per_char
 

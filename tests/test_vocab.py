@@ -239,6 +239,30 @@ def test_rare_characters_share_a_symbol(pieces, min_count):
     assert unknown == {char: text.count(char) for char in rare}
 
 
+@given(st.lists(ANY_TEXT), st.text(ANY_CHARS), st.integers(1, 4))
+@example(["aab"], "bc", 2)
+@example(["aab"], UNKNOWN, 1)
+@example(["aab"], END, 2)
+def test_known_characters_are_there_anyway(pieces, known, min_count):
+    """However rare they are in the text, or missing; the others are as without them."""
+    text = "".join(pieces)
+    alone = Vocab.of_counts(count_points(pieces), min_count=min_count)
+    vocab = Vocab.of_counts(count_points(pieces), min_count=min_count, known=known)
+    rare = set(text) - set(alone.chars) - set(known)
+    assert set(vocab.chars) - {UNKNOWN} == (set(alone.chars) | set(known)) - {UNKNOWN}
+    assert (UNKNOWN in vocab.chars) == (bool(rare) or UNKNOWN in known)
+    decoded = vocab.decode(vocab.encode(text))
+    assert decoded == "".join(char if char in vocab.chars else UNKNOWN for char in text)
+
+
+def test_there_are_no_more_characters_than_code_points():
+    """A longer string is none, and isn't sorted to find that out."""
+    everything = "".join(map(chr, range(0x110000)))
+    assert len(Vocab(everything)) == 0x110000
+    with pytest.raises(ValueError, match="sorted and distinct"):
+        Vocab(everything + "\U0010ffff")
+
+
 @given(st.binary(), st.integers(1, 7))
 def test_bytes_are_spelt_and_read_back(data, size):
     """A vocabulary of bytes spells a person's text as UTF-8, and reads what is drawn, piece by piece."""

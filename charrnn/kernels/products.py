@@ -16,6 +16,7 @@ Letters: M rows of A, K depth, N columns of B.
 import os
 from typing import Any
 
+import llvmlite.binding
 import numba
 import numpy as np
 from llvmlite import ir
@@ -35,6 +36,12 @@ def cpu_has(feature: str) -> bool:
     chosen = config.CPU_FEATURES  # NUMBA_CPU_FEATURES, by which another processor is played
     features: str = _target.get_host_cpu_features() if chosen is None else chosen
     return f"+{feature}" in features.split(",")
+
+
+def processor() -> str:
+    """The processor that numba compiles for, by LLVM's name for it."""
+    config: Any = numba.config
+    return config.CPU_NAME or str(llvmlite.binding.get_host_cpu_name())
 
 
 def has_fast_bfloat16() -> bool:

@@ -1,0 +1,1 @@
+"""The rows of benchmarks/faults.py: what is done to a run, and what must be left of it."""
