@@ -125,7 +125,7 @@ def check_tensors(path: Path, tensors: Tensors, config: ModelConfig) -> None:
 def write_tensors(path: Path, tensors: Tensors, *, kind: str, meta: dict[str, Any]) -> None:
     """Write tensors and a JSON description to one checksummed file, atomically."""
     tensors = {name: np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<")) for name, tensor in tensors.items()}
-    header = _header(tensors, {"format": FORMAT_VERSION, "kind": kind, "file_sha256": _NO_DIGEST, **meta})
+    header = _header(tensors, {"format": FORMAT_VERSION, "kind": kind, **meta, "file_sha256": _NO_DIGEST})
     arrays = [tensors[name].reshape(-1).view(np.uint8).data for name in _in_order(tensors)]
     start = header.index(_DIGEST_MARK) + len(_DIGEST_MARK)
     digest = _digest(header, *arrays).encode()

@@ -44,9 +44,10 @@ def evaluate_and_keep(state: TrainState, plan: RunPlan, writer: Writer) -> Itera
     yield draw_sample(model, plan, step=state.step)
     if best:
         path = str(plan.run.model_path)
-        if not writer.wait(MOST_WAITED):
-            yield Warned(state.step, f"{path}: still not on the disk, which is slow; training goes on")
-        yield Saved(state.step, path=path)  # or will be: how fast the disk is doesn't change what is counted
+        slow = f"{path}: still not on the disk, which is slow; training goes on"
+        if problem := writer.problem() if writer.wait(MOST_WAITED) else slow:
+            yield Warned(state.step, problem)
+        yield Saved(state.step, path=path)  # or will be: a state counts this, and must not depend on the disk
 
 
 def score_held_out(model: CharRNN, corpus: Corpus, *, num_scored: int | None = None) -> Evaluation:

@@ -36,7 +36,8 @@ class Writer:
         self._state: State | None = None
         self._busy = self._closed = False
         self._due = False  # something waits, and has not failed since it was put
-        self._failures: list[str] = []  # since the last success
+        self._error: str | None = None  # of the last try
+        self._failures = 0  # states in a row that could not be saved
         self._told = False
         self._bug: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
@@ -52,10 +53,10 @@ class Writer:
         self._thread.join()
 
     def put(self, what: ModelFile | State) -> None:
-        """Have this written, instead of what of its kind still waits."""
+        """Have this written, instead of what of its kind still waits; a state that counts on a model comes after it."""
         with self._changed:
             if isinstance(what, ModelFile):
-                self._model = what
+                self._model, self._state = what, None
             else:
                 self._state = what
             self._due = True
@@ -72,28 +73,28 @@ class Writer:
     def problem(self) -> str | None:
         """What went wrong, once for all failures in a row.
 
-        Raises CharrnnError after three of them.
+        Raises CharrnnError where three states in a row could not be saved.
         """
         with self._changed:
             if self._bug:
                 raise self._bug
-            if len(self._failures) >= MAX_FAILURES:
-                raise CharrnnError(f"{self._failures[-1]}, {MAX_FAILURES} times in a row; {_ADVICE}")
-            if not self._failures or self._told:
+            if self._failures >= MAX_FAILURES:
+                raise CharrnnError(f"{self._error}, {MAX_FAILURES} times in a row; {_ADVICE}")
+            if self._error is None or self._told:
                 return None
             self._told = True
-            return f"{self._failures[0]}; training goes on, and saving is tried again"
+            return f"{self._error}; training goes on, and saving is tried again"
 
     def finish(self) -> None:
         """Try once more what has failed, and wait for the disk. Raises CharrnnError where something is not on it."""
         self.wait()
         with self._changed:
-            self._due = bool(self._failures)
+            self._due = self._error is not None
             self._changed.notify_all()
         self.wait()
         with self._changed:
-            if self._failures:
-                raise CharrnnError(f"{self._failures[-1]}; {_ADVICE}")
+            if self._error:
+                raise CharrnnError(f"{self._error}; {_ADVICE}")
 
     def _work(self) -> None:
         """The thread: take what waits, write it, note how that went."""
@@ -117,7 +118,8 @@ class Writer:
                     self._clear(state=state)
             except OSError as error:
                 with self._changed:
-                    self._failures.append(f"{path}: {error.strerror or error}")
+                    self._error = f"{path}: {error.strerror or error}"
+                    self._failures += state is not None
             except BaseException as error:  # nothing that a thread raises is seen by anybody
                 with self._changed:
                     self._bug = error
@@ -125,8 +127,7 @@ class Writer:
                 return
             else:
                 with self._changed:
-                    self._failures.clear()
-                    self._told = False
+                    self._error, self._failures, self._told = None, 0, False
 
     def _clear(self, *, model: ModelFile | None = None, state: State | None = None) -> None:
         """Forget what was written, unless it has been replaced meanwhile."""

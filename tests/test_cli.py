@@ -660,6 +660,19 @@ def test_a_signal_saves_and_the_same_command_goes_on(uninterrupted: Path, number
 
 
 @posix
+@pytest.mark.parametrize(("name", "code"), [("TERM", 143), ("HUP", 129)])
+def test_a_shell_sees_that_a_signal_ended_the_run(desk: Path, name: str, code: int) -> None:
+    """As for any program: 128 and the signal's number."""
+    script = (
+        '"${charrnn[@]}" & until [ -s checkpoints/poems/log.jsonl ]; do sleep 0.05; done; '
+        f"kill -{name} $!; wait $!; echo $?"
+    )
+    outcome = in_shell(script, "train", "poems.txt", "--steps", "1000000", "-q", *TINY, cwd=desk)
+    assert (outcome.code, outcome.out) == (0, f"{code}\n".encode())
+    assert "stopped after step" in outcome.err
+
+
+@posix
 @pytest.mark.parametrize("several", [(), ("-N", "70", "--stop", "@@@", "--threads", "2")], ids=str)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_an_interrupted_sample_ends_quietly(

@@ -123,6 +123,44 @@ def test_a_count_is_a_whole_number(kind, name, value):
 
 
 @pytest.mark.parametrize(("kind", "name"), RANGES)
+@pytest.mark.parametrize("value", [True, False])
+def test_yes_and_no_are_no_numbers(kind, name, value):
+    """Though Python counts with them; a file that says so is none of ours."""
+    with pytest.raises(UsageError, match=f"^{flag(name)} must be a (whole )?number"):
+        make(kind, **{name: value})
+
+
+TEXTS = [
+    *((TrainConfig, "init_from"), (SourceConfig, "glob"), (CorpusConfig, "encoding"), (CorpusConfig, "documents")),
+    *((CorpusConfig, "known"), (CorpusConfig, "valid"), (SampleConfig, "prompt")),
+]
+
+
+def test_every_text_is_in_the_table():
+    """The table above holds each field that is a text, so none goes untested."""
+    declared = [(kind, field.name) for kind in LEGAL for field in dataclasses.fields(kind)]
+    assert [pair for pair in declared if pair[0].__annotations__[pair[1]] in (str, str | None)] == TEXTS
+
+
+@pytest.mark.parametrize(("kind", "name"), TEXTS)
+@pytest.mark.parametrize("value", [5, 1.5, True, ["a"], b"a", None], ids=repr)
+def test_a_text_is_a_text(kind, name, value):
+    """Nothing else is taken for one, but None where it means that there is none."""
+    if value is None and kind.__annotations__[name] == str | None:
+        assert getattr(make(kind, **{name: None}), name) is None
+        return
+    with pytest.raises(UsageError, match=f"^{flag(name)} must be a text"):
+        make(kind, **{name: value})
+
+
+@pytest.mark.parametrize("value", [0, 1, None, "no"], ids=repr)
+def test_yes_or_no_is_one_of_them(value):
+    """And nothing that may stand for it."""
+    with pytest.raises(UsageError, match=r"^--bytes must be yes or no"):
+        make(CorpusConfig, bytes=value)
+
+
+@pytest.mark.parametrize(("kind", "name"), RANGES)
 def test_only_some_settings_may_be_left_open(kind, name):
     """None is a value where it means something, and refused elsewhere."""
     if (kind, name) in OPTIONAL:

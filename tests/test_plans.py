@@ -483,7 +483,7 @@ def save_at_40(run, **changes):
 def test_a_state_whose_values_are_nonsense_is_refused(run, changes):
     """Each is checked before the run goes on from it."""
     save_at_40(run, **changes)
-    with pytest.raises(ModelFileError, match="state-40"):
+    with pytest.raises(ModelFileError, match=r"state-40.*not a state of a run"):
         plan_for(run)
 
 
@@ -647,6 +647,41 @@ def test_a_state_that_describes_no_run_is_a_foreign_file(run, changes):
     save_counted(run, **changes)
     with pytest.raises(ModelFileError, match="state-40"):
         plan_for(run, {"valid_fraction": 0.1})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays: {name: array for name, array in arrays.items() if name != "hidden.0"},
+        lambda arrays: {name: array for name, array in arrays.items() if name != "exp_avg.head.bias"},
+        lambda arrays: {**arrays, "more": np.zeros(1, np.float32)},
+        lambda arrays: {**arrays, "average.head.bias": arrays["average.head.bias"][:-1]},
+        lambda arrays: {**arrays, "hidden.0": arrays["hidden.0"][:, :-1]},
+        lambda arrays: {**arrays, "weights.head.bias": arrays["weights.head.bias"].astype(np.float64)},
+        lambda arrays: {**arrays, "weights.head.bias": np.full_like(arrays["weights.head.bias"], np.nan)},
+        lambda arrays: {**arrays, "exp_avg_sq.head.bias": np.full_like(arrays["exp_avg_sq.head.bias"], np.inf)},
+    ],
+    ids=range(8),
+)
+def test_a_state_with_other_arrays_is_refused(run, change):
+    """Missing, extra, of another shape or type, or not finite: before anything is allocated for them."""
+    save_counted(run)
+    saved = run.newest_state()
+    run.save_state(40, change(saved.tensors), saved.meta)
+    with pytest.raises(ModelFileError, match=r"state-40.*not a state of this run"):
+        plan_for(run)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"cursor": {"pass_index": 0, "time": 10**6}}, {"valid_chars": 101}, {"cursor": {"pass_index": 0, "time": 900}}],
+    ids=str,
+)
+def test_a_state_that_stands_outside_its_text_is_refused(run, changes):
+    """There is nothing to read there."""
+    save_counted(run, **changes)
+    with pytest.raises(ModelFileError, match="outside its text"):
+        plan_for(run)
 
 
 def test_planning_writes_nothing(run):

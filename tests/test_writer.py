@@ -110,10 +110,11 @@ def test_what_is_put_is_on_the_disk_when_it_was_waited_for(run, writer):
 
 
 def test_a_model_is_written_before_its_state(disk, writer):
-    """Whichever was put first: who goes on from a state finds the weights that it takes for the best."""
+    """Who goes on from a state finds the weights that it takes for the best; an older state is of no use any more."""
     disk.hold(writer, state(0))
-    writer.put(state(5))
+    writer.put(state(4))
     writer.put(model(5))
+    writer.put(state(5))
     disk.ready.set()
     writer.wait()
     assert disk.written == ["state 0", "model 5", "state 5"]
@@ -273,6 +274,22 @@ def test_three_failures_in_a_row_are_enough(disk, writer):
     with pytest.raises(CharrnnError, match=r"state-0.*Input/output error.*3 times in a row.*same command") as caught:
         fail(disk, writer, BROKEN)
     assert caught.value.exit_code == 1
+    with pytest.raises(CharrnnError, match="3 times"):
+        writer.problem()
+
+
+def test_a_model_that_fails_with_its_state_counts_once(disk, writer):
+    """A full disk has as many chances where the weights get better all the time as where they don't."""
+    disk.failures = [FULL] * 4
+    for step in (1, 2):
+        for what in (model(step), state(step)):
+            writer.put(what)
+            writer.wait()
+            assert (writer.problem() is None) == (disk.failures != [FULL] * 3)
+    assert disk.tried == ["model 1", "model 1", "model 2", "model 2"]
+    disk.failures = [FULL]
+    writer.put(state(3))
+    writer.wait()
     with pytest.raises(CharrnnError, match="3 times"):
         writer.problem()
 
