@@ -227,7 +227,7 @@ def run_plan(plan: "RunPlan", view: console.TrainView) -> None:
             log.append(finished.record())
         return
     with console.patience(COMPILING, quiet=view.quiet):
-        training.compile_kernels(plan)
+        training.compile_kernels(plan.model.cell, plan.precision, plan.device)
     try:
         with runs.catching_signals(view.stopping) as stop:
             for event in training.train(plan, stop=stop):

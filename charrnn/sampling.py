@@ -23,7 +23,8 @@ from charrnn.crew import Crew, State
 from charrnn.errors import UsageError
 from charrnn.kernels.counters import uniforms
 from charrnn.kernels.generation import Filters
-from charrnn.kernels.products import has_fast_bfloat16
+from charrnn.kernels.products import has_fast_bfloat16, product
+from charrnn.kernels.vectors import compile_apart
 from charrnn.vocab import END, UNKNOWN, Vocab
 
 SIDE_BY_SIDE = 64  # streams that share a pass over the weights
@@ -272,7 +273,13 @@ class Ending:
 
 
 def compile_kernels(precision: str = "float32") -> None:
-    """Compile the loop, by drawing from a toy network; quick where that was done before."""
+    """Compile the loop; quick where that was done before."""
+    compile_apart(product, f"sample-{precision}", f"from charrnn import sampling; sampling.run_kernels({precision!r})")
+    run_kernels(precision)
+
+
+def run_kernels(precision: str) -> None:
+    """Draw from a toy network."""
     config = ModelConfig("gru", vocab_size=1, embedding_dim=1, hidden_size=1, num_layers=2)
     zeros = {name: np.zeros(shape, np.float32) for name, shape in config.tensor_shapes().items()}
     list(Sampler(ModelFile(config, Vocab("a"), zeros, {}, {}), precision=precision).stream(length=1, seed=0))

@@ -9,7 +9,6 @@ Letters: G lanes, T steps in a window, P parameters, V vocabulary.
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor
 from charrnn import sampling
 from charrnn.batches import read_window
 from charrnn.budget import Pace, evaluation_is_due, valid_part
-from charrnn.config import Precision, TrainConfig
+from charrnn.config import Cell, ModelConfig, Precision, TrainConfig
 from charrnn.errors import DivergenceError, Interrupted
 from charrnn.evaluation import evaluate
 from charrnn.keeping import (
@@ -32,6 +31,8 @@ from charrnn.keeping import (
     until_saved,
 )
 from charrnn.kernels.counters import dropout_mask, weight_mask
+from charrnn.kernels.products import product
+from charrnn.kernels.vectors import compile_apart
 from charrnn.lanes import WindowResult, Workers, recurrent_weights
 from charrnn.metrics import Event, Finished, Progress, Resumed, Stopped, Warned
 from charrnn.model import CharRNN
@@ -71,7 +72,7 @@ def train(plan: RunPlan, *, stop: StopRequest | None = None) -> Iterator[Event]:
     stop = stop or StopRequest()
     state = starting_state(plan, torch.device(plan.device))
     precision = cast(Precision, plan.precision)
-    compile_kernels(plan)  # outside the budget
+    compile_kernels(plan.model.cell, plan.precision, plan.device)  # outside the budget
     with (
         Writer(plan.run) as writer,
         Workers(state.model, num_workers=plan.num_workers, precision=precision) as workers,
@@ -175,15 +176,23 @@ def train_steps(
             raise Interrupted(message, signal_number=stop.signal_number)
 
 
-def compile_kernels(plan: RunPlan) -> None:
-    """Compile what the run needs, by training, scoring and sampling toy networks; quick where that was done before."""
-    config = replace(plan.model, vocab_size=2, embedding_dim=1, hidden_size=2, num_layers=2, reset_id=None)
-    model = CharRNN(config).to(torch.device(plan.device))
-    x = torch.zeros(2, 1, dtype=torch.int64, device=plan.device)
-    with Workers(model, num_workers=1, precision=cast(Precision, plan.precision)) as workers:
+def compile_kernels(cell: Cell, precision: str, device: str) -> None:
+    """Compile what a run needs; quick where that was done before."""
+    if device == "cpu":
+        code = f"from charrnn import training; training.run_kernels{(cell, precision, device)}"
+        compile_apart(product, f"train-{cell}-{precision}", code)
+    run_kernels(cell, precision, device)
+
+
+def run_kernels(cell: Cell, precision: str, device: str) -> None:
+    """Train, score and sample toy networks."""
+    config = ModelConfig(cell, vocab_size=2, embedding_dim=1, hidden_size=2, num_layers=2)
+    model = CharRNN(config).to(torch.device(device))
+    x = torch.zeros(2, 1, dtype=torch.int64, device=device)
+    with Workers(model, num_workers=1, precision=cast(Precision, precision)) as workers:
         workers.window_gradient(x, x, model.initial_state(1), None)
     evaluate(model, np.zeros(2, np.uint8), context=np.zeros(1, np.uint8))
-    sampling.compile_kernels()
+    sampling.run_kernels("float32")
 
 
 def starting_state(plan: RunPlan, device: torch.device) -> TrainState:

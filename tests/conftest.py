@@ -20,6 +20,7 @@ from charrnn.plans import RunPlan, make_plan
 from charrnn.runs import OF_A_SITTING, Log, Run
 from charrnn.training import train
 from charrnn.vocab import Vocab
+from charrnn.writer import Writer
 
 torch.set_num_threads(2)
 
@@ -133,3 +134,11 @@ def plan_again(plan, **given):
     place = {"device": plan.device, "threads": plan.threads, "precision": plan.precision}
     rest = {"minutes": None, "save_every": plan.save_every, **place}
     return make_plan(plan.run, plan.corpus, plan.corpus_config, given, **rest)
+
+
+class Waited(Writer):
+    """A writer that everybody waits for, so that each failure is seen in the step it happens in."""
+
+    def put(self, what):
+        super().put(what)
+        self.wait()

@@ -29,7 +29,15 @@ import typer
 
 from charrnn import __version__, cli
 from charrnn.checkpoint import ModelFile, load_model, save_model, write_tensors
-from charrnn.config import CorpusConfig, ModelConfig, SampleConfig, SourceConfig, TrainConfig, flag
+from charrnn.config import (
+    SECONDS_BETWEEN_STATES,
+    CorpusConfig,
+    ModelConfig,
+    SampleConfig,
+    SourceConfig,
+    TrainConfig,
+    flag,
+)
 from charrnn.kernels.products import has_fast_bfloat16
 from charrnn.runs import Run
 from charrnn.vocab import Vocab
@@ -517,18 +525,26 @@ def test_a_run_killed_before_it_could_tell_its_end_tells_it_later(copied_home: P
         assert log.read_bytes() == whole
 
 
-def test_a_state_is_saved_as_often_as_asked(desk: Path, call: Call) -> None:
-    """At each step, at most; the runs are the same but for that."""
-    newest: list[set[int]] = []
-    for name, seconds in (("often", "0"), ("seldom", "1e6")):
-        settings = ("train", "poems.txt", "--run", name, "--save-every", seconds, "--steps", "12", "-q", *TINY)
-        assert call(*settings).code == 0
-        states = (desk / "checkpoints" / name).glob("state-*.safetensors")
-        newest.append({int(path.stem.removeprefix("state-")) for path in states})
-    assert newest[0] == {11, 12}
-    assert newest[1] != newest[0]
-    often, seldom = (learned(desk / "checkpoints" / name / "model.safetensors") for name in ("often", "seldom"))
-    assert often == seldom
+def test_a_state_is_saved_as_often_as_asked(desk: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many seconds apart, a minute unless they are given; the model is the same."""
+    from charrnn import training
+
+    asked: list[float] = []
+
+    class Watched(training.Pace):
+        """Notes what it is asked for."""
+
+        def __init__(self, clock: Callable[[], float], *, save_every: float) -> None:
+            asked.append(save_every)
+            super().__init__(clock, save_every=save_every)
+
+    monkeypatch.setattr(training, "Pace", Watched)
+    for name, options in (("often", ("--save-every", "0")), ("seldom", ("--save-every", "1e6")), ("as ever", ())):
+        assert call("train", "poems.txt", "--run", name, *options, "--steps", "12", "-q", *TINY).code == 0
+    assert asked == [0.0, 1e6, SECONDS_BETWEEN_STATES]
+    models = [learned(path) for path in (desk / "checkpoints").glob("*/model.safetensors")]
+    assert len(models) == 3
+    assert models[0] == models[1] == models[2]
 
 
 # --- beginning with a model ---

@@ -14,7 +14,7 @@ from charrnn.metrics import Evaluated, Evaluation, Finished, Progress, Stopped, 
 from charrnn.standing import MAX_ROLLBACKS
 from charrnn.vocab import Vocab
 from tests import reference
-from tests.conftest import digests, plan_again, run_through
+from tests.conftest import Waited, digests, plan_again, run_through
 
 UNUSED = "~"  # a character that no text here has
 
@@ -43,6 +43,12 @@ def only_finite(monkeypatch):
     monkeypatch.setattr(checkpoint, "write_tensors", watched)
     monkeypatch.setattr(runs, "write_tensors", watched)
     return written
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch):
+    """Each state is on the disk when the next step begins, so that it is known which one is the last."""
+    monkeypatch.setattr(training, "Writer", Waited)
 
 
 def poison(tensor, place=(0, 0)):

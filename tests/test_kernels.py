@@ -1,12 +1,18 @@
 """The kernels that draw text: counter-based numbers, one step of the recurrences, the filters and the draw."""
 
 import math
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import numba
 import numpy as np
 import pytest
 
+from charrnn.checkpoint import load_model
 from charrnn.config import CELLS
 from charrnn.kernels import recurrent, vectors
 from charrnn.kernels.barrier import abandon, meet, new_barrier
@@ -14,6 +20,7 @@ from charrnn.kernels.counters import dropout_mask, pass_offset, uniforms, weight
 from charrnn.kernels.generation import draw, filter_logits, surprisal
 from charrnn.kernels.vectors import compiled
 from tests import reference
+from tests.conftest import make_text
 
 
 def test_uniforms_depend_on_seed_stream_and_position_alone():
@@ -192,6 +199,42 @@ def test_kernels_work_where_nothing_can_be_cached(monkeypatch):
     step(np.full(1, 0.5, np.float32), np.full(1, -0.5, np.float32), h)
     assert h[0] == 0
     assert asked == [True, False]
+
+
+def test_kernels_are_compiled_by_a_process_of_its_own_once(tmp_path):
+    """Where it succeeds; for other kernels, another compiler or another processor again."""
+    folder, told = tmp_path / "cache", tmp_path / "told"
+    folder.mkdir()
+
+    def compile_apart(name, code, cache_path=str(folder), target="x86"):
+        kernel = SimpleNamespace(
+            stats=SimpleNamespace(cache_path=cache_path),
+            targetctx=SimpleNamespace(codegen=lambda: SimpleNamespace(magic_tuple=lambda: (target,))),
+        )
+        vectors.compile_apart(kernel, name, f"{code}; print(file=open({str(told)!r}, 'a'))")
+        return len(told.read_text()) if told.exists() else 0
+
+    assert compile_apart("a", "1 / 0") == 0
+    assert compile_apart("a", "import os; assert os.getpid() != " + str(os.getpid())) == 1
+    assert compile_apart("a", "pass") == 1
+    assert compile_apart("b", "pass") == 2
+    assert compile_apart("a", "pass", target="arm") == 3
+    assert compile_apart("c", "pass", cache_path=None) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_first_run_ever_is_like_any_other(cell, tmp_path):
+    """To the last bit, though it is the one for which the kernels are compiled."""
+    (tmp_path / "text.txt").write_text(make_text(6000), encoding="utf-8")
+    sizes = ["--hidden-size", "20", "--num-layers", "2", "--batch-size", "8", "--seq-len", "16", "--steps", "60"]
+    command = [sys.executable, "-m", "charrnn", "train", "text.txt", "-q", "--precision", "float32", "--cell", cell]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "NUMBA_CACHE_DIR": str(tmp_path)}
+    kept = []
+    for name in ("first", "second"):
+        subprocess.run([*command, *sizes, "--run", name], cwd=tmp_path, env=environment, check=True)
+        kept.append(load_model(tmp_path / "checkpoints" / name / "model.safetensors").tensors)
+    assert all((kept[0][name] == kept[1][name]).all() for name in kept[0])
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 5])

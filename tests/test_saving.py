@@ -15,7 +15,7 @@ from charrnn.metrics import Evaluated, Finished, Plan, Progress, Saved, Warned
 from charrnn.runs import StopRequest
 from charrnn.training import train
 from charrnn.writer import Writer
-from tests.conftest import digests, plan_again, run_through
+from tests.conftest import Waited, digests, plan_again, run_through
 
 OFTEN = [0.0, 60.0]  # seconds between states: one a step, or only with better models
 
@@ -70,14 +70,6 @@ def train_and_fail(plan, disk, *, at, times, events=None):
 def told_of_saving(events):
     """The warnings of a run."""
     return [event.message for event in events if isinstance(event, Warned)]
-
-
-class Waited(Writer):
-    """A writer that everybody waits for, so that each failure is seen in the step it happens in."""
-
-    def put(self, what):
-        super().put(what)
-        self.wait()
 
 
 @pytest.mark.parametrize("writer", [Writer, Waited])

@@ -37,13 +37,20 @@ def _set(meta: dict[str, Any], name: str, value: Any) -> None:
     meta[name] = value
 
 
+def _a_step_less(meta: dict[str, Any]) -> None:
+    """Forget a step, and nothing that could not have been before it."""
+    meta["step"] -= 1
+    for name in ("evaluated_step", "best_step"):
+        meta[name] = min(meta[name], meta["step"])
+
+
 # What is left out of a state, as a change of its tensors and facts
 CONTROLS: dict[str, Callable[[dict[str, Any], dict[str, Any]], None]] = {
     "nothing": lambda tensors, meta: None,
     "the lanes' states": lambda tensors, meta: _zeros(tensors, "hidden."),
     "the cursor's pass": lambda tensors, meta: _set(meta["cursor"], "pass_index", 0),
     "the cursor's time": lambda tensors, meta: _set(meta["cursor"], "time", 0),
-    "the step": lambda tensors, meta: _set(meta, "step", meta["step"] - 1),
+    "the step": lambda tensors, meta: _a_step_less(meta),
     "the first moments": lambda tensors, meta: _zeros(tensors, "exp_avg."),
     "the second moments": lambda tensors, meta: _zeros(tensors, "exp_avg_sq."),
     "the average": lambda tensors, meta: _old_average(tensors),

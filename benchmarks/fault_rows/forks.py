@@ -47,6 +47,7 @@ def prepare() -> None:
     for precision in ("float32", "bfloat16") if has_fast_bfloat16() else ("float32",):
         sampling.compile_kernels(precision)
         for cell in CELLS:
+            training.compile_kernels(cell, precision, "cpu")
             config = TrainConfig(batch_size=1, seq_len=2, dropout=0.5, weight_drop=0.5, learning_rate=1e-3)
             state = TrainState.fresh(ModelConfig(cell, 2, 1, 2, 2, reset_id=1), config, torch.device("cpu"))
             masks = training.dropout_masks(state, config, x.device), training.weight_masks(state, config, x.device)

@@ -11,6 +11,8 @@ import contextlib
 import functools
 import hashlib
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -61,10 +63,28 @@ def _forget_outdated(folder: Path) -> None:
     with contextlib.suppress(OSError):  # a folder that can't be written is left to numba's own check
         if stamp.exists() and stamp.read_text() == digest:
             return
-        for index in folder.glob("*.nbi"):
-            index.unlink(missing_ok=True)
+        for outdated in (*folder.glob("*.nbi"), *folder.glob("*.ready")):
+            outdated.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         stamp.write_text(digest)
+
+
+def compile_apart(kernel: Callable[..., Any], name: str, code: str) -> None:
+    """Have a process of its own run `code`, which calls kernels, unless that was done before under this name.
+
+    What was just compiled and what comes out of the cache differ in the last bit of some sums:
+    a function that several kernels share is linked from the one that comes first, each of which
+    optimised it on its own. So every process, the first one too, takes all of them out of the
+    cache. kernel: any, which knows where that is; without a cache nothing is done.
+    """
+    dispatcher: Any = kernel
+    if dispatcher.stats.cache_path is None:
+        return
+    made_for = repr((numba.__version__, sys.version, dispatcher.targetctx.codegen().magic_tuple()))
+    mark = Path(dispatcher.stats.cache_path) / f"{name}.{hashlib.sha256(made_for.encode()).hexdigest()[:16]}.ready"
+    with contextlib.suppress(OSError):  # then they are compiled here
+        if not mark.exists() and subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0:
+            mark.touch()
 
 
 @intrinsic
