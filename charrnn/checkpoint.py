@@ -31,6 +31,7 @@ _TYPES = {f"{kind}{8 * size}": np.dtype(f"<{kind.lower()}{size}") for kind, size
 _NAMES = {kind: name for name, kind in _TYPES.items()}
 _MEASURED = ("nats_per_char", "num_chars", "step")  # of a model file's scores
 _SMALL_HEADER = 1 << 22  # bytes; a larger one must be at most a quarter of its file
+_LARGE_HEADER = 1 << 26  # bytes, and more than any vocabulary takes
 _FEW_PARTS = 20_000  # of a JSON value, each an object of some hundred bytes; more must be few beside the file
 # How the digest's key stands in the header: JSON inside a JSON string. The same words in a
 # path or a vocabulary would be escaped once more, so this occurs once.
@@ -204,7 +205,7 @@ def _read_file(path: Path) -> tuple[bytes, bytearray, dict[str, Any], dict[str, 
             file_size = os.fstat(file.fileno()).st_size
             header = file.read(8)
             size = int.from_bytes(header, "little")
-            if not 0 < size <= min(file_size, max(_SMALL_HEADER, file_size // 4)):
+            if not 0 < size <= min(file_size, max(_SMALL_HEADER, min(file_size // 4, _LARGE_HEADER))):
                 raise ValueError("no header, or one larger than what it describes")
             header += file.read(size)
             entries, document = _parse_header(header[8:], file_size)

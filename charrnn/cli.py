@@ -32,7 +32,9 @@ from charrnn.metrics import bits
 if TYPE_CHECKING:
     import torch
 
+    from charrnn.checkpoint import ModelFile
     from charrnn.plans import RunPlan
+    from charrnn.runs import Run
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -165,17 +167,14 @@ def train(
         given["valid"] = valid if valid == "-" else os.path.abspath(valid)
         if valid_fraction is not None:
             raise UsageError("--valid FILE and --valid-fraction are two ways to hold a text out; give one of them")
-    from charrnn import cache, checkpoint, corpus, plans, runs, sources
+    from charrnn import cache, corpus, plans, runs, sources
 
     sources.check(texts[0])  # before its name becomes a run's
     place, base = runs.Run(runs.run_name(texts[0]) if run is None else run), None
     if not dry_run:
         place.check_writable()  # before a long text is read
     if init_from is not None:
-        given["init_from"] = os.path.abspath(runs.find_model(init_from))
-        if fresh or place.newest_state() is None:
-            base = checkpoint.load_model(given["init_from"])
-            given = plans.begin_with(base, given)
+        given, base = find_base(place, given, fresh=fresh)
     corpus_config = plans.settle_corpus(place, given, fresh=fresh)
     source_config = overlay(SourceConfig(), given)
     with console.patience("reading the text", quiet=quiet), cache.Cache.of_user().writable() as folder:
@@ -211,6 +210,25 @@ def train(
         console.result_path(place.model_path)
     if not quiet:
         console.note(f"next: charrnn sample -m {shlex.quote(place.name)} --temp 0.8")
+
+
+def find_base(place: "Run", given: dict[str, Any], *, fresh: bool) -> tuple[dict[str, Any], "ModelFile | None"]:
+    """What the user gave with what the model of --init-from says, and that model, which only a new run needs."""
+    from charrnn import checkpoint, plans, runs
+
+    which, rest = given["init_from"], {name: value for name, value in given.items() if name != "init_from"}
+    going_on = not fresh and place.newest_state() is not None
+    try:
+        path = os.path.abspath(runs.find_model(which))
+    except ModelFileError:
+        if not going_on:
+            raise
+        return rest, None
+    given = {**rest, "init_from": path}
+    if going_on:
+        return given, None
+    base = checkpoint.load_model(path)
+    return plans.begin_with(base, given), base
 
 
 def run_plan(plan: "RunPlan", view: console.TrainView) -> None:

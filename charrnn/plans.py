@@ -256,7 +256,8 @@ def _added(base: ModelFile | None, corpus: Corpus) -> list[str]:
     if not new:
         return []
     more = f", and {len(new) - 20} more" if len(new) > 20 else ""
-    return [f"{len(new)} characters are new to the model: {', '.join(map(describe, new[:20]))}{more}"]
+    count = "1 character is" if len(new) == 1 else f"{len(new)} characters are"
+    return [f"{count} new to the model: {', '.join(map(describe, new[:20]))}{more}"]
 
 
 def _configs_of(run: Run, saved: SavedState) -> tuple[CorpusConfig, ModelConfig, TrainConfig]:

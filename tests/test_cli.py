@@ -576,6 +576,8 @@ def test_a_run_that_began_with_a_model_goes_on_without_it(copied_home: Path, cal
     assert (again.code, again.out) == (0, b"checkpoints/more/model.safetensors\n")
     shutil.rmtree(copied_home / "checkpoints/poems")
     assert call(*settings, "--steps", "11").code == 0
+    gone = call(*settings, "--init-from", "poems", "--steps", "14")  # the run has all that it needs
+    assert gone.code == 0, gone.err
 
 
 def test_a_run_may_begin_with_its_own_model(copied_home: Path, call: Call) -> None:
