@@ -169,9 +169,10 @@ def _header(tensors: Tensors, document: dict[str, Any]) -> bytes:
         begin, end = end, end + tensors[name].nbytes
         kind = _NAMES[tensors[name].dtype]
         entries[name] = {"dtype": kind, "shape": list(tensors[name].shape), "data_offsets": [begin, end]}
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    text = json.dumps(entries, separators=(",", ":"))  # ASCII; it may be long, so few copies are made of it
+    del entries
+    padding = " " * (-len(text) % 8)
+    return b"".join(((len(text) + len(padding)).to_bytes(8, "little"), text.encode(), padding.encode()))
 
 
 def _in_order(tensors: Tensors) -> list[str]:
