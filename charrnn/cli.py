@@ -217,7 +217,7 @@ def find_base(place: "Run", given: dict[str, Any], *, fresh: bool) -> tuple[dict
     from charrnn import checkpoint, plans, runs
 
     which, rest = given["init_from"], {name: value for name, value in given.items() if name != "init_from"}
-    going_on = not fresh and place.newest_state() is not None
+    going_on = not fresh and place.last_step() is not None
     try:
         path = os.path.abspath(runs.find_model(which))
     except ModelFileError:

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from charrnn.checkpoint import ModelFile
@@ -68,16 +69,16 @@ class RunPlan:
         """Threads that share a step's lanes."""
         return count_workers(self.training.batch_size, device=self.device, threads=self.threads)
 
-    @property
+    @cached_property
     def place(self) -> dict[str, Any]:
         """Where the run is computed: in another place it goes on, but not to the last bit as it would have."""
         versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
         facts = {"device": self.device, "threads": self.threads, "precision": self.precision}
         return {**facts, "processor": processor(), "versions": versions}
 
-    @property
+    @cached_property
     def settled(self) -> dict[str, Any]:
-        """What is the same in all states of the run, as plain values."""
+        """What a state says of its run, as plain values: the same in all of them, once the seconds are steps."""
         corpus = self.corpus
         text = {"sha256": corpus.sha256, "vocab": corpus.vocab.fingerprint, "num_chars": len(corpus.ids)}
         return {
@@ -86,17 +87,21 @@ class RunPlan:
             "model": asdict(self.model),
             "training": asdict(self.training),
             "corpus": asdict(self.corpus_config),
-            "text": {**text, "paths": _first(corpus.names)},
+            "text": {**text, "paths": self._paths},
             "place": self.place,
         }
 
     def provenance(self, num_steps: int | None) -> dict[str, Any]:
         """Where a model of the run comes from: its text, how that was split, how it was trained."""
         corpus = self.corpus
-        text = {"paths": _first(corpus.names), "sha256": corpus.sha256, "key": corpus.key}
+        text = {"paths": self._paths, "sha256": corpus.sha256, "key": corpus.key}
         parts = {"num_train": corpus.num_train, "num_valid": corpus.num_valid, "num_test": len(corpus.test_ids)}
         training = {**asdict(self.training), "steps": num_steps, "minutes": self.minutes}
         return {"text": text, "split": {**parts, **asdict(self.corpus_config)}, "training": training}
+
+    @cached_property
+    def _paths(self) -> list[str]:
+        return _first(self.corpus.names)
 
     def _num_steps(self) -> int | None:
         """Where the run ends, as far as it is known before it starts."""
@@ -326,8 +331,8 @@ def _check_text(plan: RunPlan, then: _Text) -> None:
     corpus, run = plan.corpus, plan.run
     if (then.sha256, then.vocab) == (corpus.sha256, corpus.vocab.fingerprint):
         return
-    if then.paths != _first(corpus.names):
-        other = next((name for name in _first(corpus.names) if name not in then.paths), None)
+    if then.paths != plan._paths:
+        other = next((name for name in plan._paths if name not in then.paths), None)
         what = f"it was trained on {_listed(then.paths)}" + (f", {other} is new" if other else "")
     elif then.num_chars != len(corpus.ids):
         what = f"it had {then.num_chars:,} characters then and has {len(corpus.ids):,} now"

@@ -204,7 +204,7 @@ def starting_state(plan: RunPlan, device: torch.device) -> TrainState:
         state.restore(plan.resume)
     if not plan.extends:  # what was logged after the state happens again
         plan.run.rewind_log(state.num_events)
-    if plan.extends:  # a longer run scores more on its way, which the best so far is measured by too
+    else:  # a longer run scores more on its way, which the best so far is measured by too
         state.schedule_start, state.num_steps, state.finished = state.step, None, False
         state.valid_chars, state.best_nats, state.num_rollbacks = 0, None, 0
         state.evaluated_step, state.bad_evaluations = state.step, 0

@@ -111,6 +111,11 @@ def _run(arguments: Sequence[str], folder: Path, out: Path, err: Path, before: C
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+    be_command(arguments, folder, out, err, before)
+
+
+def be_command(arguments: Sequence[str], folder: Path, out: Path, err: Path, before: Callable[[], None]) -> None:
+    """Be the command line, up to its exit: in a folder, with its output in files; before: what is done first."""
     os.chdir(folder)
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     for number, path in ((1, out), (2, err)):

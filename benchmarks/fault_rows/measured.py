@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from charrnn.errors import ModelFileError
+from fault_rows.forks import be_command
 
 PATIENCE = 30  # seconds, after which a process hangs
 SPACE = 1 << 30  # bytes of addresses that a process may take beyond what it begins with
@@ -82,24 +83,9 @@ def command(arguments: list[str], folder: Path) -> tuple[int, str]:
     errors = folder / "stderr"
     pid = os.fork()
     if pid == 0:
-        _in_child(lambda: _be_command(arguments, folder, errors))
+        _in_child(lambda: be_command(arguments, folder, Path(os.devnull), errors, _limit_space))
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return status, errors.read_text(encoding="utf-8", errors="replace")
-
-
-def _be_command(arguments: list[str], folder: Path, errors: Path) -> None:
-    """Be the command line, up to its exit."""
-    os.chdir(folder)
-    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
-    sys.argv = ["charrnn", *arguments]
-    _limit_space()
-    from charrnn import cli
-
-    cli.main()
 
 
 def _limit_space() -> None:
