@@ -11,12 +11,14 @@ import os
 import shlex
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from charrnn import __version__, console
+from charrnn import __version__, console, wording
 from charrnn.config import (
+    ADAPT_RATE,
     SECONDS_BETWEEN_STATES,
     CorpusConfig,
     ModelConfig,
@@ -26,13 +28,23 @@ from charrnn.config import (
     available_cores,
     overlay,
 )
-from charrnn.errors import CharrnnError, Interrupted, ModelFileError, OutputClosed, ResourceError, UsageError
+from charrnn.errors import (
+    CharrnnError,
+    InputError,
+    Interrupted,
+    ModelFileError,
+    OutputClosed,
+    ResourceError,
+    UsageError,
+)
 from charrnn.metrics import bits
 
 if TYPE_CHECKING:
     import torch
 
+    from charrnn.cache import Cache
     from charrnn.checkpoint import ModelFile
+    from charrnn.corpus import Corpus
     from charrnn.plans import RunPlan
     from charrnn.runs import Run
 
@@ -42,6 +54,7 @@ app = typer.Typer(
 )
 
 network = functools.partial(typer.Option, rich_help_panel="Network")
+instead = functools.partial(typer.Option, rich_help_panel="Printed instead")
 budget = functools.partial(typer.Option, rich_help_panel="Budget")
 ending = functools.partial(typer.Option, rich_help_panel="Where it ends")
 choice = functools.partial(typer.Option, rich_help_panel="What is drawn")
@@ -54,6 +67,7 @@ def default(field: str) -> dict[str, Any]:
     return {"show_default": str(getattr(SampleConfig, field))}
 
 
+COMPARING = "comparing with n-grams and xz"
 COMPILING = "compiling the kernels for this processor, which happens once"
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, one object a line.")]
@@ -151,6 +165,9 @@ def train(
     save_every: Annotated[
         float, typer.Option(help="Seconds between two saved states; each better model is saved too.")
     ] = SECONDS_BETWEEN_STATES,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write a page about the model beside it when the run is over.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -199,17 +216,31 @@ def train(
     plan = make_plan()  # what is wrong with the request is told before anything is made or forgotten
     if dry_run:
         fact = plan.fact()
-        console.result_json(fact.record()) if json else console.result(console.plan_lines(fact, with_reasons=True))
+        console.result_json(fact.record()) if json else console.result(wording.plan_lines(fact, with_reasons=True))
         return
     with place.locked():
         plan = make_plan()  # again, because another process may have trained here until now
         if fresh:
             place.clear()
-        run_plan(plan, view)
+        is_new = run_plan(plan, view)
+    tell_about(plan, compared=is_new and not quiet, report=report, quiet=quiet)
     if not json:
         console.result_path(place.model_path)
     if not quiet:
         console.note(f"next: charrnn sample -m {shlex.quote(place.name)} --temp 0.8")
+
+
+def tell_about(plan: "RunPlan", *, compared: bool, report: bool, quiet: bool) -> None:
+    """Say what a finished run's score is worth, and write the page about its model."""
+    from charrnn import review
+
+    with console.patience(COMPARING, quiet=quiet):
+        if compared:
+            console.prose(review.compare(plan))
+        if report:
+            path = review.write_report(plan)
+    if report and not quiet:
+        console.note(f"the page about it: {path}")
 
 
 def find_base(place: "Run", given: dict[str, Any], *, fresh: bool) -> tuple[dict[str, Any], "ModelFile | None"]:
@@ -231,8 +262,8 @@ def find_base(place: "Run", given: dict[str, Any], *, fresh: bool) -> tuple[dict
     return plans.begin_with(base, given), base
 
 
-def run_plan(plan: "RunPlan", view: console.TrainView) -> None:
-    """Carry a plan out, logging and showing what happens."""
+def run_plan(plan: "RunPlan", view: console.TrainView) -> bool:
+    """Carry a plan out, logging and showing what happens. Returns whether there was anything left to do."""
     from charrnn import keeping, metrics, runs, training
 
     log = runs.Log(plan.run)
@@ -243,7 +274,7 @@ def run_plan(plan: "RunPlan", view: console.TrainView) -> None:
         view.show(finished)
         if plan.run.num_logged() < plan.resume.meta["num_events"]:  # the run was killed before it could tell
             log.append(finished.record())
-        return
+        return False
     with console.patience(COMPILING, quiet=view.quiet):
         training.compile_kernels(plan.model.cell, plan.precision, plan.device)
     try:
@@ -255,6 +286,7 @@ def run_plan(plan: "RunPlan", view: console.TrainView) -> None:
     finally:
         view.close()
     log.finish()
+    return True
 
 
 @app.command()
@@ -375,41 +407,104 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Where the text it was trained on is now; again for each, in the same order."),
     ] = None,
+    yardsticks: Annotated[
+        bool, typer.Option(help="Whether to compare with n-grams and xz, and to tell how much the model copies.")
+    ] = True,
+    adapt: Annotated[
+        bool, typer.Option("--adapt", help="Score it also while it goes on learning from what it has read.")
+    ] = False,
+    adapt_rate: Annotated[
+        float | None, typer.Option(help="How fast it does, with --adapt.", show_default=str(ADAPT_RATE))
+    ] = None,
+    per_line: Annotated[bool, instead("--per-line", help="What each line costs, as JSON.")] = False,
+    per_char: Annotated[
+        bool, instead("--per-char", help="What each character costs, and what was likelier, as JSON.")
+    ] = False,
+    worst: Annotated[int | None, instead(metavar="N", help="The lines that cost most a character.")] = None,
+    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a page about the model there, too.")] = None,
     encoding: Encoding = None,
     errors: Errors = None,
     device: Device = "auto",
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """Say exactly how well a model predicts a text."""
+    """Say exactly how well a model predicts a text, and whether that is good."""
     given = settings(locals())
-    from charrnn import cache, checkpoint, evaluation, runs
-    from charrnn.model import CharRNN
-    from charrnn.vocab import UNKNOWN
+    itemised = check_items(per_line=per_line, per_char=per_char, worst=worst)
+    if adapt_rate is not None and not (adapt and 0 <= adapt_rate <= 1):
+        raise UsageError("--adapt-rate, between 0 and 1, says how fast --adapt goes; it takes both")
+    if html is not None:
+        check_target(html)
+    from charrnn import cache, checkpoint, passages, runs, sampling
 
     path = runs.find_model(model)
     file = checkpoint.load_model(path)
-    if text is not None and train_text is not None:
-        raise UsageError("--train-text finds the held-out part again; it doesn't go with a TEXT to score")
+    whole = html is not None or not itemised
+    needed = bool(text is None or train_text or adapt)
     with console.patience("reading the text"), cache.Cache.of_user().writable() as folder:
-        if text is None:
-            source = evaluation.held_out(file, train_text, SourceConfig(), folder)
-        else:
-            source = evaluation.whole_text(file, text, given, SourceConfig(), folder)
-    network = CharRNN.from_arrays(file.config, file.tensors).to(ready_torch(device, count_threads(threads)))
-    rare = file.vocab.id_of(UNKNOWN)
-    score = evaluation.evaluate(network, source.ids, context=source.context, unknown=source.unknown, rare=rare)
-    facts = {
-        "model": str(path),
-        "text": source.name,
-        "num_chars": score.num_chars,
-        "num_unknown": score.num_unknown,
-        "unknown": score.unknown,
-        "nats_per_char": score.nats_per_char,
-        "bits_per_char": score.bits_per_char,
-        "perplexity": score.perplexity,
-    }
-    console.result_json(facts) if json else console.table(console.score_rows(str(path), source.name, score))
+        corpus = find_training_text(file, train_text, folder, needed) if needed or (yardsticks and whole) else None
+        if text is not None:
+            passage = passages.whole_text(file, text, given, SourceConfig(), folder)
+        elif corpus:
+            passage = passages.held_out(file, corpus)
+    cores = count_threads(threads)
+    target = ready_torch(device, cores)
+    from charrnn import assessment, review
+    from charrnn.model import CharRNN
+
+    network = CharRNN.from_arrays(file.config, file.tensors).to(target)
+    if itemised:
+        review.print_items(network, file, passage, per_line=per_line, per_char=per_char, worst=worst, json=json)
+    if not whole:
+        return
+    if yardsticks:
+        with console.patience(COMPILING):
+            sampling.compile_kernels("float32")
+    with console.patience("scoring the text"):
+        found = assessment.assess(
+            *(file, network, passage, corpus.train_ids if corpus else None),
+            compared=yardsticks,
+            adapt_rate=(ADAPT_RATE if adapt_rate is None else adapt_rate) if adapt else None,
+            threads=cores,
+        )
+    if not itemised:
+        review.print_assessment(path, network, file, passage, found, json=json)
+    if html is not None:
+        review.write_page(Path(html), path, file, network, passage, found, cores)
+        console.note(f"the page about it: {html}")
+
+
+def check_target(path: str) -> None:
+    """Refuse a page's place before the work for it is done."""
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(path) or not path:
+        raise UsageError(f"--html {path!r} is no file's name; name one, as in --html report.html")
+    if not os.path.isdir(folder) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise CharrnnError(f"{path}: can't be written; --html needs a folder that is there and can be written to")
+
+
+def find_training_text(
+    file: "ModelFile", train_text: list[str] | None, folder: "Cache", needed: bool
+) -> "Corpus | None":
+    """The text that a model was trained on; where it isn't found and nothing needs it, that is said."""
+    from charrnn import passages
+
+    try:
+        return passages.trained_on(file, train_text, SourceConfig(), folder)
+    except InputError as error:
+        if needed:
+            raise
+        console.note(f"there is nothing to compare with: {error}")
+    return None
+
+
+def check_items(*, per_line: bool, per_char: bool, worst: int | None) -> bool:
+    """Whether lines or characters are printed instead of a score; refuse more than one kind."""
+    if per_line + per_char + (worst is not None) > 1:
+        raise UsageError("--per-line, --per-char and --worst each say what is printed; give one of them")
+    if worst is not None and worst < 1:
+        raise UsageError(f"--worst must be at least 1, not {worst}")
+    return per_line or per_char or worst is not None
 
 
 @app.command()
@@ -435,7 +530,7 @@ def info(
     cards = []
     for path in paths:
         try:
-            cards.append(console.card(str(path), checkpoint.load_model(path)))
+            cards.append(wording.card(str(path), checkpoint.load_model(path)))
         except ModelFileError as error:
             if which is not None:
                 raise
@@ -444,9 +539,9 @@ def info(
         for card in cards:
             console.result_json(card)
     elif which is not None:
-        console.table(console.card_rows(cards[0]))
+        console.table(wording.card_rows(cards[0]))
     else:
-        console.table([console.card_line(card) for card in cards], header=console.CARD_HEADER)
+        console.table([wording.card_line(card) for card in cards], header=wording.CARD_HEADER)
 
 
 def show_cache(*, json: bool) -> None:
@@ -456,7 +551,7 @@ def show_cache(*, json: bool) -> None:
     cache = Cache.of_user()
     facts = {"folder": str(cache.folder), "num_texts": len(cache.entries()), "num_bytes": cache.num_bytes()}
     facts |= {"most_bytes": MOST_BYTES, "empty": f"rm -r {shlex.quote(str(cache.folder))}"}
-    console.result_json(facts) if json else console.table(console.cache_rows(facts))
+    console.result_json(facts) if json else console.table(wording.cache_rows(facts))
 
 
 def settings(values: dict[str, Any]) -> dict[str, Any]:

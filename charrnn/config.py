@@ -32,6 +32,7 @@ DEFAULT_MINUTES = 5.0
 _LONG_TEXT = 500_000  # characters to train on; a shorter one has a budget of passes
 _PASSES = 30
 SECONDS_BETWEEN_STATES = 60.0
+ADAPT_RATE = 4e-4  # of dynamic evaluation: of a step in which every gradient is as large as usual
 _SPEED = 2.5e11  # floating point operations a second and thread, roughly
 
 

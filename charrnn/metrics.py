@@ -6,7 +6,10 @@ nats inside and bits per character where people read them.
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,81 @@ class Evaluation:
     @property
     def num_unknown(self) -> int:
         return sum(self.unknown.values())
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What another predictor spends on the same characters. note: how it was measured."""
+
+    name: str
+    nats_per_char: float
+    note: str = ""
+
+    @property
+    def bits_per_char(self) -> float:
+        return bits(self.nats_per_char)
+
+
+class Predictions(NamedTuple):
+    """What a model expected where each of N characters came.
+
+    ids: (N,), the characters; nats: (N,), what each cost; ranks: (N,), how many were thought
+    likelier; top, probabilities: (N, K), the K likeliest characters' ids, and how likely they were.
+    """
+
+    ids: NDArray[Any]
+    nats: NDArray[np.float64]
+    ranks: NDArray[np.int32]
+    top: NDArray[np.int32]
+    probabilities: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a line of the text costs, its newline included. number: from 1."""
+
+    number: int
+    text: str
+    nats: float
+    num_chars: int
+
+    @property
+    def bits(self) -> float:
+        return bits(self.nats)
+
+    @property
+    def bits_per_char(self) -> float:
+        return bits(self.nats / max(1, self.num_chars))  # none where all are rare
+
+
+COPIED_RUN = 30  # characters in a row that are no coincidence
+
+
+@dataclass(frozen=True)
+class Copied:
+    """How much of a text stands in another: characters in verbatim runs of COPIED_RUN at least, and the longest run."""
+
+    num_chars: int
+    num_copied: int
+    longest: int
+
+    @property
+    def share(self) -> float:
+        return self.num_copied / self.num_chars
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """All that was found out about a model on a text; what wasn't asked for is empty.
+
+    adapted: the score of a model that learns from the text as it reads. copied: of what the
+    model writes, and of the text, both from what it was trained on.
+    """
+
+    score: Evaluation
+    yardsticks: tuple[Yardstick, ...] = ()
+    adapted: Evaluation | None = None
+    copied: tuple[Copied, Copied] | None = None
 
 
 def bits(nats: float) -> float:

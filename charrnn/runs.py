@@ -26,6 +26,8 @@ from charrnn.sources import STDIN
 
 ROOT = Path(CHECKPOINTS)
 MODEL_NAME = "model.safetensors"
+LOG_NAME = "log.jsonl"
+REPORT_NAME = "report.html"
 _KEPT_STATES = 2
 OF_A_SITTING = ("resumed", "warning")  # events that an uninterrupted run wouldn't have
 
@@ -65,7 +67,7 @@ class Run:
 
     @property
     def log_path(self) -> Path:
-        return self.folder / "log.jsonl"
+        return self.folder / LOG_NAME
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -242,6 +244,16 @@ class Log:
                     file.truncate(size)
                 raise
         self._waiting, self._size = b"", None
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The events that a run's folder tells of; none where it has no log. Lines that aren't any are passed over."""
+    events = []
+    with suppress(OSError):
+        for line in (folder / LOG_NAME).read_bytes().splitlines():
+            with suppress(ValueError):
+                events.append(json.loads(line))
+    return [event for event in events if isinstance(event, dict)]
 
 
 def run_name(text: str) -> str:

@@ -118,56 +118,49 @@ def filtered(logits, top_k=0, top_p=1.0, min_p=0.0, temperature=1.0, forbidden=(
     return [weights.get(i, 0.0) / sum(weights.values()) for i in range(len(logits))]
 
 
-class KneserNey:
-    """Interpolated Kneser-Ney over characters, by dictionaries, one discount an order.
-
-    `order` characters of context. Source: Kneser & Ney 1995; Chen & Goodman 1999, eq. 24-26.
-    """
-
-    def __init__(self, text, order, vocab_size):
-        self.order, self.vocab_size = order, vocab_size
-        self.counts = []  # per context length: context -> Counter of next characters
-        for length in range(order + 1):
-            table = defaultdict(Counter)
-            if length == order:
-                for i in range(length, len(text)):
-                    table[text[i - length : i]][text[i]] += 1
-            else:  # continuation counts: in how many different contexts one longer it was seen
-                for gram in {text[i - length - 1 : i + 1] for i in range(length + 1, len(text))}:
-                    table[gram[1:-1]][gram[-1]] += 1
-            self.counts.append(table)
-        self.discounts = [self._discount(table) for table in self.counts]
-
-    @staticmethod
-    def _discount(table):
-        frequencies = Counter(n for counter in table.values() for n in counter.values())
-        # where nothing was seen just once the estimate is 0, which would leave nothing for the unseen
-        return frequencies[1] / (frequencies[1] + 2 * frequencies[2]) if frequencies[1] else 0.5
-
-    def probability(self, context, char, length=None):
-        """P(char | the last `order` characters of the context)."""
-        if length is None:
-            length = min(self.order, len(context))
-        lower = 1 / self.vocab_size if length == 0 else self.probability(context, char, length - 1)
-        counter = self.counts[length].get(context[len(context) - length :])
-        if not counter:
-            return lower
-        discount, total = self.discounts[length], sum(counter.values())
-        seen = max(counter[char] - discount, 0) / total
-        return seen + discount * len(counter) / total * lower
-
-    def nats_per_char(self, text, context):
-        """Mean nats of the text's characters, each given all before it."""
-        whole = context[-self.order :] + text
-        start = len(whole) - len(text)
-        costs = [
-            -math.log(self.probability(whole[max(0, i - self.order) : i], whole[i])) for i in range(start, len(whole))
-        ]
-        return sum(costs) / len(costs)
-
-
 def learning_rate(step, peak, num_steps):
     """Linear warm-up over 200 steps or a quarter of the run, times a cosine from 1 to 0.02."""
     warm_up = min(200, max(1, num_steps // 4))
     warm = (step + 1) / warm_up if step < warm_up else 1.0
     return peak * warm * (0.02 + 0.98 * (1 + math.cos(math.pi * step / num_steps)) / 2)
+
+
+class KneserNey:
+    """n-grams in dictionaries: interpolated modified Kneser-Ney by Chen & Goodman's equations."""
+
+    def __init__(self, train, order, vocab_size):
+        self.order, self.vocab_size = order, vocab_size
+        grams = [Counter(tuple(train[i : i + n]) for i in range(len(train) - n + 1)) for n in range(1, order + 1)]
+        before = [defaultdict(set) for _ in grams]
+        for n, seen in enumerate(before, start=1):
+            for i in range(len(train) - n + 1):
+                seen[tuple(train[i : i + n])].add(train[i - 1] if i else "the beginning")
+        # the longest count how often they occur, the others after how many different characters
+        self.counts = [{gram: len(chars) for gram, chars in seen.items()} for seen in before[:-1]] + [grams[-1]]
+        self.discounts = [self.discounts_of(counts.values()) for counts in self.counts]
+
+    @staticmethod
+    def discounts_of(counts):
+        """D of a count of 0, 1, 2 and of 3 or more: k - (k + 1) Y n_{k+1} / n_k, with Y = n_1 / (n_1 + 2 n_2)."""
+        times = Counter(counts)
+        if not (times[1] and times[2] and times[3]):
+            return [0.0, 0.5, 0.5, 0.5]
+        y = times[1] / (times[1] + 2 * times[2])
+        return [0.0] + [min(max(k - (k + 1) * y * times[k + 1] / times[k], 0.0), k) for k in (1, 2, 3)]
+
+    def probability(self, history, char, n=None):
+        """Of a character after others, by the n - 1 before it."""
+        n = self.order if n is None else n
+        if n == 0:
+            return 1 / self.vocab_size
+        if len(history) < n - 1:
+            return self.probability(history, char, n - 1)
+        context = tuple(history[len(history) - (n - 1) :])
+        counts, discount = self.counts[n - 1], self.discounts[n - 1]
+        followers = [counts.get((*context, c), 0) for c in range(self.vocab_size)]
+        lower = self.probability(history, char, n - 1)
+        if sum(followers) == 0:
+            return lower
+        count = counts.get((*context, char), 0)
+        share = sum(discount[min(c, 3)] for c in followers) / sum(followers)
+        return (count - discount[min(count, 3)]) / sum(followers) + share * lower

@@ -1,6 +1,5 @@
 """Exact scores: against the naive network, in sequence and in lanes, by the scoring rules."""
 
-import hashlib
 import itertools
 import math
 
@@ -8,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn.checkpoint import ModelFile
-from charrnn.config import CELLS, ModelConfig, SourceConfig
+from charrnn.config import CELLS, ModelConfig
 from charrnn.errors import InputError
-from charrnn.evaluation import WARM_UP, _places_scored, character_nats, evaluate, held_out, whole_text
+from charrnn.evaluation import WARM_UP, evaluate, line_costs, predict, predictions
+from charrnn.metrics import Predictions
 from charrnn.model import CharRNN
-from charrnn.vocab import Vocab
+from charrnn.vocab import END, UNKNOWN, Vocab, spell_bytes
 from tests import reference
 from tests.conftest import make_model_file
 
@@ -35,7 +34,7 @@ def test_each_character_costs_what_the_equations_say(cell):
     """Per-character nats equal the naive network's, after a context."""
     model, file = make_model(cell)
     ids = random_ids(60)
-    nats = character_nats(model, ids[20:], context=ids[:20])
+    nats = predict(model, ids[20:], context=ids[:20]).nats
     expected = reference.Network(cell, file.tensors).nats(ids[20:].tolist(), ids[:20].tolist())
     np.testing.assert_allclose(nats, expected, rtol=1e-4, atol=1e-5)
 
@@ -57,8 +56,8 @@ def test_lanes_agree_with_reading_in_sequence(cell):
     """Warmed-up lanes give what one sequential reader gets."""
     model, _ = make_model(cell, scale=2.0)
     ids = random_ids(9 * WARM_UP + 321, seed=4)
-    lanes = character_nats(model, ids[1500:], context=ids[:1500])
-    sequence = character_nats(model, ids[1500:], context=ids[:1500], max_lanes=1)
+    lanes = predict(model, ids[1500:], context=ids[:1500]).nats
+    sequence = predict(model, ids[1500:], context=ids[:1500], max_lanes=1).nats
     assert len(lanes) == len(sequence) == len(ids) - 1500
     np.testing.assert_allclose(lanes, sequence, atol=1e-4)
     assert lanes.sum() == pytest.approx(sequence.sum(), abs=1e-4 * len(lanes))
@@ -77,12 +76,15 @@ def test_a_part_is_scored_in_even_stretches():
     """Fewer characters than there are: the same nats that the whole gives them."""
     model, _ = make_model()
     ids = random_ids(20 * WARM_UP, seed=2)
-    whole = character_nats(model, ids, context=ids[:1], max_lanes=1)
-    part = character_nats(model, ids, context=ids[:1], num_scored=4 * WARM_UP + 2)
+    whole = predict(model, ids, context=ids[:1], max_lanes=1).nats
+    found = predict(model, ids, context=ids[:1], num_scored=4 * WARM_UP + 2)
+    part = found.nats
     assert len(part) == 4 * WARM_UP + 2
     lengths = [WARM_UP + 1, WARM_UP + 1, WARM_UP, WARM_UP]
     pieces = [whole[5 * WARM_UP * k : 5 * WARM_UP * k + length] for k, length in enumerate(lengths)]
     np.testing.assert_allclose(part, np.concatenate(pieces), atol=1e-4)
+    places = [ids[5 * WARM_UP * k : 5 * WARM_UP * k + length] for k, length in enumerate(lengths)]
+    assert (found.ids == np.concatenate(places)).all()
 
 
 def test_the_smallest_text_scores_one_character():
@@ -101,63 +103,6 @@ def test_evaluation_leaves_no_gradient_and_no_mode_behind():
     assert torch.is_grad_enabled()
     assert all((before[name] == array).all() for name, array in model.to_arrays().items())
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-@pytest.fixture
-def trained(tmp_path):
-    """A file whose provenance names a text of 100 characters, of which 90 were trained on."""
-    text = "abcdefghij" * 10
-    path = tmp_path / "text.txt"
-    path.write_text(text, encoding="utf-8")
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    config = ModelConfig(cell="gru", vocab_size=10, embedding_dim=4, hidden_size=6, num_layers=1)
-    file = make_model_file(config)
-    provenance = {
-        "text": {"paths": [str(path)], "sha256": digest},
-        "split": {"num_train": 90, "num_valid": 10, "encoding": "utf-8", "valid_fraction": 0.1},
-    }
-    return path, ModelFile(config, Vocab("abcdefghij"), file.tensors, {}, provenance)
-
-
-def test_a_separate_text_scores_all_but_its_first_character(tmp_path, trained, cache):
-    """Of N known characters N - 1 are scored; unknown ones are neither fed nor scored, but named."""
-    _, file = trained
-    other = tmp_path / "other.txt"
-    other.write_text("abXcdYXe", encoding="utf-8")
-    source = whole_text(file, str(other), {}, SourceConfig(), cache)
-    assert file.vocab.decode(source.context) == "a"
-    assert file.vocab.decode(source.ids) == "bcde"
-    assert source.unknown == {"X": 2, "Y": 1}
-    other.write_text("aXY", encoding="utf-8")
-    with pytest.raises(InputError, match="at least two"):
-        whole_text(file, str(other), {}, SourceConfig(), cache)
-
-
-def test_the_held_out_part_is_found_again(tmp_path, trained, cache):
-    """By path and content; a moved text by the path that is given; another text not at all."""
-    path, file = trained
-    source = held_out(file, None, SourceConfig(), cache)
-    assert (len(source.context), len(source.ids)) == (90, 10)
-    moved = tmp_path / "moved.txt"
-    path.rename(moved)
-    with pytest.raises(InputError, match="--train-text"):
-        held_out(file, None, SourceConfig(), cache)
-    assert (held_out(file, [str(moved)], SourceConfig(), cache).ids == source.ids).all()
-    moved.write_text("abcdefghij" * 9 + "bcdefghija", encoding="utf-8")
-    with pytest.raises(InputError, match="--train-text"):
-        held_out(file, [str(moved)], SourceConfig(), cache)
-
-
-def test_a_model_that_says_nothing_of_its_text_is_told_so(trained, cache):
-    """And so is one that was trained on stdin, in part or alone: nothing is read from there unasked."""
-    _, file = trained
-    for provenance in ({}, {"text": {"paths": ["a"]}}):
-        with pytest.raises(InputError, match="TEXT"):
-            held_out(ModelFile(file.config, file.vocab, file.tensors, {}, provenance), None, SourceConfig(), cache)
-    text = {**file.provenance["text"], "paths": ["-", "a.txt"]}
-    mixed = ModelFile(file.config, file.vocab, file.tensors, {}, {**file.provenance, "text": text})
-    with pytest.raises(InputError, match="stdin"):
-        held_out(mixed, None, SourceConfig(), cache)
 
 
 # documents and rare characters
@@ -179,15 +124,13 @@ def test_a_document_is_scored_as_if_it_were_alone():
     """In lanes or in sequence, each costs what it costs read from no state behind an end."""
     ids, model, file = make_documents()
     end = np.array([5], np.uint8)
-    nats = character_nats(model, ids, context=end)
+    nats = predict(model, ids, context=end).nats
     naive = reference.Network("lstm", file.tensors)
     borders = [0, *(np.flatnonzero(ids == 5) + 1).tolist()]
     for start, stop in list(itertools.pairwise(borders))[::37]:
         alone = naive.nats(ids[start:stop].tolist(), [5])
         assert nats[start:stop] == pytest.approx(alone, abs=1e-5)
-    together = [
-        character_nats(model, ids[start:stop], context=end).sum() for start, stop in itertools.pairwise(borders)
-    ]
+    together = [predict(model, ids[start:stop], context=end).nats.sum() for start, stop in itertools.pairwise(borders)]
     assert sum(together) == pytest.approx(nats.sum(), rel=1e-6)
 
 
@@ -195,15 +138,12 @@ def test_a_document_is_scored_as_if_it_were_alone():
 def test_rare_characters_are_read_but_not_scored(num_scored):
     """Their places are left out of sum and count, in all lanes, also where stretches are scored."""
     ids, model, _ = make_documents()
-    whole = character_nats(model, ids, context=ids[:1], num_scored=num_scored)
+    whole = predict(model, ids, context=ids[:1], num_scored=num_scored)
     score = evaluate(model, ids, context=ids[:1], num_scored=num_scored, rare=2)
-    places = _places_scored(len(ids), len(whole), 64)
-    kept = ids[places] != 2
-    assert len(places) == len(whole)
-    assert (np.diff(places) > 0).all()
-    assert score.num_chars == kept.sum()
-    assert score.nats == pytest.approx(whole[kept].sum())
-    assert score.unknown == {"\ufffd": len(whole) - kept.sum()}
+    kept = whole.ids != 2
+    assert score.num_chars == kept.sum() < len(whole.ids)
+    assert score.nats == pytest.approx(whole.nats[kept].sum())
+    assert score.unknown == {"\ufffd": len(whole.ids) - kept.sum()}
     named = evaluate(model, ids, context=ids[:1], num_scored=num_scored, rare=2, unknown={"x": 3})
     assert named.unknown == {"x": 3}
 
@@ -223,3 +163,100 @@ def test_a_text_of_nothing_but_rare_characters_has_no_score():
     ids, model, _ = make_documents()
     with pytest.raises(InputError, match="rare"):
         evaluate(model, np.full(10, 2, np.uint8), context=ids[:1], rare=2)
+
+
+# what was expected
+
+
+def make_model_of(vocab_size, *, cell="gru", scale=3.0):
+    """A network that has opinions, and its file."""
+    config = ModelConfig(cell=cell, vocab_size=vocab_size, embedding_dim=4, hidden_size=8, num_layers=1)
+    file = make_model_file(config, scale=scale)
+    return CharRNN.from_arrays(config, file.tensors), file
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("vocab_size", [3, 9, 300])
+def test_what_was_expected_is_what_the_equations_say(vocab_size, fused, monkeypatch):
+    """Ranks and the likeliest characters, from the naive network's whole distribution."""
+    model, file = make_model_of(vocab_size)
+    ids = np.random.default_rng(3).integers(0, vocab_size, 80).astype(np.uint16)
+    monkeypatch.setattr("charrnn.evaluation.is_fused", lambda _: fused)
+    found = predict(model, ids[20:], context=ids[:20], num_top=5)
+    network = reference.Network("gru", file.tensors)
+    state = network.zeros()
+    for place, char in enumerate(ids[:-1].tolist()):
+        logits, state = network.step(char, state)
+        if place < 19:
+            continue
+        row, target = place - 19, int(ids[place + 1])
+        probabilities = np.exp(logits - np.logaddexp.reduce(logits))
+        order = np.argsort(-probabilities, kind="stable").tolist()
+        assert found.ids[row] == target
+        likelier, alike = (int((probabilities > probabilities[target] * (1 + slack)).sum()) for slack in (1e-4, -1e-4))
+        assert likelier <= found.ranks[row] < alike  # of nearly equal ones either may come first in float32
+        assert probabilities[found.top[row]] == pytest.approx(probabilities[order[:5]], rel=1e-3)
+        assert found.probabilities[row] == pytest.approx(probabilities[found.top[row]], rel=1e-3)
+        assert found.nats[row] == pytest.approx(-math.log(probabilities[target]), abs=1e-4)
+
+
+def test_equally_likely_characters_come_in_their_order():
+    """A network of zeros: the first are the likeliest, and a character's rank is its number."""
+    config = ModelConfig(cell="rnn", vocab_size=7, embedding_dim=2, hidden_size=3, num_layers=1)
+    model = CharRNN.from_arrays(config, {n: np.zeros(s, np.float32) for n, s in config.tensor_shapes().items()})
+    found = predict(model, np.arange(7, dtype=np.uint8), context=np.zeros(1, np.uint8), num_top=4)
+    assert found.ranks.tolist() == list(range(7))
+    assert (found.top == np.arange(4)).all()
+    assert found.probabilities == pytest.approx(np.full((7, 4), 1 / 7))
+
+
+def test_the_parts_of_a_long_text_are_its_whole(monkeypatch):
+    """In order, nothing twice; their nats sum to the total that evaluate gives, to the last bit."""
+    model, ids = make_model()[0], random_ids(5000)
+    monkeypatch.setattr("charrnn.evaluation._AT_ONCE", 1300)
+    parts = list(predictions(model, ids[1:], context=ids[:1], num_top=2))
+    assert [len(part.ids) for part in parts] == [1300, 1300, 1300, 1099]
+    assert (np.concatenate([part.ids for part in parts]) == ids[1:]).all()
+    assert sum(float(part.nats.sum()) for part in parts) == evaluate(model, ids[1:], context=ids[:1]).nats
+
+
+def parts_of(text, vocab, sizes):
+    """Predictions in parts of such sizes, in which each character costs its number in the text."""
+    ids, nats = vocab.encode(text), np.arange(1.0, len(text) + 1)
+    empty = np.empty((0, 0), np.int32)
+    for start, stop in itertools.pairwise([0, *itertools.accumulate(sizes)]):
+        yield Predictions(ids[start:stop], nats[start:stop], empty, empty, empty)
+
+
+@pytest.mark.parametrize("sizes", [[12], [1] * 12, [3, 1, 8], [4, 4, 4]])
+def test_lines_cost_what_their_characters_do(sizes):
+    """Newlines included, an unfinished last line too, wherever the parts are cut."""
+    text = "ab\n\ncde\nfghi"
+    lines = list(line_costs(parts_of(text, Vocab.of(text), sizes), Vocab.of(text)))
+    assert [(line.number, line.text, line.nats, line.num_chars) for line in lines] == [
+        (1, "ab", 6.0, 3),
+        (2, "", 4.0, 1),
+        (3, "cde", 26.0, 4),
+        (4, "fghi", 42.0, 4),
+    ]
+
+
+def test_a_document_ends_a_line_and_rare_characters_cost_nothing():
+    """Of a line that is nothing but rare ones there is nothing to divide by."""
+    text = f"a{UNKNOWN}{END}{UNKNOWN}\nb"
+    lines = list(line_costs(parts_of(text, Vocab.of(text), [6]), Vocab.of(text)))
+    assert [(line.text, line.nats, line.num_chars) for line in lines] == [
+        ("a\ufffd", 4.0, 2),
+        ("\ufffd", 5.0, 1),
+        ("b", 6.0, 1),
+    ]
+    lone = next(line_costs(parts_of(UNKNOWN, Vocab.of("a" + UNKNOWN), [1]), Vocab.of("a" + UNKNOWN)))
+    assert (lone.num_chars, lone.bits, lone.bits_per_char) == (0, 0.0, 0.0)
+
+
+def test_lines_of_bytes_are_text():
+    """As a person wrote them; what isn't UTF-8 is replaced."""
+    text = spell_bytes("né\n") + "\udcff"
+    vocab = Vocab.of(text)
+    lines = list(line_costs(parts_of(text, vocab, [len(text)]), vocab))
+    assert [(line.text, line.num_chars) for line in lines] == [("né", 4), ("\ufffd", 1)]

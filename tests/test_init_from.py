@@ -12,9 +12,9 @@ from charrnn.checkpoint import ModelFile, load_model, save_model
 from charrnn.config import CELLS, CorpusConfig, ModelConfig, SourceConfig
 from charrnn.corpus import load_corpus
 from charrnn.errors import UsageError
-from charrnn.evaluation import held_out
 from charrnn.metrics import Evaluated
 from charrnn.model import CharRNN
+from charrnn.passages import held_out, trained_on
 from charrnn.plans import begin_with, make_plan, settle_corpus
 from charrnn.runs import Run
 from charrnn.vocab import END, UNKNOWN, Vocab
@@ -306,7 +306,7 @@ def test_a_model_says_what_it_began_with(desk, base, cache):
     json.dumps(plan.fact().record(), allow_nan=False)
     for entry in cache.folder.iterdir():
         entry.unlink()
-    found = held_out(file, None, SourceConfig(), cache)
+    found = held_out(file, trained_on(file, None, SourceConfig(), cache))
     assert len(found.ids) == finished.num_chars
     assert file.vocab.decode(found.ids) == TEXT[-len(found.ids) :]
 

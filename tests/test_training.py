@@ -13,11 +13,12 @@ from charrnn.checkpoint import load_model
 from charrnn.config import CELLS, CorpusConfig, SourceConfig
 from charrnn.corpus import load_corpus
 from charrnn.errors import DivergenceError, Interrupted, ModelFileError
-from charrnn.evaluation import evaluate, held_out
+from charrnn.evaluation import evaluate
 from charrnn.kernels.products import has_fast_bfloat16
 from charrnn.lanes import WindowResult, window_gradient
 from charrnn.metrics import Evaluated, Finished, Progress, Sample, Saved, Stopped
 from charrnn.model import CharRNN
+from charrnn.passages import held_out, trained_on
 from charrnn.plans import make_plan
 from charrnn.runs import Log, StopRequest
 from charrnn.sampling import Sampler
@@ -411,6 +412,6 @@ def test_a_text_that_is_held_out_apart_chooses_the_weights(plan, tmp_path, cache
     ids = file.vocab.encode(texts["held.txt"])
     model = CharRNN.from_arrays(file.config, file.tensors)
     assert finished.nats_per_char == evaluate(model, ids[1:], context=ids[:1]).nats_per_char
-    found = held_out(file, None, SourceConfig(), cache)
+    found = held_out(file, trained_on(file, None, SourceConfig(), cache))
     assert file.vocab.decode(found.ids) == texts["held.txt"][1:]
     assert file.vocab.decode(found.context) == texts["held.txt"][0]

@@ -54,14 +54,45 @@ def fill_logits(packed: PackedHead, y: Stored, logits: Floats) -> None:
 
 
 @compiled
-def each_nats(packed: PackedHead, y: Stored, targets: NDArray[np.int64], nats: NDArray[np.float64]) -> None:
-    """The nats that each target costs. y: (R, H), contiguous; targets, nats: (R,)."""
+def each_prediction(
+    packed: PackedHead,
+    y: Stored,
+    targets: NDArray[np.int64],
+    nats: NDArray[np.float64],
+    ranks: NDArray[np.int32],
+    top: NDArray[np.int32],
+    probabilities: Floats,
+) -> None:
+    """What each target costs, how many characters are likelier, and the K likeliest with their probabilities.
+
+    y: (R, H), contiguous; targets, nats, ranks: (R,); top, probabilities: (R, K). Of equally
+    likely characters the first comes first.
+    """
     logits = new_logits(packed, len(y))
     for first in range(0, len(y), len(logits)):
         rows = y[first : first + len(logits)]
         fill_logits(packed, rows, logits)
         for i in range(len(rows)):
-            nats[first + i] = surprisal(logits[i, : len(packed.bias)], targets[first + i])
+            row, target = logits[i, : len(packed.bias)], targets[first + i]
+            nats[first + i] = surprisal(row, target)
+            ranks[first + i] = (row > row[target]).sum() + (row[:target] == row[target]).sum()
+            likeliest(row, top[first + i])
+            for k in range(top.shape[1]):
+                likelier = np.float64(row[target]) - np.float64(row[top[first + i, k]])
+                probabilities[first + i, k] = math.exp(-nats[first + i] - likelier)
+
+
+@compiled
+def likeliest(logits: Floats, top: NDArray[np.int32]) -> None:
+    """The characters (K,) with the largest logits (V,), largest first."""
+    for char in range(len(logits)):
+        place = min(char, len(top))
+        while place > 0 and logits[char] > logits[top[place - 1]]:
+            if place < len(top):
+                top[place] = top[place - 1]
+            place -= 1
+        if place < len(top):
+            top[place] = char
 
 
 @compiled

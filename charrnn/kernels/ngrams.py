@@ -1,0 +1,127 @@
+"""Counting n-grams: loops over a text's places.
+
+A node is an n-gram that occurs. Those of one length are numbered in the order of their
+characters, so the nodes that prolong a node by a character, its children, are contiguous.
+That makes numbering them two counting sorts, by the last character and by the parent.
+
+Letters: N characters, V vocabulary, K nodes of the length at hand, P of one less.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn.kernels.vectors import compiled
+
+Ints = NDArray[np.int32]
+Doubles = NDArray[np.float64]
+
+
+class Level(NamedTuple):
+    """All n-grams of one length.
+
+    first: (P + 1,), where the children of each shorter one begin; char and times: (K,), the
+    last character of each and how often it occurs; place: (K,), where it last ends in the text.
+    """
+
+    first: Ints
+    char: Ints
+    times: Ints
+    place: Ints
+
+
+@compiled
+def grow(ids: NDArray[Any], parents: Ints, num_parents: int, vocab_size: int) -> tuple[Ints, Level]:
+    """Number the n-grams of a text, given those that are a character shorter.
+
+    ids: (N,) below V; parents: (N,), the node that ends before each character, -1 where none does.
+    Returns the node that ends with each character, (N,), -1 where it has no parent; and all of them.
+    """
+    starts = np.zeros(vocab_size + 1, np.int64)
+    begins = np.zeros(num_parents + 1, np.int64)
+    for place in range(len(ids)):
+        if parents[place] >= 0:
+            starts[ids[place] + 1] += 1
+            begins[parents[place] + 1] += 1
+    starts, begins = starts.cumsum(), begins.cumsum()
+    by_char, places = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.int32)
+    for place in range(len(ids)):
+        if parents[place] >= 0:
+            by_char[starts[ids[place]]] = place
+            starts[ids[place]] += 1
+    for place in by_char:
+        places[begins[parents[place]]] = place
+        begins[parents[place]] += 1
+    return _number(ids, parents, places, num_parents)
+
+
+@compiled
+def _number(ids: NDArray[Any], parents: Ints, places: Ints, num_parents: int) -> tuple[Ints, Level]:
+    """Give equal n-grams, which are neighbours in `places`, one number."""
+    nodes = np.full(len(ids), -1, np.int32)
+    first = np.zeros(num_parents + 1, np.int32)
+    char, times, last = np.empty_like(places), np.empty_like(places), np.empty_like(places)
+    num_nodes = 0
+    for index in range(len(places)):
+        place, before = places[index], places[max(index - 1, 0)]
+        if index == 0 or ids[place] != ids[before] or parents[place] != parents[before]:
+            char[num_nodes], times[num_nodes] = ids[place], 0
+            num_nodes += 1
+            first[parents[place] + 1] = num_nodes
+        times[num_nodes - 1] += 1
+        last[num_nodes - 1] = place
+        nodes[place] = num_nodes - 1
+    for parent in range(num_parents):  # those that nothing follows
+        first[parent + 1] = max(first[parent], first[parent + 1])
+    return nodes, Level(first, char[:num_nodes].copy(), times[:num_nodes].copy(), last[:num_nodes].copy())
+
+
+@compiled
+def find(ids: NDArray[Any], parents: Ints, first: Ints, char: Ints) -> Ints:
+    """The nodes that end with each character of another text, (N,): -1 where that n-gram has never occurred.
+
+    parents: as for grow.
+    """
+    nodes = np.full(len(ids), -1, np.int32)
+    for place in range(len(ids)):
+        if parents[place] >= 0:
+            low, high = first[parents[place]], first[parents[place] + 1]
+            index = low + np.searchsorted(char[low:high], ids[place])
+            if index < high and char[index] == ids[place]:
+                nodes[place] = index
+    return nodes
+
+
+@compiled
+def count_before(nodes: Ints, places: Ints, num_nodes: int) -> Ints:
+    """How many different characters stand before each n-gram: (K,).
+
+    nodes: (N,), the n-gram that ends with each character; places: where each n-gram that is one
+    longer ends, once. The beginning of the text counts as a character, for there is no other.
+    """
+    counts = np.zeros(num_nodes, np.int32)
+    for place in places:
+        counts[nodes[place]] += 1
+    for node in nodes:  # the first n-gram of the text has its beginning before it
+        if node >= 0:
+            counts[node] += 1
+            break
+    return counts
+
+
+@compiled
+def discounted(first: Ints, times: Ints, discounts: Doubles) -> tuple[Doubles, Doubles]:
+    """The sum of each node's children's counts, and the share of it that is discounted: (P,) each.
+
+    discounts: of a count of 0, 1, 2, and of 3 or more.
+    """
+    total, share = np.zeros(len(first) - 1), np.ones(len(first) - 1)
+    for parent in range(len(first) - 1):
+        rest = 0.0
+        for child in range(first[parent], first[parent + 1]):
+            total[parent] += times[child]
+            rest += discounts[min(times[child], 3)]
+        if total[parent] > 0:
+            share[parent] = rest / total[parent]
+    return total, share

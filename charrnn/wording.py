@@ -1,0 +1,315 @@
+"""Facts in words: the events, scores and cards of models as lines and rows for people.
+
+Text from outside (file names, corpora, samples) is made harmless where it becomes part of a line.
+"""
+
+import json
+import math
+import os
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+from charrnn.checkpoint import ModelFile
+from charrnn.config import share
+from charrnn.metrics import (
+    COPIED_RUN,
+    Assessment,
+    Copied,
+    Evaluated,
+    Evaluation,
+    Event,
+    Finished,
+    Line,
+    Plan,
+    Predictions,
+    Resumed,
+    Sample,
+    Stopped,
+    Warned,
+    Yardstick,
+    bits,
+)
+from charrnn.vocab import END, UNKNOWN, Vocab
+from charrnn.vocab import describe as unicode_name
+
+
+def printable(text: str) -> str:
+    """Show control, format and surrogate characters as escapes.
+
+    Newlines and tabs stay, and so do the two joiners that Persian and emoji are written with.
+    """
+    return "".join(
+        c
+        if c in "\n\t\u200c\u200d" or unicodedata.category(c) not in ("Cc", "Cf", "Cs")
+        else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
+def one_line(text: str) -> str:
+    """The same for a message, where a newline would be a lie."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def describe(event: Event) -> str:
+    """An event as lines for a person; empty for those that nobody needs to read."""
+    match event:
+        case Plan():
+            return plan_lines(event)
+        case Resumed():
+            return event.note
+        case Evaluated():
+            loss = f"{event.nats_per_char:.4f} nats, {event.bits_per_char:.3f} bits/char"
+            return f"step {event.step}: {loss} on {event.num_chars:,} held-out characters{', best' * event.best}"
+        case Sample():
+            return "\n".join("    " + line for line in event.text.strip("\n").split("\n"))
+        case Warned():
+            return f"warning: {event.message}"
+        case Stopped():
+            return f"stopped: the held-out text has not been predicted better since step {event.best_step}"
+        case Finished():
+            lines = [
+                f"{_loss(event.nats_per_char)} on all {event.num_chars:,} held-out characters",
+                f"(a selection score: it chose the weights, those of step {event.best_step} of {event.step})",
+            ]
+            if event.test_nats_per_char is not None:
+                lines += [
+                    f"{_loss(event.test_nats_per_char)} on {event.num_test_chars:,} test characters",
+                    "(these chose nothing)",
+                ]
+            return "\n".join(lines)
+        case _:
+            return ""
+
+
+def plan_lines(plan: Plan, *, with_reasons: bool = False) -> str:
+    """A plan as a few lines, and one for each setting that was chosen for a reason."""
+    model, training = plan.model, plan.training
+    budget = f"{plan.steps:,} steps" if plan.steps else f"{plan.minutes:g} minutes"
+    texts = ", ".join(os.path.basename(path) for path in plan.texts[:3]) + (", …" if len(plan.texts) > 3 else "")
+    threads = f"{plan.threads} thread{'s' * (plan.threads > 1)}"
+    weights = f", of weights {training['weight_drop']:g}" if training.get("weight_drop") else ""
+    part = f"the last {plan.num_valid_chars:,}" if plan.valid is None else one_line(os.path.basename(plan.valid))
+    test = f", {plan.num_test_chars:,} after them for the test" if plan.num_test_chars else ""
+    lines = [
+        f"{one_line(texts)}: {plan.num_chars:,} characters, {plan.vocab_size:,} distinct; {part} held out{test}",
+        f"{model['cell']} {model['num_layers']}x{model['hidden_size']}, embedding {model['embedding_dim']}, "
+        f"{plan.num_parameters:,} parameters, about {plan.memory_bytes / 1e6:,.0f} MB, "
+        f"{plan.device}, {threads}, {plan.precision}",
+        f"{budget} of {training['batch_size']}x{training['seq_len']} characters a step; "
+        f"dropout {training['dropout']:g}{weights}, rate {training['learning_rate']:g}, "
+        f"decay {training['weight_decay']:g}",
+        f"run {plan.run!r}" + (f", which begins with {one_line(base)}" if (base := training.get("init_from")) else ""),
+    ]
+    reasons = [f"{name.replace('_', ' ')}: {reason}" for name, reason in plan.reasons.items()] if with_reasons else []
+    return "\n".join([*lines, *map(one_line, plan.notes), *reasons])
+
+
+def score_rows(model: str, text: str, score: Evaluation) -> list[tuple[str, str]]:
+    """An evaluation as rows of a table."""
+    rows = [
+        ("model", model),
+        ("text", text),
+        ("characters scored", f"{score.num_chars:,}"),
+        ("nats per character", f"{score.nats_per_char:.6f}"),
+        ("bits per character", f"{score.bits_per_char:.6f}"),
+        ("perplexity", f"{score.perplexity:.4f}"),
+    ]
+    if score.unknown:
+        named = ", ".join(f"{unicode_name(char)} {count:,}x" for char, count in list(score.unknown.items())[:10])
+        more = f", and {len(score.unknown) - 10} more" if len(score.unknown) > 10 else ""
+        rows.append(("outside the vocabulary", f"{score.num_unknown:,}, not scored: {named}{more}"))
+    return rows
+
+
+COMPARISON_HEADER = ("predictor", "bits/char", "")
+
+
+def comparison_rows(found: Assessment) -> list[tuple[str, str, str]]:
+    """A model's score beside what others spend on the same characters, the model first."""
+    rows = [("this model", f"{found.score.bits_per_char:.3f}", f"perplexity {found.score.perplexity:.2f}")]
+    if found.adapted:
+        how = "dynamic evaluation: it goes on learning from what it has read"
+        rows.append(("adapting to the text", f"{found.adapted.bits_per_char:.3f}", how))
+    return rows + [(other.name, f"{other.bits_per_char:.3f}", other.note) for other in found.yardsticks]
+
+
+def verdict(score: Evaluation, yardsticks: Sequence[Yardstick]) -> str:
+    """Whether the score is a good one, in a sentence; empty where there is nothing to compare it with."""
+    if not yardsticks:
+        return ""
+    best = min(yardsticks, key=lambda other: other.nats_per_char)
+    fewer = 1 - score.nats_per_char / best.nats_per_char if best.nats_per_char else 0.0
+    alike = f"it is as unsure as between {score.perplexity:.1f} equally likely characters"
+    if fewer < -0.005:
+        return f"Not good yet: the {best.name} needs {-fewer / (1 - fewer):.0%} fewer bits, by counting alone; {alike}."
+    if fewer < 0.03:
+        return f"As good as the best of the others, the {best.name}, and no better; {alike}."
+    return f"Good: it needs {fewer:.0%} fewer bits than the best of the others, the {best.name}; {alike}."
+
+
+def sentences(found: Assessment) -> list[str]:
+    """What was found out, in words."""
+    told = [verdict(found.score, found.yardsticks), _copied(found.copied) if found.copied else ""]
+    return [sentence for sentence in told if sentence]
+
+
+def comparison_lines(found: Assessment) -> str:
+    """The comparison where there is no table to draw, and what it says."""
+    rows = comparison_rows(found)
+    width = max(len(name) for name, _, _ in rows)
+    lines = [f"{name:<{width}}  {figure} bits per character{note and f' ({note})'}" for name, figure, note in rows]
+    return "\n".join([*lines, *sentences(found)])
+
+
+def _copied(copied: tuple[Copied, Copied]) -> str:
+    """How much of what the model writes it has copied, in a sentence."""
+    written, text = copied
+    return (
+        f"Copied: {written.share:.1%} of what it writes stands in runs of {COPIED_RUN} characters or more that the "
+        f"training text has too{_longest(written)}; of the text that was scored, {text.share:.1%}{_longest(text)}."
+    )
+
+
+def _longest(copied: Copied) -> str:
+    return f" (the longest {copied.longest})" if copied.longest else ""
+
+
+def assessment_record(found: Assessment) -> dict[str, Any]:
+    """A score and what was found out beside it, as `--json` has it; null is what wasn't asked for."""
+    copied = found.copied and {"written": found.copied[0], "text": found.copied[1]}
+    return {
+        **_score_record(found.score),
+        "num_unknown": found.score.num_unknown,
+        "unknown": found.score.unknown,
+        "yardsticks": [asdict(other) | {"bits_per_char": other.bits_per_char} for other in found.yardsticks],
+        "adapted": found.adapted and _score_record(found.adapted),
+        "copied": copied and {name: asdict(part) | {"share": part.share} for name, part in copied.items()},
+    }
+
+
+def _score_record(score: Evaluation) -> dict[str, Any]:
+    names = ("num_chars", "nats_per_char", "bits_per_char", "perplexity")
+    return {name: getattr(score, name) for name in names}
+
+
+def line_row(line: Line) -> tuple[str, str, str, str]:
+    """What a line costs, as a row of a table."""
+    return f"{line.number:,}", f"{line.bits_per_char:.3f}", f"{line.bits:.1f}", line.text
+
+
+LINE_HEADER = ("line", "bits/char", "bits", "text")
+
+
+def char_records(part: Predictions, vocab: Vocab) -> Iterator[dict[str, Any]]:
+    """What each character of a text costs, and what was likeliest there, as `--per-char` has it; none for rare ones."""
+    rows = (array.tolist() for array in (part.nats, part.ranks, part.top, part.probabilities))
+    for char, nats, rank, top, probabilities in zip(vocab.decode(part.ids), *rows, strict=True):
+        likely = [[vocab.chars[other], probability] for other, probability in zip(top, probabilities, strict=True)]
+        if char != UNKNOWN:
+            yield {"char": char, "nats": nats, "rank": rank + 1, "top": likely}
+
+
+def line_record(line: Line) -> dict[str, Any]:
+    """The same as `--json` has it."""
+    return {"line": line.number, "bits": line.bits, "num_chars": line.num_chars, "text": line.text}
+
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Numbers as a row of bars, at most so many: the mean of neighbours where there are more."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return ""
+    means = [fmean(finite[part]) for part in share(len(finite), min(len(finite), width))]
+    low = min(means)
+    step = (max(means) - low) / (len(BARS) - 1) or 1.0
+    return "".join(BARS[round((mean - low) / step)] for mean in means)
+
+
+def cache_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the cache of texts holds, as rows of a table."""
+    return [
+        ("folder", facts["folder"]),
+        ("texts", f"{facts['num_texts']:,}"),
+        ("size", f"{facts['num_bytes'] / 1e6:,.1f} MB of at most {facts['most_bytes'] / 1e6:,.0f}; the oldest go"),
+        ("to empty it", facts["empty"]),
+    ]
+
+
+def card(path: str, model: ModelFile) -> dict[str, Any]:
+    """All that is known about a model, as plain values."""
+    return {
+        "model": path,
+        "run": os.path.basename(os.path.dirname(os.path.abspath(path))),
+        "config": asdict(model.config),
+        "num_parameters": model.config.num_parameters,
+        "vocab": model.vocab.chars,
+        "scores": model.scores,
+        "provenance": model.provenance,
+    }
+
+
+CARD_HEADER = ("run", "network", "parameters", "bits/char", "trained on")
+
+
+def card_line(card: Mapping[str, Any]) -> tuple[str, ...]:
+    """A model as one row of the list of runs."""
+    config, texts = card["config"], card["provenance"].get("text", {}).get("paths", ["?"])
+    network = f"{config['cell']} {config['num_layers']}x{config['hidden_size']}"
+    names = ", ".join(os.path.basename(path) for path in texts[:3])
+    return card["run"], network, f"{card['num_parameters']:,}", _score(card["scores"]), names
+
+
+def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A model as rows of a table."""
+    config, scores, provenance = card["config"], card["scores"], card["provenance"]
+    text, split = provenance.get("text", {}), provenance.get("split", {})
+    training = provenance.get("training", {})
+    part = "the held-out text" if scores.get("whole") else "stretches spread over the held-out text"
+    return [
+        ("model", card["model"]),
+        ("network", f"{config['cell']} {config['num_layers']}x{config['hidden_size']}"),
+        ("embedding", str(config["embedding_dim"])),
+        ("parameters", f"{card['num_parameters']:,}"),
+        (
+            "vocabulary",
+            _vocabulary(card["vocab"]),
+        ),
+        ("text", ", ".join(text.get("paths", ["?"]))),
+        ("text SHA-256", str(text.get("sha256", "?"))),
+        ("split", f"{split.get('num_train', 0):,} characters trained on, {split.get('num_valid', 0):,} held out"),
+        ("score", f"{_score(scores)} bits/char on {part} (it chose the weights, of step {scores.get('step', '?')})"),
+        *([("test score", f"{_score(scores['test'])} bits/char on the test text")] if "test" in scores else []),
+        ("training", ", ".join(f"{name} {value}" for name, value in training.items())),
+    ]
+
+
+def _vocabulary(chars: str) -> str:
+    """A vocabulary in a line: how many characters, what else is known, and the first of them."""
+    signs = {END: ", the end of a document", UNKNOWN: ", one symbol for rarer ones"}
+    rest = "".join(words for sign, words in signs.items() if sign in chars)
+    chars = "".join(char for char in chars if char not in signs)
+    kind = "bytes" if Vocab(chars).of_bytes else "characters"
+    return f"{len(chars):,} {kind}{rest}: {json.dumps(chars[:200], ensure_ascii=False)[1:-1]}"
+
+
+def _loss(nats: float) -> str:
+    return f"{nats:.4f} nats, {bits(nats):.3f} bits per character"
+
+
+def _score(scores: Mapping[str, Any]) -> str:
+    nats = scores.get("nats_per_char")
+    return "?" if nats is None else f"{bits(nats):.3f}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
