@@ -74,7 +74,7 @@ def page(
     return render(
         Report(
             model=path,
-            text=passage.name,
+            text=passage.title,
             card=card_rows(card(path, file)),
             score=found.score,
             yardsticks=found.yardsticks,

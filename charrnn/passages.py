@@ -4,6 +4,7 @@ A separate text is a passage, and so is the part of a model's own text that was 
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +22,13 @@ from charrnn.vocab import END, Ids
 
 @dataclass(frozen=True)
 class Passage:
-    """What to score: ids, the characters before them, and what the model doesn't know."""
+    """What to score: ids, the characters before them, and what the model doesn't know.
+
+    name: the texts' paths; title: what a page calls it.
+    """
 
     name: str
+    title: str
     ids: Ids
     context: Ids
     unknown: dict[str, int]
@@ -47,7 +52,7 @@ def whole_text(
         least = "two" if num_read else "one"
         raise InputError(f"{name}: {len(ids)} characters that the model knows; scoring needs at least {least}")
     context = ids[:1] if end is None else np.array([end], ids.dtype)
-    return Passage(name, ids[num_read:], context, unknown)
+    return Passage(name, os.path.basename(name), ids[num_read:], context, unknown)
 
 
 def reading(model: ModelFile) -> CorpusConfig:
@@ -90,4 +95,13 @@ def trained_on(model: ModelFile, train_text: Sequence[str] | None, source_config
 
 def held_out(model: ModelFile, corpus: Corpus) -> Passage:
     """The part of the text it was trained on that chose the weights."""
-    return Passage(reading(model).valid or " ".join(corpus.names), corpus.valid_ids, corpus.valid_context, {})
+    apart = reading(model).valid
+    names = [os.path.basename(path) for path in corpus.names]
+    title = f"the held-out part of {', '.join(names[:3])}{', …' * (len(names) > 3)}"
+    return Passage(
+        apart or " ".join(corpus.names),
+        os.path.basename(apart) if apart else title,
+        corpus.valid_ids,
+        corpus.valid_context,
+        {},
+    )

@@ -37,6 +37,7 @@ def test_a_separate_text_scores_all_but_its_first_character(tmp_path, trained, c
     assert file.vocab.decode(source.context) == "a"
     assert file.vocab.decode(source.ids) == "bcde"
     assert source.unknown == {"X": 2, "Y": 1}
+    assert (source.name, source.title) == (str(other), "other.txt")
     other.write_text("aXY", encoding="utf-8")
     with pytest.raises(InputError, match="at least two"):
         whole_text(file, str(other), {}, SourceConfig(), cache)
@@ -47,6 +48,7 @@ def test_the_held_out_part_is_found_again(tmp_path, trained, cache):
     path, file = trained
     source = held_out(file, trained_on(file, None, SourceConfig(), cache))
     assert (len(source.context), len(source.ids)) == (90, 10)
+    assert (source.name, source.title) == (str(path), "the held-out part of text.txt")
     moved = tmp_path / "moved.txt"
     path.rename(moved)
     with pytest.raises(InputError, match="--train-text"):
