@@ -145,10 +145,12 @@ def verdict(score: Evaluation, yardsticks: Sequence[Yardstick]) -> str:
     fewer = 1 - score.nats_per_char / best.nats_per_char if best.nats_per_char else 0.0
     alike = f"it is as unsure as between {score.perplexity:.1f} equally likely characters"
     if fewer < -0.005:
-        return f"Not good yet: the {best.name} needs {-fewer / (1 - fewer):.0%} fewer bits, by counting alone; {alike}."
+        return (
+            f"Not good yet: the best of the others ({best.name}) needs {-fewer / (1 - fewer):.0%} fewer bits; {alike}."
+        )
     if fewer < 0.03:
-        return f"As good as the best of the others, the {best.name}, and no better; {alike}."
-    return f"Good: it needs {fewer:.0%} fewer bits than the best of the others, the {best.name}; {alike}."
+        return f"As good as the best of the others ({best.name}) and no better; {alike}."
+    return f"Good: it needs {fewer:.0%} fewer bits than the best of the others ({best.name}); {alike}."
 
 
 def sentences(found: Assessment) -> list[str]:

@@ -45,7 +45,7 @@ def test_the_comparison_has_the_model_first(at_home: Home, call: Call) -> None:
     assert rows[0][:2] == ["this model", f"{facts['bits_per_char']:.3f}"]
     assert [row[:2] for row in rows[1:]] == [[one.name, f"{one.bits_per_char:.3f}"] for one in expected]
     assert [one["nats_per_char"] for one in facts["yardsticks"]] == [one.nats_per_char for one in expected]
-    assert lines[first + 5].startswith("Not good yet: the ")
+    assert lines[first + 5].startswith("Not good yet: the best of the others (")
     assert lines[first + 6].startswith("Copied: ")
     assert facts["copied"]["written"]["num_chars"] == 20_000
     assert facts["copied"]["text"]["num_chars"] == 400

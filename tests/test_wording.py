@@ -246,9 +246,9 @@ def yardstick(name: str, bits_per_char: float, note: str = "") -> Yardstick:
 @pytest.mark.parametrize(
     ("bits_per_char", "said"),
     [
-        (1.0, "Good: it needs 50% fewer bits than the best of the others, the 7-gram; it is as unsure as between 2.0 "),
-        (1.99, "As good as the best of the others, the 7-gram, and no better; it is as unsure as between 4.0 "),
-        (4.0, "Not good yet: the 7-gram needs 50% fewer bits, by counting alone; it is as unsure as between 16.0 "),
+        (1.0, "Good: it needs 50% fewer bits than the best of the others (7-gram); it is as unsure as between 2.0 "),
+        (1.99, "As good as the best of the others (7-gram) and no better; it is as unsure as between 4.0 "),
+        (4.0, "Not good yet: the best of the others (7-gram) needs 50% fewer bits; it is as unsure as between 16.0 "),
     ],
 )
 def test_a_verdict_compares_with_the_best(bits_per_char: float, said: str) -> None:
