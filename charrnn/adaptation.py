@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from charrnn.batches import IGNORED, Cursor, read_window
+from charrnn.cells import State, is_fused
 from charrnn.config import ADAPT_RATE
 from charrnn.errors import DivergenceError
-from charrnn.evaluation import WARM_UP, state_after
+from charrnn.evaluation import WARM_UP, empty_predictions, predict_each, state_after
+from charrnn.kernels.mixing import Mixture, nothing
 from charrnn.lanes import Workers
 from charrnn.metrics import Evaluation
 from charrnn.model import CharRNN
+from charrnn.ngram import contexts_of
 from charrnn.vocab import Ids
 
 DECAY = 1e-3  # share of the way back to the trained weights that each step goes
@@ -41,13 +44,17 @@ def evaluate_adapting(
     rare: int | None = None,
     rate: float = ADAPT_RATE,
     decay: float = DECAY,
+    mixture: Mixture | None = None,
 ) -> Evaluation:
     """Score ids (N,) in sequence, learning from each window once it is scored; the model itself stays as it is.
 
     context: as for evaluate; train: what the model was trained on, two characters at least.
-    rare: the id of characters that are read but not scored. Raises DivergenceError where the
+    rare: the id of characters that are read but not scored. mixture: n-grams that share in the
+    predictions; they stay as they are, and so do their weights. Raises DivergenceError where the
     rate is too large.
     """
+    mixture = mixture or nothing()
+    contexts = contexts_of(mixture, ids, context=context)
     model = copy.deepcopy(model)
     context = context[-(WARM_UP + 1) :]
     inputs = np.concatenate([context, ids[:-1]]).astype(np.int64)[len(context) - 1 :]  # inputs[i] predicts ids[i]
@@ -61,14 +68,34 @@ def evaluate_adapting(
         for start in range(0, len(ids), SEQ_LEN):
             rows = slice(start, start + SEQ_LEN)
             x, target = (_column(model, row[rows]) for row in (inputs, targets))
+            if len(mixture.weights) > 0:
+                nats += _mixed_nats(model, x, state, ids[rows], mixture, contexts[rows], targets[rows] != IGNORED)
             found = workers.window_gradient(x, target, state, None)
             state, num_scored = found.state, int((targets[rows] != IGNORED).sum())
-            nats, num_chars = nats + found.nats, num_chars + num_scored
+            nats, num_chars = nats + found.nats * (len(mixture.weights) == 0), num_chars + num_scored
             if steps and num_scored > 0:
                 _learn(model, trained, _split(model, found.gradient / num_scored), steps, decay)
     if not math.isfinite(nats):
         raise DivergenceError("adapting diverged; take a smaller --adapt-rate")
     return Evaluation(nats, num_chars, {})
+
+
+@torch.inference_mode()
+def _mixed_nats(
+    model: CharRNN,
+    x: Tensor,
+    state: State,
+    ids: Ids,
+    mixture: Mixture,
+    contexts: NDArray[np.int32],
+    scored: NDArray[np.bool_],
+) -> float:
+    """What the scored ones of ids (T,), which come after x (T, 1), cost the network with its n-grams."""
+    packed = model.pack() if is_fused(model) else None
+    h, _ = model.features(x, state, packed=packed)
+    found = empty_predictions(ids[:, None], 0, 2)
+    predict_each(model, packed, h, mixture, contexts[:, None], found)
+    return float(found.nats[scored].sum())
 
 
 @torch.no_grad()

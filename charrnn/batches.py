@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from charrnn.config import Checked, setting
 from charrnn.kernels.counters import pass_offset
 from charrnn.vocab import Ids
+from charrnn.withholding import Withheld
 
 IGNORED = -100  # a target that is not scored, torch's own mark for it
 
@@ -42,7 +43,7 @@ class Window:
     after: Cursor
 
 
-def read_window(ids: Ids, cursor: Cursor, *, batch_size: int, seq_len: int, seed: int) -> Window:
+def read_window(ids: Ids | Withheld, cursor: Cursor, *, batch_size: int, seq_len: int, seed: int) -> Window:
     """Read the window at the cursor; the last one of a pass may be shorter.
 
     ids: (N,), N >= batch_size.

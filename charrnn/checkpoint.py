@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,14 @@ from numpy.typing import NDArray
 
 from charrnn.config import ModelConfig
 from charrnn.errors import CharrnnError, ModelFileError
+from charrnn.kernels.mixing import Mixture
+from charrnn.ngram import mixture_of
 from charrnn.vocab import Vocab
 
 FORMAT_VERSION = 1
 _NO_DIGEST = "0" * 64
 _KEY = "charrnn"
+_NGRAM = "ngram."  # how the names of tensors begin that are not the network's
 _KINDS = (("F", (2, 4, 8)), ("I", (1, 2, 4, 8)), ("U", (1, 2, 4, 8)))  # of numbers, and their bytes
 _TYPES = {f"{kind}{8 * size}": np.dtype(f"<{kind.lower()}{size}") for kind, sizes in _KINDS for size in sizes}
 _NAMES = {kind: name for name, kind in _TYPES.items()}
@@ -45,7 +48,8 @@ class ModelFile:
     """All that sampling and scoring need: sizes, characters, weights; and where they came from.
 
     tensors: float32 by parameter name, shapes as config.tensor_shapes() says.
-    scores and provenance are plain JSON objects (docs/formats.md).
+    scores and provenance are plain JSON objects (docs/formats.md). ngram: arrays of n-grams that
+    are mixed into the network's predictions, as ngram.mixture_of has them; empty where none are.
     """
 
     config: ModelConfig
@@ -53,6 +57,11 @@ class ModelFile:
     tensors: Tensors
     scores: dict[str, Any]
     provenance: dict[str, Any]
+    ngram: Tensors = field(default_factory=dict)
+
+    def mixture(self) -> Mixture | None:
+        """The n-grams as the kernels read them. Raises ValueError where they contradict themselves."""
+        return mixture_of(self.ngram, vocab_size=self.config.vocab_size)
 
 
 def save_model(path: Path, model: ModelFile) -> None:
@@ -63,7 +72,7 @@ def save_model(path: Path, model: ModelFile) -> None:
         "scores": model.scores,
         "provenance": model.provenance,
     }
-    write_tensors(path, model.tensors, kind="model", meta=meta)
+    write_tensors(path, {**model.tensors, **model.ngram}, kind="model", meta=meta)
 
 
 def load_model(path: Path | str) -> ModelFile:
@@ -76,7 +85,8 @@ def load_model(path: Path | str) -> ModelFile:
     try:
         config = ModelConfig(**meta["config"])
         vocab = Vocab(meta["vocab"])
-        model = ModelFile(config, vocab, tensors, dict(meta["scores"]), dict(meta["provenance"]))
+        ngram = {name: tensors.pop(name) for name in [*tensors] if name.startswith(_NGRAM)}
+        model = ModelFile(config, vocab, tensors, dict(meta["scores"]), dict(meta["provenance"]), ngram)
     except (KeyError, TypeError, ValueError, AttributeError, CharrnnError) as error:
         raise ModelFileError(f"{path}: its description is not a model's ({error})") from None
     if not _is_described(model):
@@ -84,6 +94,10 @@ def load_model(path: Path | str) -> ModelFile:
     if len(vocab) != config.vocab_size:
         raise ModelFileError(f"{path}: {len(vocab)} characters, but a vocabulary size of {config.vocab_size}")
     check_tensors(path, tensors, config)
+    try:
+        model.mixture()
+    except ValueError as error:
+        raise ModelFileError(f"{path}: {error}") from None
     return model
 
 

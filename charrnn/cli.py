@@ -125,6 +125,10 @@ def train(
         ),
     ] = None,
     seed: Annotated[int | None, learning(help="Seed of weights, masks and lanes.")] = None,
+    mix: Annotated[
+        bool | None,
+        learning("--mix/--no-mix", help="Mix n-grams into what is predicted, where that pays.", show_default="mix"),
+    ] = None,
     glob: Annotated[
         str | None, reading(help="Which files of a folder, as '*.txt'.", show_default=SourceConfig.glob)
     ] = None,

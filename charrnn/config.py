@@ -123,6 +123,7 @@ class TrainConfig(Checked):
     patience: int = setting(0, 10**6, default=4)  # evaluations without a better one that end a run; 0: never
     steps: int | None = setting(1, 10**12, default=None)  # None: the time budget decides
     seed: int = setting(0, 2**63 - 1, default=1)
+    mix: bool = True  # n-grams into the predictions, where that pays
     init_from: str | None = None  # the model file whose weights the first step finds; None: random ones
 
 

@@ -19,30 +19,38 @@ from charrnn.config import NUM_GATES, ModelConfig, Precision, share
 from charrnn.errors import ResourceError
 from charrnn.kernels.barrier import abandon, new_barrier
 from charrnn.kernels.generation import Filters, Part, Team, generate
+from charrnn.kernels.mixing import Mixture
+from charrnn.kernels.ngrams import Ints
 from charrnn.kernels.products import BLOCK, WIDTH, packed_transpose, product
 from charrnn.kernels.recurrent import CELLS, fold_biases
 from charrnn.kernels.vectors import Floats
+from charrnn.ngram import new_contexts
 
-State = tuple[Floats, Floats]  # h, and the LSTM's c; each (L, S, H)
+State = tuple[Floats, Floats, Ints]  # h, and the LSTM's c, each (L, S, H); the n-grams' contexts, (1, S, order)
 
 _WEIGHTS_A_PIECE = 1 << 30  # that a prompt's pieces meet, so that Ctrl-C is heard: some 20 ms of reading
 _WEIGHTS_PER_THREAD = 1 << 15  # fewer are read sooner than two threads meet
 
 
 class Crew:
-    """A network, and as many threads as it keeps busy. They share every character; the caller's is one of them."""
+    """A network with its n-grams, and as many threads as it keeps busy.
 
-    def __init__(self, config: ModelConfig, tensors: Mapping[str, Any], threads: int, precision: Precision) -> None:
-        self.config = config
+    They share every character; the caller's is one of them.
+    """
+
+    def __init__(
+        self, config: ModelConfig, tensors: Mapping[str, Any], threads: int, precision: Precision, mixture: Mixture
+    ) -> None:
+        self.config, self.mixture = config, mixture
         self.storage: type[np.generic] = np.uint16 if precision == "bfloat16" else np.float32
         most = min(config.num_parameters // _WEIGHTS_PER_THREAD, -(-config.hidden_size // WIDTH))
         self.parts = make_parts(config, tensors, max(1, min(threads, most)), self.storage)
         self._lock = threading.Lock()  # of two draws at once each might wait for threads that the other has
 
     def new_state(self) -> State:
-        """Zeros for one stream."""
+        """Zeros for one stream, and no characters before it."""
         zeros = np.zeros((self.config.num_layers, 1, self.config.hidden_size), np.float32)
-        return zeros, zeros.copy()
+        return zeros, zeros.copy(), new_contexts(self.mixture)[None, None]
 
     def read(self, ids: NDArray[np.int64], state: State) -> None:
         """Feed a stream's state, (L, 1, H), with characters (n,), in place."""
@@ -75,7 +83,10 @@ class Crew:
                 if rank > 0 and cores[rank - 1]:
                     with suppress(OSError):  # taken from this process meanwhile
                         os.sched_setaffinity(0, cores[rank - 1])
-                generate(self.parts[rank], rank, filters, ids, starts, num_fed, numbers, *state, nats, team)
+                generate(
+                    *(self.parts[rank], rank, filters, ids, starts, num_fed, numbers),
+                    *(*state, nats, self.mixture, team),
+                )
             except BaseException:
                 abandon(team.barrier)
                 raise

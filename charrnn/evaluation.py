@@ -7,6 +7,7 @@ Letters: N characters, G lanes, T steps in a window, V vocabulary, W warm-up cha
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,10 +17,12 @@ from charrnn.batches import cut_lanes
 from charrnn.cells import State, is_fused
 from charrnn.config import share
 from charrnn.errors import InputError
-from charrnn.kernels.head import each_prediction
+from charrnn.kernels.head import Expected, expect, expect_after
+from charrnn.kernels.mixing import Mixture, nothing
 from charrnn.lanes import worker_pool
 from charrnn.metrics import Evaluation, Line, Predictions
 from charrnn.model import CharRNN, PackedNetwork
+from charrnn.ngram import contexts_of
 from charrnn.vocab import END, UNKNOWN, Ids, Vocab
 
 WARM_UP = 1000  # W: a tail is scored from the state after at least this many characters
@@ -37,8 +40,9 @@ def evaluate(
     num_scored: int | None = None,
     unknown: dict[str, int] | None = None,
     rare: int | None = None,
+    mixture: Mixture | None = None,
 ) -> Evaluation:
-    """Score ids given the characters before them.
+    """Score ids given the characters before them, by the network alone or mixed with n-grams.
 
     ids: (N,), N >= 1. context: at least one character; the last W + 1 of it are used. A
     text of its own is scored as `evaluate(model, ids[1:], context=ids[:1])`.
@@ -46,23 +50,28 @@ def evaluate(
     rare: the id that stands for any rare character; it is read but not scored, as nothing says
     which it was, and counted as U+FFFD unless the unknown characters, given by name, are those.
     """
-    whole = predictions(model, ids, context=context)
+    whole = predictions(model, ids, context=context, mixture=mixture)
     parts = whole if num_scored is None else [predict(model, ids, context=context, num_scored=num_scored)]
-    nats, num_chars, num_rare = 0.0, 0, 0
+    nats, num_chars, num_rare, experts = 0.0, 0, 0, np.zeros(2 if mixture else 0)
     for part in parts:
-        each = part.nats if rare is None else part.nats[part.ids != rare]
+        scored = slice(None) if rare is None else part.ids != rare
+        each = part.nats[scored]
         nats, num_chars = nats + float(each.sum()), num_chars + len(each)
         num_rare += len(part.ids) - len(each)
+        experts += part.experts[scored].sum(0)
     if num_chars == 0:
         raise InputError("nothing to score: every character is one that the model takes for a rare one")
-    return Evaluation(nats, num_chars, unknown or ({"\ufffd": num_rare} if num_rare else {}))
+    alone = (float(experts[0]), float(experts[1])) if mixture else None
+    return Evaluation(nats, num_chars, unknown or ({"\ufffd": num_rare} if num_rare else {}), alone)
 
 
-def predictions(model: CharRNN, ids: Ids, *, context: Ids, num_top: int = 0) -> Iterator[Predictions]:
-    """The same, of a text of any length, in parts."""
+def predictions(
+    model: CharRNN, ids: Ids, *, context: Ids, num_top: int = 0, mixture: Mixture | None = None
+) -> Iterator[Predictions]:
+    """What predict gives, of a text of any length, in parts."""
     for start in range(0, len(ids), _AT_ONCE):
         before = ids[:start] if start else context
-        yield predict(model, ids[start : start + _AT_ONCE], context=before, num_top=num_top)
+        yield predict(model, ids[start : start + _AT_ONCE], context=before, num_top=num_top, mixture=mixture)
 
 
 def predict(
@@ -73,6 +82,7 @@ def predict(
     num_scored: int | None = None,
     num_top: int = 0,
     max_lanes: int = MAX_LANES,
+    mixture: Mixture | None = None,
 ) -> Predictions:
     """What the model expects at each scored character, and what it costs, in the text's order.
 
@@ -83,84 +93,121 @@ def predict(
     assert 0 < num_scored <= len(ids)
     context = context[-(WARM_UP + 1) :]
     assert len(context) > 0
-    inputs = np.concatenate([context, ids[:-1]])  # inputs[first + i] predicts ids[i], with first = len(context) - 1
+    mixture = mixture or nothing()
+    reader = _Reader(
+        model,
+        packed=model.pack() if is_fused(model) else None,
+        ids=ids,
+        inputs=np.concatenate([context, ids[:-1]]),
+        mixture=mixture,
+        contexts=contexts_of(mixture, ids, context=context),
+        num_top=min(num_top, model.config.vocab_size),
+    )
     num_lanes = min(max_lanes, max(1, num_scored // WARM_UP))  # as many as leave W characters before all but the first
-    num_top = min(num_top, model.config.vocab_size)
     starts, _ = cut_lanes(len(ids), num_lanes)
     _, lengths = cut_lanes(num_scored, num_lanes)
-    fused = is_fused(model)
-    packed = model.pack() if fused else None
-    num_workers = min(torch.get_num_threads(), num_lanes) if fused else 1
-
-    def score(lanes: slice) -> Predictions:
-        return _predict_lanes(model, packed, ids, inputs, starts[lanes], int(lengths[0]), num_top)
-
+    num_workers = min(torch.get_num_threads(), len(starts)) if reader.packed else 1
     with worker_pool(num_workers) as pool:
-        parts = list(pool.map(score, share(num_lanes, num_workers)))
+        lanes = share(len(starts), num_workers)
+        parts = list(pool.map(lambda part: reader.read(starts[part], int(lengths[0])), lanes))
     scored = (np.arange(lengths[0])[:, None] < lengths).T  # (B, T)
     joined = (np.concatenate(arrays, axis=1).swapaxes(0, 1)[scored] for arrays in zip(*parts, strict=True))
     return Predictions(*joined)
 
 
 @torch.inference_mode()
-def _predict_lanes(
-    model: CharRNN,
-    packed: PackedNetwork | None,
-    ids: Ids,
-    inputs: Ids,
-    starts: NDArray[np.int64],
-    length: int,
-    num_top: int,
-) -> Predictions:
-    """The `length` characters from each start on, arrays of (length, B), after a warm-up before them."""
-    first = len(inputs) - len(ids)
-    state = _warm_up(model, packed, inputs, starts + first, first)
-    found = _empty(np.empty((length, len(starts)), ids.dtype), num_top)
+def all_logits(model: CharRNN, ids: Ids, starts: NDArray[np.int64], length: int) -> NDArray[np.float32]:
+    """The network's logits where `length` characters of a text come from each start on: (length, B, V).
+
+    starts: (B,), one at least; what is before each is read, W characters at most and one at least.
+    """
+    packed = model.pack() if is_fused(model) else None
+    first = min(WARM_UP, int(starts.min()))
+    begins = starts - first
+    found = np.empty((length, len(starts), model.config.vocab_size), np.float32)
+    state = _read(model, packed, ids[begins + np.arange(first - 1)[:, None]], model.initial_state(len(starts)))
     for rows in _windows(length, len(starts), model.config.vocab_size):
-        times = np.arange(rows.start, min(rows.stop, length))[:, None]
-        places = np.minimum(starts + times, len(ids) - 1)  # (T, B); past a lane's end: read, not kept
-        found.ids[rows] = ids[places]
-        h, state = model.features(_to_device(model, inputs[places + first]), state, packed=packed)
-        each = _predict_each(model, packed, h, found.ids[rows], num_top)
-        found.nats[rows], found.ranks[rows] = each.nats, each.ranks
-        found.top[rows], found.probabilities[rows] = each.top, each.probabilities
+        x = ids[starts - 1 + np.arange(rows.start, min(rows.stop, length))[:, None]]
+        h, state = model.features(_to_device(model, x), state, packed=packed)
+        found[rows] = model.head(h).float().cpu().numpy()
     return found
 
 
-def _empty(ids: Ids, num_top: int) -> Predictions:
+@dataclass(frozen=True)
+class _Reader:
+    """A model and the text it reads: inputs[first + i] predicts ids[i], with first = len(inputs) - len(ids).
+
+    contexts: (N, order), what the mixture's n-grams know before each of the ids.
+    """
+
+    model: CharRNN
+    packed: PackedNetwork | None
+    ids: Ids
+    inputs: Ids
+    mixture: Mixture
+    contexts: NDArray[np.int32]
+    num_top: int = 0
+
+    @torch.inference_mode()
+    def read(self, starts: NDArray[np.int64], length: int) -> Predictions:
+        """The `length` characters from each start on, arrays of (length, B), after a warm-up before them."""
+        first = len(self.inputs) - len(self.ids)
+        state = _warm_up(self.model, self.packed, self.inputs, starts + first, first)
+        ids = np.empty((length, len(starts)), self.ids.dtype)
+        found = empty_predictions(ids, self.num_top, 2 * (len(self.mixture.weights) > 0))
+        for rows in _windows(length, len(starts), self.model.config.vocab_size):
+            times = np.arange(rows.start, min(rows.stop, length))[:, None]
+            places = np.minimum(starts + times, len(self.ids) - 1)  # (T, B); past a lane's end: read, not kept
+            x = _to_device(self.model, self.inputs[places + first])
+            h, state = self.model.features(x, state, packed=self.packed)
+            part = Predictions(
+                found.ids[rows],
+                found.nats[rows],
+                found.ranks[rows],
+                found.top[rows],
+                found.probabilities[rows],
+                found.experts[rows],
+            )
+            part.ids[...] = self.ids[places]
+            predict_each(self.model, self.packed, h, self.mixture, self.contexts[places], part)
+        return found
+
+
+def empty_predictions(ids: Ids, num_top: int, num_experts: int) -> Predictions:
     """Room for what is expected at characters of any shape."""
     top = (*ids.shape, num_top)
     return Predictions(
-        ids, np.empty(ids.shape), np.empty(ids.shape, np.int32), np.empty(top, np.int32), np.empty(top, np.float32)
-    )
-
-
-def _predict_each(model: CharRNN, packed: PackedNetwork | None, h: torch.Tensor, ids: Ids, num_top: int) -> Predictions:
-    """What is expected after the features h (T, B, H), where ids (T, B) came."""
-    targets = ids.astype(np.int64)
-    if packed:
-        found = _empty(ids, num_top)
-        size = ids.size
-        each_prediction(
-            packed.head,
-            h.flatten(0, 1).numpy(),
-            targets.ravel(),
-            found.nats.reshape(size),
-            found.ranks.reshape(size),
-            found.top.reshape(size, num_top),
-            found.probabilities.reshape(size, num_top),
-        )
-        return found
-    scores = model.head(h).double().log_softmax(-1)
-    order = scores.argsort(dim=-1, descending=True, stable=True)
-    target, top = _to_device(model, targets).unsqueeze(-1), order[..., :num_top]
-    return Predictions(
         ids,
-        nats=-scores.gather(-1, target).squeeze(-1).cpu().numpy(),
-        ranks=(order == target).int().argmax(-1).int().cpu().numpy(),
-        top=top.int().cpu().numpy(),
-        probabilities=scores.gather(-1, top).exp().float().cpu().numpy(),
+        nats=np.empty(ids.shape),
+        ranks=np.empty(ids.shape, np.int32),
+        top=np.empty(top, np.int32),
+        probabilities=np.empty(top, np.float32),
+        experts=np.empty((*ids.shape, num_experts)),
     )
+
+
+def predict_each(
+    model: CharRNN,
+    packed: PackedNetwork | None,
+    h: torch.Tensor,
+    mixture: Mixture,
+    contexts: NDArray[np.int32],
+    out: Predictions,
+) -> None:
+    """What is expected after the features h (T, B, H), where out.ids (T, B) came, by rows of contexts (T, B, order)."""
+    size, num_top = out.ids.size, out.top.shape[-1]
+    flat = Expected(
+        out.nats.reshape(size),
+        out.experts.reshape(size, out.experts.shape[-1]),
+        out.ranks.reshape(size),
+        out.top.reshape(size, num_top),
+        out.probabilities.reshape(size, num_top),
+    )
+    rest = mixture, contexts.reshape(size, -1), out.ids.ravel().astype(np.int64), flat
+    if packed:
+        expect_after(packed.head, h.flatten(0, 1).numpy(), *rest)
+    else:
+        expect(model.head(h).flatten(0, 1).float().cpu().numpy(), *rest)
 
 
 @torch.no_grad()

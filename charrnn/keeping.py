@@ -15,7 +15,9 @@ from charrnn.checkpoint import ModelFile, load_model
 from charrnn.corpus import Corpus
 from charrnn.errors import DivergenceError, ModelFileError
 from charrnn.evaluation import evaluate
-from charrnn.metrics import Evaluated, Evaluation, Event, Finished, Sample, Saved, Warned, bits
+from charrnn.kernels.mixing import Mixture
+from charrnn.metrics import EXPERTS, Evaluated, Evaluation, Event, Finished, Sample, Saved, Warned, bits
+from charrnn.mixture import make
 from charrnn.model import CharRNN
 from charrnn.plans import RunPlan
 from charrnn.state import TrainState
@@ -50,10 +52,12 @@ def evaluate_and_keep(state: TrainState, plan: RunPlan, writer: Writer) -> Itera
         yield Saved(state.step, path=path)  # or will be: a state counts this, and must not depend on the disk
 
 
-def score_held_out(model: CharRNN, corpus: Corpus, *, num_scored: int | None = None) -> Evaluation:
+def score_held_out(
+    model: CharRNN, corpus: Corpus, *, num_scored: int | None = None, mixture: Mixture | None = None
+) -> Evaluation:
     """Score what chooses the weights, or stretches spread over it."""
     context, rare = corpus.valid_context, corpus.vocab.id_of(UNKNOWN)
-    return evaluate(model, corpus.valid_ids, context=context, num_scored=num_scored, rare=rare)
+    return evaluate(model, corpus.valid_ids, context=context, num_scored=num_scored, rare=rare, mixture=mixture)
 
 
 def draw_sample(model: ModelFile, plan: RunPlan, *, step: int) -> Sample:
@@ -78,14 +82,19 @@ def is_damaged(plan: RunPlan) -> bool:
 
 
 def finish(state: TrainState, plan: RunPlan, writer: Writer) -> Finished:
-    """Score the best weights on the whole held-out text, and on the test text; have that put into the model file."""
+    """Mix n-grams into the best weights' predictions, score them on all that was held out; have that put into the file.
+
+    What is held out for the test is scored as well.
+    """
     file, kept = kept_model(plan)
     corpus = plan.corpus
-    score = score_held_out(kept, corpus)
+    file = replace(file, ngram=make(kept, plan.learnt))
+    mixture = file.mixture()
+    score = score_held_out(kept, corpus, mixture=mixture)
     final = scores(score, step=state.best_step, whole=True)
     if len(corpus.test_ids) > 0:
         before = corpus.ids[: -len(corpus.test_ids)]
-        score = evaluate(kept, corpus.test_ids, context=before, rare=corpus.vocab.id_of(UNKNOWN))
+        score = evaluate(kept, corpus.test_ids, context=before, rare=corpus.vocab.id_of(UNKNOWN), mixture=mixture)
         final["test"] = {"nats_per_char": score.nats_per_char, "num_chars": score.num_chars}
     writer.put(replace(file, scores=final))
     state.finished = True
@@ -108,6 +117,7 @@ def finished(plan: RunPlan, step: int, scores: dict[str, Any]) -> Finished:
     try:
         nats, test = scores["nats_per_char"], scores.get("test", {})
         rest = {"test_nats_per_char": test.get("nats_per_char"), "num_test_chars": test.get("num_chars", 0)}
+        rest |= {f"{expert}_nats_per_char": scores.get(expert) for expert in EXPERTS}
         return Finished(step, str(path), scores["step"], nats, bits(nats), scores["num_chars"], **rest)
     except (KeyError, AttributeError):
         raise ModelFileError(f"{path}: lacks the scores of a finished run; --fresh starts over") from None
@@ -115,12 +125,14 @@ def finished(plan: RunPlan, step: int, scores: dict[str, Any]) -> Finished:
 
 def scores(score: Evaluation, *, step: int, whole: bool) -> dict[str, Any]:
     """A model file's record of its score, by which its weights were chosen: a selection score."""
+    alone = zip(EXPERTS, score.experts or (), strict=False)
     return {
         "step": step,
         "nats_per_char": score.nats_per_char,
         "num_chars": score.num_chars,
         "whole": whole,
         "selection": True,
+        **{expert: nats / score.num_chars for expert, nats in alone},
     }
 
 

@@ -17,11 +17,13 @@ class Evaluation:
     """How well a model predicts a text: a sum of nats over a count of characters.
 
     unknown counts the characters outside the vocabulary, which are neither fed nor scored.
+    experts: nats of the network and of the n-grams alone, where the model is a mixture of them.
     """
 
     nats: float
     num_chars: int
     unknown: dict[str, int]
+    experts: tuple[float, float] | None = None
 
     @property
     def nats_per_char(self) -> float:
@@ -57,7 +59,8 @@ class Predictions(NamedTuple):
     """What a model expected where each of N characters came.
 
     ids: (N,), the characters; nats: (N,), what each cost; ranks: (N,), how many were thought
-    likelier; top, probabilities: (N, K), the K likeliest characters' ids, and how likely they were.
+    likelier; top, probabilities: (N, K), the K likeliest characters' ids, and how likely they were;
+    experts: of a mixture, (N, 2), what each cost the network and the n-grams alone, else (N, 0).
     """
 
     ids: NDArray[Any]
@@ -65,6 +68,7 @@ class Predictions(NamedTuple):
     ranks: NDArray[np.int32]
     top: NDArray[np.int32]
     probabilities: NDArray[np.float32]
+    experts: NDArray[np.float64] = np.empty((0, 0))
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Line:
         return bits(self.nats / max(1, self.num_chars))  # none where all are rare
 
 
+EXPERTS = ("network", "ngram")  # of a mixture
 COPIED_RUN = 30  # characters in a row that are no coincidence
 
 
@@ -101,18 +106,25 @@ class Copied:
         return self.num_copied / self.num_chars
 
 
+class CopiedShares(NamedTuple):
+    """What is copied from the training text: of what a model writes, of what its network alone does, of a text."""
+
+    written: Copied
+    network: Copied | None
+    text: Copied
+
+
 @dataclass(frozen=True)
 class Assessment:
     """All that was found out about a model on a text; what wasn't asked for is empty.
 
-    adapted: the score of a model that learns from the text as it reads. copied: of what the
-    model writes, and of the text, both from what it was trained on.
+    adapted: the score of a model that learns from the text as it reads.
     """
 
     score: Evaluation
     yardsticks: tuple[Yardstick, ...] = ()
     adapted: Evaluation | None = None
-    copied: tuple[Copied, Copied] | None = None
+    copied: CopiedShares | None = None
 
 
 def bits(nats: float) -> float:
@@ -235,7 +247,7 @@ class Finished(Event):
     """The run is over. The score is that of the best weights on the whole held-out text.
 
     best_step is the step those weights were taken from. The test text, where one is held out
-    too, has chosen nothing.
+    too, has chosen nothing. Where n-grams are mixed in, the two alone have scores too.
     """
 
     event = "finished"
@@ -246,3 +258,5 @@ class Finished(Event):
     num_chars: int
     test_nats_per_char: float | None = None
     num_test_chars: int = 0
+    network_nats_per_char: float | None = None
+    ngram_nats_per_char: float | None = None

@@ -9,15 +9,25 @@ Source: Chen & Goodman 1998, "An empirical study of smoothing techniques for lan
 Letters: N characters, V vocabulary, K n-grams of a length, P of one less.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.kernels.ngrams import Doubles, Ints, count_before, discounted, find, grow
+from charrnn.kernels.mixing import Mixture
+from charrnn.kernels.ngrams import Ints, Trie, count_before, discounted, find, follow_all, grow
+from charrnn.kernels.vectors import Doubles, Floats
 
 MAX_ORDER = 12
+BYTES_PER_CHAR = 12.0  # of the training text, that a model's n-grams may take
+ONCE_UP_TO = 6  # characters of n-grams that occur once: by longer ones, a model would write what it has read
+_ROOM = 1 - 1e-6  # so that rounding makes no sum of shares as much as one
+LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1.0  # in a mixture
+_LEAST_DISCOUNT = 1e-3  # without any, what was never seen would be impossible
+
+Arrays = dict[str, NDArray[Any]]
 
 
 def nats_by_order(
@@ -77,4 +87,125 @@ def discounts_of(counts: Ints) -> Doubles:
         return np.array([0.0, 0.5, 0.5, 0.5])
     rate = once / (once + 2 * twice)
     estimates = (1 - 2 * rate * twice / once, 2 - 3 * rate * thrice / twice, 3 - 4 * rate * four / thrice)
-    return np.array([0.0, *(min(max(value, 0.0), times) for times, value in enumerate(estimates, start=1))])
+    return np.array([0.0, *(min(max(value, _LEAST_DISCOUNT), times) for times, value in enumerate(estimates, start=1))])
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """All n-grams of one length, as Level; kept: (K,), discounted shares; once: (K,), whether each occurs once."""
+
+    first: Ints
+    char: NDArray[Any]
+    kept: Floats
+    once: NDArray[np.bool_]
+
+
+def build(train: NDArray[Any], order: int, *, vocab_size: int, bytes_per_char: float = BYTES_PER_CHAR) -> Arrays:
+    """Count n-grams up to an order, as arrays for a model file.
+
+    Long ones that occur once are left out, and shorter ones until all fit, the longest first.
+
+    train: ids, at least one. Takes about 60 bytes a character of train while it counts.
+    """
+    levels, shorter = [], None
+    train = np.array(train)
+    ends, num_nodes = np.zeros(len(train), np.int32), 1
+    for _ in range(min(order, len(train))):
+        nodes, level = grow(train, ends, num_nodes, vocab_size)
+        if shorter:
+            first, nodes_before, char, once = shorter
+            levels.append(_counted(first, char, count_before(nodes_before, level.place, num_nodes), once))
+        shorter = level.first, nodes, level.char.astype(np.uint16), level.times == 1
+        ends, num_nodes, times = _one_later(nodes), len(level.char), level.times
+    assert shorter is not None
+    first, _, char, once = shorter
+    levels.append(_counted(first, char, times, once))
+    for shortest in range(min(len(levels), ONCE_UP_TO), 0, -1):  # longer n-grams than that are pruned
+        arrays = _arrays([_pruned(levels, place, shortest) for place in range(len(levels))])
+        if sum(array.nbytes for array in arrays.values()) <= bytes_per_char * len(train):
+            break
+    return arrays
+
+
+def _counted(first: Ints, char: NDArray[Any], times: Ints, once: NDArray[np.bool_]) -> _Counted:
+    discounts = discounts_of(times)
+    total, _ = discounted(first, times, discounts)
+    kept = (times - discounts[np.minimum(times, 3)]) / np.repeat(total, np.diff(first))
+    return _Counted(first, char, (_ROOM * kept).astype(np.float32), once)
+
+
+def _pruned(levels: list[_Counted], place: int, shortest: int) -> tuple[NDArray[Any], NDArray[Any], Floats]:
+    """Of one length: how many of each parent's children stay, and these; what begins with a pruned one is pruned."""
+    level = levels[place]
+    stays = ~level.once if place >= shortest else np.ones(len(level.char), np.bool_)
+    before = np.concatenate([[0], stays.cumsum()])
+    children = np.diff(before[level.first])
+    if place > shortest:
+        children = children[~levels[place - 1].once]
+    return children, level.char[stays], level.kept[stays]
+
+
+def _arrays(levels: list[tuple[NDArray[Any], NDArray[Any], Floats]]) -> Arrays:
+    children, char, kept = (np.concatenate(parts) for parts in zip(*levels, strict=True))
+    return {"ngram.children": children.astype(np.uint16), "ngram.char": char, "ngram.kept": kept}
+
+
+def mixture_of(arrays: Mapping[str, NDArray[Any]], *, vocab_size: int) -> Mixture | None:
+    """n-grams with their weights out of a model file; None where there are none.
+
+    Raises ValueError where they contradict themselves, or are not what a model file has.
+    """
+    if not arrays:
+        return None
+    types = {
+        "ngram.children": np.uint16,
+        "ngram.char": np.uint16,
+        "ngram.kept": np.float32,
+        "ngram.weights": np.float64,
+    }
+    if {name: array.dtype.type for name, array in arrays.items()} != types:
+        raise ValueError("not the arrays of n-grams")
+    weights = arrays["ngram.weights"]
+    if weights.ndim != 2 or weights.shape[1] != 2 or not 1 <= len(weights) <= MAX_ORDER:
+        raise ValueError("n-grams without a length")
+    if not ((weights >= LEAST_WEIGHT).all() and (weights <= MOST_WEIGHT).all()):
+        raise ValueError("weights of n-grams that there can't be")
+    return Mixture(trie_of(arrays, vocab_size=vocab_size), weights)
+
+
+def trie_of(arrays: Mapping[str, NDArray[Any]], *, vocab_size: int) -> Trie:
+    """n-grams as build counted them, ready to be asked. Raises ValueError where they contradict themselves."""
+    children, char, kept = (arrays[f"ngram.{name}"] for name in ("children", "char", "kept"))
+    first = np.concatenate([[0], np.cumsum(children, dtype=np.int64)])
+    if not (children.ndim == char.ndim == kept.ndim == 1 and 1 <= len(children) <= len(char) + 1):
+        raise ValueError("n-grams of no shape")
+    if not (first[-1] == len(char) == len(kept) < 2**31 and char.max(initial=0) < vocab_size):
+        raise ValueError("n-grams that don't add up")
+    begins = np.zeros(len(char) + 1, np.bool_)
+    begins[first] = True
+    if not (begins[1:-1] | (char[1:] > char[:-1])).all():
+        raise ValueError("n-grams that aren't in order")
+    if not ((kept >= 0).all() and (kept <= 1).all()):
+        raise ValueError("n-grams that are more or less than likely")
+    rest = 1 - np.add.reduceat(np.append(kept, 0), first[:-1], dtype=np.float64) * (children > 0)
+    if not (rest > 0).all():
+        raise ValueError("n-grams that are more than certain")
+    return Trie(first.astype(np.int32), char, kept, rest)
+
+
+def contexts_of(mixture: Mixture, ids: NDArray[Any], *, context: NDArray[Any]) -> Ints:
+    """The nodes that stand before each character of a text, (N, order), which comes after the context."""
+    order = len(mixture.weights)
+    before = np.array(context[len(context) - min(len(context), order) :])
+    start = new_contexts(mixture)
+    follow_all(mixture.trie, before, start, np.empty((len(before), order), np.int32))
+    out = np.empty((len(ids), order), np.int32)
+    follow_all(mixture.trie, np.array(ids), start, out)
+    return out
+
+
+def new_contexts(mixture: Mixture) -> Ints:
+    """The nodes that no characters at all are: (order,)."""
+    contexts = np.full(len(mixture.weights), -1, np.int32)
+    contexts[:1] = 0
+    return contexts

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from charrnn.checkpoint import ModelFile
 from charrnn.config import (
     SECONDS_BETWEEN_STATES,
@@ -29,6 +31,7 @@ from charrnn.metrics import Plan
 from charrnn.runs import Run, SavedState
 from charrnn.standing import Standing, check_arrays, standing_of
 from charrnn.vocab import END, UNKNOWN, describe
+from charrnn.withholding import Withheld, withhold
 
 MAX_PARTS, MAX_BYTES = 10_000, 1 << 21  # of a description, for a text's files; checkpoint.py reads twice that
 _LIBRARIES = ("charrnn", "torch", "numpy", "numba")  # whose versions may round sums otherwise
@@ -68,6 +71,11 @@ class RunPlan:
     def num_workers(self) -> int:
         """Threads that share a step's lanes."""
         return count_workers(self.training.batch_size, device=self.device, threads=self.threads)
+
+    @cached_property
+    def learnt(self) -> Withheld:
+        """The training text without what the network doesn't learn."""
+        return _learnt(self.corpus, self.training.mix)
 
     @cached_property
     def place(self) -> dict[str, Any]:
@@ -209,7 +217,8 @@ def make_plan(
     fresh: whatever is in the folder doesn't count. base: what a new run begins with.
     Raises UsageError where text or settings differ from those of the run that is there.
     """
-    num_train, notes = len(corpus.train_ids), []
+    num_train = len(_learnt(corpus, given.get("mix", TrainConfig.mix)))
+    notes: list[str] = []
     if given.get("batch_size", 0) > num_train:
         notes.append(f"the text has only {num_train} characters to train on, so as many lanes")
         given = {**given, "batch_size": num_train}
@@ -249,6 +258,11 @@ def make_plan(
         notes=(*corpus.notes, *notes, *_added(base, corpus)),
         reasons={name: reason for name, reason in choice.reasons.items() if name not in given},
     )
+
+
+def _learnt(corpus: Corpus, mix: bool) -> Withheld:
+    ids = corpus.train_ids
+    return withhold(ids, len(corpus.vocab)) if mix else Withheld(ids, np.empty(0, np.int64))
 
 
 def _choices(run: Run) -> str:
@@ -317,7 +331,7 @@ def _continued(saved: SavedState, plan: RunPlan, given: Mapping[str, Any], minut
     _check_text(plan, text)
     batch_size = plan.training.batch_size
     check_arrays(saved.path, saved.tensors, plan.model, batch_size=batch_size, stepped=stood.step > 0)
-    longest_lane = -(-plan.corpus.num_train // batch_size)
+    longest_lane = -(-len(plan.learnt) // batch_size)
     if stood.cursor.time >= longest_lane or stood.valid_chars > len(plan.corpus.valid_ids):
         raise _foreign(run, saved, UsageError("it stands outside its text"))
     plan = replace(plan, minutes=budget.minutes, resume=saved)

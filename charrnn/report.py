@@ -21,7 +21,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from charrnn import __version__, charts
-from charrnn.metrics import Copied, Evaluation, Line, Predictions, Yardstick, bits
+from charrnn.metrics import CopiedShares, Evaluation, Line, Predictions, Yardstick, bits
 from charrnn.signs import alone, name, readable, signs
 from charrnn.vocab import Vocab
 
@@ -54,7 +54,7 @@ class Report:
     hardest: Sequence[Line]
     samples: Sequence[tuple[float, str]]
     adapted: Evaluation | None = None
-    copied: tuple[Copied, Copied] | None = None
+    copied: CopiedShares | None = None
     log: Sequence[Mapping[str, Any]] = ()
 
 

@@ -24,7 +24,7 @@ def print_assessment(
         console.table(wording.comparison_rows(found), header=wording.COMPARISON_HEADER)
     console.sentences(wording.sentences(found))
     if console.in_colour():
-        part = evaluation.predict(network, passage.ids[:EXCERPT], context=passage.context)
+        part = evaluation.predict(network, passage.ids[:EXCERPT], context=passage.context, mixture=file.mixture())
         text = file.vocab.decode(part.ids)
         shown = text.rfind("\n") + 1 or len(text)  # whole lines
         console.surprises(text[:shown].rstrip("\n"), part.nats)
@@ -42,7 +42,11 @@ def print_items(
 ) -> None:
     """Print what the lines or the characters of a passage cost."""
     parts = evaluation.predictions(
-        network, passage.ids, context=passage.context, num_top=assessment.NUM_TOP if per_char else 0
+        network,
+        passage.ids,
+        context=passage.context,
+        num_top=assessment.NUM_TOP if per_char else 0,
+        mixture=file.mixture(),
     )
     if per_char:
         for part in parts:

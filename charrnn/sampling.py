@@ -23,6 +23,7 @@ from charrnn.crew import Crew, State
 from charrnn.errors import UsageError
 from charrnn.kernels.counters import uniforms
 from charrnn.kernels.generation import Filters
+from charrnn.kernels.mixing import nothing
 from charrnn.kernels.products import has_fast_bfloat16, product
 from charrnn.kernels.vectors import compile_apart
 from charrnn.vocab import END, UNKNOWN, Vocab
@@ -52,7 +53,8 @@ class Sampler:
             bias = np.array(tensors["head.bias"])
             bias[rare] = -np.inf
             tensors = {**tensors, "head.bias": bias}
-        self.crew = Crew(model.config, tensors, threads or available_cores(), self.precision)
+        mixture = model.mixture() or nothing()
+        self.crew = Crew(model.config, tensors, threads or available_cores(), self.precision, mixture)
 
     @classmethod
     def load(cls, path: Path | str, *, threads: int | None = None, precision: str = "float32") -> "Sampler":
@@ -120,7 +122,7 @@ class Batch:
             self._streams.popleft()
 
     def read_prompt(self) -> State:
-        """Feed all of the prompt but its last character, once for all streams; return the state, each (L, 1, H)."""
+        """Feed all of the prompt but its last character, once for all streams; return the state of one."""
         if self._start is None:
             start = self.sampler.crew.new_state()
             self.sampler.crew.read(self.prompt[:-1], start)
@@ -139,17 +141,20 @@ class Batch:
             ids[row, : len(stream.known)] = stream.known
         starts = np.array([len(stream.known) for stream in active])
         numbers = np.stack([stream.numbers(count) for stream in active])
-        h, c = (np.concatenate(parts, axis=1) for parts in zip(*(stream.state for stream in active), strict=True))
+        h, c, contexts = (
+            np.concatenate(parts, axis=1) for parts in zip(*(stream.state for stream in active), strict=True)
+        )
         config = self.config
         filters = Filters(config.temperature, config.top_k, config.top_p, config.min_p, config.no_repeat_ngram)
         begun = time.perf_counter()
-        nats = self.sampler.crew.draw(filters, ids, starts, numbers, (h, c))
+        nats = self.sampler.crew.draw(filters, ids, starts, numbers, (h, c, contexts))
         seconds = time.perf_counter() - begun
         fitting = max(1, int(count * _SECONDS_PER_BLOCK / seconds))
         self._block = min(fitting, 2 * self._block, _LAST_BLOCK)
         for row, stream in enumerate(active):
             known = ids[row, : starts[row] + count]
-            state = h[:, row : row + 1].copy(), c[:, row : row + 1].copy()
+            one = slice(row, row + 1)
+            state = h[:, one].copy(), c[:, one].copy(), contexts[:, one].copy()
             stream.take(known, count, nats[row], state, seconds)
 
 
@@ -192,7 +197,7 @@ class Stream:
 
     @property
     def state(self) -> State:
-        """After all known characters but the last; each (L, 1, H)."""
+        """After all known characters but the last."""
         return self._batch.read_prompt() if self._state is None else self._state
 
     def has_room(self) -> bool:

@@ -35,11 +35,13 @@ from charrnn.kernels.products import product
 from charrnn.kernels.vectors import compile_apart
 from charrnn.lanes import WindowResult, Workers, recurrent_weights
 from charrnn.metrics import Event, Finished, Progress, Resumed, Stopped, Warned
+from charrnn.mixture import make
 from charrnn.model import CharRNN
 from charrnn.plans import RunPlan
 from charrnn.runs import OF_A_SITTING, StopRequest
 from charrnn.standing import MAX_ROLLBACKS
 from charrnn.state import TrainState
+from charrnn.withholding import MOST_COUNTED, withhold
 from charrnn.writer import Writer
 
 WARM_UP_STEPS = 200  # or a quarter of a short run: a high rate ruins a network that begins with it
@@ -131,7 +133,7 @@ def train_steps(
     state: TrainState, plan: RunPlan, workers: Workers, writer: Writer, pace: Pace, stop: StopRequest
 ) -> Iterator[Event]:
     """The loop."""
-    config, ids, device = plan.training, plan.corpus.train_ids, torch.device(plan.device)
+    config, ids, device = plan.training, plan.learnt, torch.device(plan.device)
     while not (is_at_end(state) or is_hopeless(state, config)):
         # read the next window of every lane; a new pass starts from no state
         pace.begin_step()
@@ -157,7 +159,8 @@ def train_steps(
         # the first steps measure the speed, which fixes the number of steps
         pace.end_step(window.num_targets)
         if state.num_steps is None and plan.seconds is not None and pace.is_known(plan.seconds):
-            left = pace.steps_left(plan.seconds, num_valid=len(plan.corpus.valid_ids))
+            num_counted = min(plan.corpus.num_train, MOST_COUNTED) if len(plan.learnt.starts) else 0
+            left = pace.steps_left(plan.seconds, num_valid=len(plan.corpus.valid_ids), num_counted=num_counted)
             fix_num_steps(state, plan, state.step + left)
 
         # tell, evaluate, save
@@ -192,6 +195,7 @@ def run_kernels(cell: Cell, precision: str, device: str) -> None:
     with Workers(model, num_workers=1, precision=cast(Precision, precision)) as workers:
         workers.window_gradient(x, x, model.initial_state(1), None)
     evaluate(model, np.zeros(2, np.uint8), context=np.zeros(1, np.uint8))
+    make(model, withhold(np.zeros(50_000, np.uint8), vocab_size=2))
     sampling.run_kernels("float32")
 
 

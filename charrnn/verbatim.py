@@ -4,12 +4,13 @@ A text of its own shares some with it too, so that figure is the measure of the 
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
 from charrnn.checkpoint import ModelFile
 from charrnn.kernels.grams import find_hashes, gram_hashes
-from charrnn.metrics import COPIED_RUN, Copied
+from charrnn.metrics import COPIED_RUN, Copied, CopiedShares
 from charrnn.sampling import Sampler
 from charrnn.vocab import Ids
 
@@ -18,15 +19,24 @@ NUM_SAMPLES, SAMPLE_LENGTH = 20, 1000
 MOST_COMPARED = 200_000  # characters of the other text
 
 
-def memorised(model: ModelFile, train: Ids, ids: Ids, *, threads: int) -> tuple[Copied, Copied]:
+def memorised(model: ModelFile, train: Ids, ids: Ids, *, threads: int) -> CopiedShares:
     """How much of what the model writes stands in the training text, and how much of another text, ids, does.
 
     The samples are twenty of 1,000 characters, the same each time.
     """
-    sampler = Sampler(model, threads=threads)
-    drawn = sampler.streams(num_samples=NUM_SAMPLES, length=SAMPLE_LENGTH, temperature=TEMPERATURE, seed=0)
-    written = [model.vocab.encode_known(model.vocab.spell("".join(stream)))[0] for stream in drawn]
-    return copied(written, train), copied([ids[:MOST_COMPARED]], train)
+    alone = replace(model, ngram={})
+    return CopiedShares(
+        written=copied(_samples(model, threads), train),
+        network=copied(_samples(alone, threads), train) if model.ngram else None,
+        text=copied([ids[:MOST_COMPARED]], train),
+    )
+
+
+def _samples(model: ModelFile, threads: int) -> list[Ids]:
+    drawn = Sampler(model, threads=threads).streams(
+        num_samples=NUM_SAMPLES, length=SAMPLE_LENGTH, temperature=TEMPERATURE, seed=0
+    )
+    return [model.vocab.encode_known(model.vocab.spell("".join(stream)))[0] for stream in drawn]
 
 
 def copied(texts: Iterable[Ids], source: Ids) -> Copied:

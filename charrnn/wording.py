@@ -16,8 +16,10 @@ from charrnn.checkpoint import ModelFile
 from charrnn.config import share
 from charrnn.metrics import (
     COPIED_RUN,
+    EXPERTS,
     Assessment,
     Copied,
+    CopiedShares,
     Evaluated,
     Evaluation,
     Event,
@@ -75,6 +77,9 @@ def describe(event: Event) -> str:
                 f"{_loss(event.nats_per_char)} on all {event.num_chars:,} held-out characters",
                 f"(a selection score: it chose the weights, those of step {event.best_step} of {event.step})",
             ]
+            if event.network_nats_per_char is not None and event.ngram_nats_per_char is not None:
+                alone = f"{event.network_nats_per_char:.4f} nats, n-grams alone {event.ngram_nats_per_char:.4f}"
+                lines.append(f"(n-grams of the text are mixed in; the network alone {alone})")
             if event.test_nats_per_char is not None:
                 lines += [
                     f"{_loss(event.test_nats_per_char)} on {event.num_test_chars:,} test characters",
@@ -131,6 +136,10 @@ COMPARISON_HEADER = ("predictor", "bits/char", "")
 def comparison_rows(found: Assessment) -> list[tuple[str, str, str]]:
     """A model's score beside what others spend on the same characters, the model first."""
     rows = [("this model", f"{found.score.bits_per_char:.3f}", f"perplexity {found.score.perplexity:.2f}")]
+    if found.score.experts:
+        names = ("its network alone", "its n-grams alone")
+        for name, nats in zip(names, found.score.experts, strict=True):
+            rows.append((name, f"{bits(nats / found.score.num_chars):.3f}", ""))
     if found.adapted:
         how = "dynamic evaluation: it goes on learning from what it has read"
         rows.append(("adapting to the text", f"{found.adapted.bits_per_char:.3f}", how))
@@ -167,12 +176,14 @@ def comparison_lines(found: Assessment) -> str:
     return "\n".join([*lines, *sentences(found)])
 
 
-def _copied(copied: tuple[Copied, Copied]) -> str:
+def _copied(copied: CopiedShares) -> str:
     """How much of what the model writes it has copied, in a sentence."""
-    written, text = copied
+    written, network, text = copied
+    alone = f" (the network alone: {network.share:.1%})" if network else ""
     return (
         f"Copied: {written.share:.1%} of what it writes stands in runs of {COPIED_RUN} characters or more that the "
-        f"training text has too{_longest(written)}; of the text that was scored, {text.share:.1%}{_longest(text)}."
+        f"training text has too{_longest(written)}{alone}; "
+        f"of the text that was scored, {text.share:.1%}{_longest(text)}."
     )
 
 
@@ -182,14 +193,16 @@ def _longest(copied: Copied) -> str:
 
 def assessment_record(found: Assessment) -> dict[str, Any]:
     """A score and what was found out beside it, as `--json` has it; null is what wasn't asked for."""
-    copied = found.copied and {"written": found.copied[0], "text": found.copied[1]}
+    copied = found.copied and found.copied._asdict()
+    experts = found.score.experts
     return {
         **_score_record(found.score),
         "num_unknown": found.score.num_unknown,
         "unknown": found.score.unknown,
         "yardsticks": [asdict(other) | {"bits_per_char": other.bits_per_char} for other in found.yardsticks],
         "adapted": found.adapted and _score_record(found.adapted),
-        "copied": copied and {name: asdict(part) | {"share": part.share} for name, part in copied.items()},
+        "copied": copied and {name: part and asdict(part) | {"share": part.share} for name, part in copied.items()},
+        "experts": experts and dict(zip(EXPERTS, (nats / found.score.num_chars for nats in experts), strict=True)),
     }
 
 
@@ -251,6 +264,12 @@ def card(path: str, model: ModelFile) -> dict[str, Any]:
         "run": os.path.basename(os.path.dirname(os.path.abspath(path))),
         "config": asdict(model.config),
         "num_parameters": model.config.num_parameters,
+        "ngram": model.ngram
+        and {
+            "order": len(model.ngram["ngram.weights"]),
+            "num_ngrams": len(model.ngram["ngram.char"]),
+            "num_bytes": sum(array.nbytes for array in model.ngram.values()),
+        },
         "vocab": model.vocab.chars,
         "scores": model.scores,
         "provenance": model.provenance,
@@ -279,6 +298,7 @@ def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("network", f"{config['cell']} {config['num_layers']}x{config['hidden_size']}"),
         ("embedding", str(config["embedding_dim"])),
         ("parameters", f"{card['num_parameters']:,}"),
+        *([("n-grams", _ngrams(card["ngram"]))] if card.get("ngram") else []),
         (
             "vocabulary",
             _vocabulary(card["vocab"]),
@@ -290,6 +310,10 @@ def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
         *([("test score", f"{_score(scores['test'])} bits/char on the test text")] if "test" in scores else []),
         ("training", ", ".join(f"{name} {value}" for name, value in training.items())),
     ]
+
+
+def _ngrams(ngram: Mapping[str, Any]) -> str:
+    return f"of up to {ngram['order']} characters, {ngram['num_ngrams']:,}, {ngram['num_bytes'] / 1e6:.1f} MB; mixed in"
 
 
 def _vocabulary(chars: str) -> str:

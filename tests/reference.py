@@ -146,7 +146,7 @@ class KneserNey:
         if not (times[1] and times[2] and times[3]):
             return [0.0, 0.5, 0.5, 0.5]
         y = times[1] / (times[1] + 2 * times[2])
-        return [0.0] + [min(max(k - (k + 1) * y * times[k + 1] / times[k], 0.0), k) for k in (1, 2, 3)]
+        return [0.0] + [min(max(k - (k + 1) * y * times[k + 1] / times[k], 1e-3), k) for k in (1, 2, 3)]
 
     def probability(self, history, char, n=None):
         """Of a character after others, by the n - 1 before it."""

@@ -147,7 +147,7 @@ def test_steps_are_a_budget_of_their_own(run):
 def test_a_run_without_a_budget_has_the_default_one(run, size):
     """It follows from the characters that are trained on."""
     plan = plan_for(run, corpus=make_corpus(size))
-    assert (plan.minutes, plan.training.steps) == default_budget(plan.corpus.num_train, plan.training)
+    assert (plan.minutes, plan.training.steps) == default_budget(len(plan.learnt), plan.training)
     assert plan.seconds == (plan.minutes and pytest.approx(60 * plan.minutes))
 
 

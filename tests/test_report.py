@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from charrnn import report as module
-from charrnn.metrics import Copied, Evaluation, Line, Predictions, Yardstick
+from charrnn.metrics import Copied, CopiedShares, Evaluation, Line, Predictions, Yardstick
 from charrnn.report import Report, calibration, calibration_error, coloured, packed, render
 from charrnn.signs import name, sign
 from charrnn.vocab import END, UNKNOWN, Vocab, spell_bytes
@@ -62,7 +62,7 @@ def make_report(text: str = HOSTILE, **given) -> Report:
         "hardest": [Line(2, "<img src=x onerror=alert(2)>\n", 100.0, 29), Line(3, "y" * 1000, 50.0, 1000)],
         "samples": [(0.5, HOSTILE), (0.8, "\nfirst line is empty"), (1.0, "")],
         "adapted": Evaluation(float(predictions.nats.sum()) * 0.9, len(text), {}),
-        "copied": (Copied(1000, 100, 40), Copied(2000, 10, 31)),
+        "copied": CopiedShares(Copied(1000, 100, 40), Copied(1000, 50, 35), Copied(2000, 10, 31)),
         "log": log,
     }
     return Report(**(facts | given))
@@ -231,7 +231,7 @@ def test_a_text_of_bytes_and_documents():
 
 def test_a_text_of_one_character():
     """With a vocabulary of as many."""
-    page = render(make_report("a", copied=(Copied(1, 0, 0), Copied(0, 0, 0))))
+    page = render(make_report("a", copied=CopiedShares(Copied(1, 0, 0), None, Copied(0, 0, 0))))
     assert "cost: 1 character." in " ".join(page.split())
     assert "<p>a</p>" in page or "<p><i class=" in page
     assert "sampled characters stand" not in page  # nothing was held out to compare with

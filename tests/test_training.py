@@ -415,3 +415,46 @@ def test_a_text_that_is_held_out_apart_chooses_the_weights(plan, tmp_path, cache
     found = held_out(file, trained_on(file, None, SourceConfig(), cache))
     assert file.vocab.decode(found.ids) == texts["held.txt"][1:]
     assert file.vocab.decode(found.context) == texts["held.txt"][0]
+
+
+@pytest.fixture
+def mixing(plan):
+    """A run of a text that is long enough to keep a piece of it back."""
+    corpus = make_corpus(make_text(60_000))
+    model = replace(plan.model, vocab_size=len(corpus.vocab))
+    return replace(plan, corpus=corpus, model=model)
+
+
+def test_a_run_mixes_n_grams_in(mixing):
+    """The kept file has them, and its figures are the mixture's and those of both alone."""
+    finished = run_through(mixing)[-1]
+    file = load_model(mixing.run.model_path)
+    model = CharRNN.from_arrays(file.config, file.tensors)
+    corpus = mixing.corpus
+    score = evaluate(model, corpus.valid_ids, context=corpus.valid_context, mixture=file.mixture())
+    assert finished.nats_per_char == score.nats_per_char
+    alone = [finished.network_nats_per_char, finished.ngram_nats_per_char]
+    assert alone == [nats / score.num_chars for nats in score.experts]
+    assert finished.nats_per_char < finished.network_nats_per_char
+    assert len(mixing.learnt) == corpus.num_train - 1000
+
+
+def test_a_run_may_do_without_n_grams(mixing):
+    """Then all of the text is learnt."""
+    plan = replace(mixing, training=replace(mixing.training, mix=False))
+    finished = run_through(plan)[-1]
+    assert load_model(plan.run.model_path).ngram == {}
+    assert finished.network_nats_per_char is None
+    assert len(plan.learnt) == plan.corpus.num_train
+
+
+@pytest.mark.parametrize("stop_after", [9, 30, 50])
+def test_a_run_that_was_stopped_mixes_the_same_in(mixing, tmp_path, stop_after):
+    """The same bytes, wherever it was stopped."""
+    other = tmp_path / "other"
+    twin = replace(mixing, run=replace(mixing.run, root=other))
+    twin.run.folder.mkdir(parents=True)
+    run_through(twin)
+    run_through(mixing, stop_after=stop_after)
+    run_through(plan_again(mixing))
+    assert digests(mixing)[0] == digests(twin)[0]

@@ -77,7 +77,8 @@ def test_what_a_model_writes_is_counted():
     config = ModelConfig(cell="gru", vocab_size=9, embedding_dim=4, hidden_size=8, num_layers=1)
     file = make_model_file(config, chars=chars)
     train = file.vocab.encode(chars * 50)
-    written, text = memorised(file, train, train[:100], threads=1)
+    written, network, text = memorised(file, train, train[:100], threads=1)
+    assert network is None
     assert written.num_chars == 20_000
     assert text == Copied(100, 100, 100)
-    assert (written, text) == memorised(file, train, train[:100], threads=1)
+    assert (written, None, text) == memorised(file, train, train[:100], threads=1)

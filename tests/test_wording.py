@@ -13,6 +13,7 @@ from charrnn.config import ModelConfig
 from charrnn.metrics import (
     Assessment,
     Copied,
+    CopiedShares,
     Evaluated,
     Evaluation,
     Event,
@@ -284,10 +285,10 @@ def test_the_adapted_score_is_a_row_of_its_own() -> None:
 
 def test_copies_are_told_with_the_longest() -> None:
     """Where there is one."""
-    found = Assessment(score(2.0), copied=(Copied(200, 31, 31), Copied(100, 0, 0)))
+    found = Assessment(score(2.0), copied=CopiedShares(Copied(200, 31, 31), Copied(100, 2, 30), Copied(100, 0, 0)))
     (sentence,) = wording.sentences(found)
     assert "15.5% of what it writes" in sentence
-    assert "(the longest 31)" in sentence
+    assert "(the longest 31) (the network alone: 2.0%)" in sentence
     assert sentence.endswith("of the text that was scored, 0.0%.")
 
 

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from charrnn.kernels.barrier import meet
 from charrnn.kernels.head import surprisal
+from charrnn.kernels.mixing import Mixture, mix
+from charrnn.kernels.ngrams import follow
 from charrnn.kernels.products import BLOCK, padded, product
 from charrnn.kernels.recurrent import GRU, RNN, gru_step, lstm_step, rnn_step
 from charrnn.kernels.vectors import Floats, Stored, compiled, exp, inlined, narrow
@@ -250,20 +252,23 @@ def generate(
     uniforms: NDArray[np.float64],
     h: Floats,
     c: Floats,
+    contexts: NDArray[np.int32],
     nats: NDArray[np.float64],
+    mixture: Mixture,
     team: Team,
 ) -> None:
     """Feed num_fed characters of every stream, then draw the next ones.
 
     ids: (S, …), of which row s is known up to starts[s], and its last num_fed + 1 known
     characters have not been fed yet; the repeat guard sees all of them. uniforms: (S, n), for
-    the n to draw; nats: (S, n), what each drawn character costs. h, c: (L, S, H), changed in
-    place. Every thread of the team calls this with its rank and its part.
+    the n to draw; nats: (S, n), what each drawn character costs. h, c: (L, S, H), and contexts,
+    (1, S, order), of the mixture's n-grams, are changed in place. Every thread of the team calls
+    this with its rank and its part.
     """
     num_streams, count = uniforms.shape
     buffers, chars = new_buffers(part, num_streams), np.empty(num_streams, np.int64)
     logits = np.empty((num_streams, len(part.head) * BLOCK), np.float32)
-    allowed = np.empty(team.logits.shape[1], np.float32)
+    allowed, room = np.empty(team.logits.shape[1], np.float32), np.empty(team.logits.shape[1])
     for layer in range(len(h)):
         for stream in range(rank, num_streams, team.size):
             narrow(h[layer, stream], team.outputs[0, layer, stream])
@@ -273,6 +278,8 @@ def generate(
         for stream in range(num_streams):
             chars[stream] = ids[stream, starts[stream] + drawn - 1]
         advance(part, chars, step % 2, h, c, team, buffers)
+        for stream in range(rank, num_streams, team.size):
+            follow(mixture.trie, contexts[0, stream], chars[stream])
         if drawn < 0:
             continue
         product(team.outputs[1 - step % 2, len(h) - 1], part.head, logits)
@@ -282,6 +289,8 @@ def generate(
         meet(team.barrier, team.size)
         for stream in range(rank, num_streams, team.size):
             free, place = team.logits[stream], starts[stream] + drawn
+            if len(mixture.weights) > 0:
+                mix(mixture, contexts[0, stream], free, room)
             for v in range(len(free)):
                 allowed[v] = free[v]
             if filters.no_repeat_ngram > 0:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn.kernels.mixing import Mixture, mix
 from charrnn.kernels.products import add_outer_product, new_sides, padded, product
 from charrnn.kernels.vectors import Floats, Stored, compiled, exp, narrow
 
@@ -54,35 +55,6 @@ def fill_logits(packed: PackedHead, y: Stored, logits: Floats) -> None:
 
 
 @compiled
-def each_prediction(
-    packed: PackedHead,
-    y: Stored,
-    targets: NDArray[np.int64],
-    nats: NDArray[np.float64],
-    ranks: NDArray[np.int32],
-    top: NDArray[np.int32],
-    probabilities: Floats,
-) -> None:
-    """What each target costs, how many characters are likelier, and the K likeliest with their probabilities.
-
-    y: (R, H), contiguous; targets, nats, ranks: (R,); top, probabilities: (R, K). Of equally
-    likely characters the first comes first.
-    """
-    logits = new_logits(packed, len(y))
-    for first in range(0, len(y), len(logits)):
-        rows = y[first : first + len(logits)]
-        fill_logits(packed, rows, logits)
-        for i in range(len(rows)):
-            row, target = logits[i, : len(packed.bias)], targets[first + i]
-            nats[first + i] = surprisal(row, target)
-            ranks[first + i] = (row > row[target]).sum() + (row[:target] == row[target]).sum()
-            likeliest(row, top[first + i])
-            for k in range(top.shape[1]):
-                likelier = np.float64(row[target]) - np.float64(row[top[first + i, k]])
-                probabilities[first + i, k] = math.exp(-nats[first + i] - likelier)
-
-
-@compiled
 def likeliest(logits: Floats, top: NDArray[np.int32]) -> None:
     """The characters (K,) with the largest logits (V,), largest first."""
     for char in range(len(logits)):
@@ -93,6 +65,60 @@ def likeliest(logits: Floats, top: NDArray[np.int32]) -> None:
             place -= 1
         if place < len(top):
             top[place] = char
+
+
+class Expected(NamedTuple):
+    """What is expected where R targets come, to be filled in.
+
+    nats: (R,), what each costs; experts: (R, 2), what the network and the n-grams of a mixture want
+    each alone, or (R, 0); ranks: (R,), how many characters are likelier, of equally likely ones
+    those that come first; top, probabilities: (R, K), the K likeliest.
+    """
+
+    nats: NDArray[np.float64]
+    experts: NDArray[np.float64]
+    ranks: NDArray[np.int32]
+    top: NDArray[np.int32]
+    probabilities: Floats
+
+
+@compiled
+def expect(
+    logits: Floats, mixture: Mixture, contexts: NDArray[np.int32], targets: NDArray[np.int64], out: Expected
+) -> None:
+    """Fill in what follows from logits (R, V), which become the mixture's. contexts: (R, order), of its n-grams."""
+    room = np.empty(logits.shape[1])
+    for i in range(len(logits)):
+        row, target = logits[i], targets[i]
+        if len(mixture.weights) > 0:
+            out.experts[i, 0] = surprisal(row, target)
+            mix(mixture, contexts[i], row, room)
+            out.experts[i, 1] = -room[target]
+        out.nats[i] = surprisal(row, target)
+        out.ranks[i] = (row > row[target]).sum() + (row[:target] == row[target]).sum()
+        likeliest(row, out.top[i])
+        for k in range(out.top.shape[1]):
+            likelier = np.float64(row[target]) - np.float64(row[out.top[i, k]])
+            out.probabilities[i, k] = math.exp(-out.nats[i] - likelier)
+
+
+@compiled
+def expect_after(
+    packed: PackedHead,
+    y: Stored,
+    mixture: Mixture,
+    contexts: NDArray[np.int32],
+    targets: NDArray[np.int64],
+    out: Expected,
+) -> None:
+    """The same from features y (R, H), contiguous, without all logits in memory."""
+    logits = new_logits(packed, len(y))
+    for first in range(0, len(y), len(logits)):
+        rows = slice(first, min(first + len(logits), len(y)))
+        fill_logits(packed, y[rows], logits)
+        part = Expected(out.nats[rows], out.experts[rows], out.ranks[rows], out.top[rows], out.probabilities[rows])
+        chunk = logits[: rows.stop - rows.start, : len(packed.bias)]
+        expect(chunk, mixture, contexts[rows], targets[rows], part)
 
 
 @compiled

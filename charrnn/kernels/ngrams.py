@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.kernels.vectors import compiled
+from charrnn.kernels.vectors import Doubles, Floats, compiled
 
 Ints = NDArray[np.int32]
-Doubles = NDArray[np.float64]
 
 
 class Level(NamedTuple):
@@ -125,3 +124,72 @@ def discounted(first: Ints, times: Ints, discounts: Doubles) -> tuple[Doubles, D
         if total[parent] > 0:
             share[parent] = rest / total[parent]
     return total, share
+
+
+class Trie(NamedTuple):
+    """n-grams with their smoothed shares, ready to be asked: the root, then the nodes of each length.
+
+    first: (I + 1,), where the children of each of the I nodes that may have some begin, the root's
+    at 0; char: (K,), each node's last character, the root, which has none, left out; kept: (K,),
+    its discounted share of what follows its parent; rest: (I,), what its children leave to
+    shorter contexts, 1 where it has none.
+    """
+
+    first: Ints
+    char: NDArray[np.uint16]
+    kept: Floats
+    rest: Doubles
+
+
+@compiled
+def follow(trie: Trie, contexts: Ints, char: int) -> None:
+    """Go on by a character.
+
+    contexts: (order,), the nodes that the last 0, 1, 2, … characters are, the root being 0 and the
+    others one more than their place, -1 where there is none.
+    """
+    for length in range(len(contexts) - 1, 0, -1):
+        node = contexts[length - 1]
+        contexts[length] = -1
+        if 0 <= node < len(trie.rest):
+            low, high = trie.first[node], trie.first[node + 1]
+            while low < high:
+                middle = (low + high) // 2
+                if trie.char[middle] < char:
+                    low = middle + 1
+                else:
+                    high = middle
+            if low < trie.first[node + 1] and trie.char[low] == char:
+                contexts[length] = low + 1
+
+
+@compiled
+def follow_all(trie: Trie, ids: NDArray[Any], contexts: Ints, out: Ints) -> None:
+    """The contexts before each character of a text, (N, order); those given are the first's, and end as the last's."""
+    for place in range(len(ids)):
+        out[place] = contexts
+        follow(trie, contexts, ids[place])
+
+
+@compiled
+def fill_distribution(trie: Trie, contexts: Ints, probabilities: Doubles) -> int:
+    """How likely each character is (V,) after some contexts; return the length of the longest that is known."""
+    longest = 0
+    for char in range(len(probabilities)):
+        probabilities[char] = 1.0 / len(probabilities)
+    for length in range(len(contexts)):
+        node = contexts[length]
+        if 0 <= node < len(trie.rest) and trie.rest[node] < 1.0:
+            longest, rest = length, trie.rest[node]
+            for char in range(len(probabilities)):
+                probabilities[char] *= rest
+            for child in range(trie.first[node], trie.first[node + 1]):
+                probabilities[trie.char[child]] += np.float64(trie.kept[child])
+    return longest
+
+
+@compiled
+def fill_distributions(trie: Trie, contexts: Ints, probabilities: Doubles, longest: NDArray[np.int64]) -> None:
+    """The same for many places. contexts: (N, order); probabilities: (N, V); longest: (N,)."""
+    for place in range(len(contexts)):
+        longest[place] = fill_distribution(trie, contexts[place], probabilities[place])

@@ -25,6 +25,7 @@ from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Stored = NDArray[np.float32] | NDArray[np.uint16]
 F = TypeVar("F", bound=Callable[..., Any])
 
