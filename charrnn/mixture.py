@@ -20,7 +20,7 @@ from charrnn.ngram import MAX_ORDER, Arrays, build, contexts_of, nats_by_order, 
 from charrnn.vocab import Ids
 from charrnn.withholding import MOST_COUNTED, SIZE, Withheld
 
-MOST_ORDER = 8  # longer n-grams gain a thousandth of a nat, and half as much again is copied
+MOST_ORDER = 7  # longer n-grams gain a hundredth of a nat at most, and more is copied
 LEAST_GAIN = 0.005  # nats a character, that n-grams must bring to be worth their place
 _LEAST_FITTED, _MOST_FITTED = 0.01, 4.0  # weights, before they are made to sum to one
 _DOUBT = 20.0  # characters' worth, that the weights of one length are those of all

@@ -22,7 +22,7 @@ from charrnn.kernels.vectors import Doubles, Floats
 
 MAX_ORDER = 12
 BYTES_PER_CHAR = 12.0  # of the training text, that a model's n-grams may take
-ONCE_UP_TO = 6  # characters of n-grams that occur once: by longer ones, a model would write what it has read
+ONCE_UP_TO = 4  # characters of n-grams that occur once: by longer ones, a model would write what it has read
 _ROOM = 1 - 1e-6  # so that rounding makes no sum of shares as much as one
 LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1.0  # in a mixture
 _LEAST_DISCOUNT = 1e-3  # without any, what was never seen would be impossible
@@ -38,9 +38,8 @@ def nats_by_order(
     train: what is counted; context: what comes before the text; all hold ids below vocab_size. Two
     lengths of n-grams are in memory at a time, about 50 bytes a character of train.
     """
-    train = np.array(train)  # kernels are compiled anew for arrays that are read-only
-    before = min(MAX_ORDER, len(context))
-    text = np.concatenate([context[len(context) - before :], ids])
+    train, before = _of_one_kind(train, vocab_size), min(MAX_ORDER, len(context))
+    text = _of_one_kind(np.concatenate([context[len(context) - before :], ids]), vocab_size)
     ends, found = np.zeros(len(train), np.int32), np.zeros(len(text), np.int32)  # the node that ends before each
     lower, num_nodes, shorter = np.full(len(text), 1 / vocab_size), 1, None
     for _ in range(MAX_ORDER):
@@ -55,6 +54,11 @@ def nats_by_order(
         yield -np.log(_interpolated(lower, level.first, level.times, found, hits)[before:])
         shorter = level.first, nodes, hits, found
         ends, found, num_nodes = _one_later(nodes), _one_later(hits), len(level.char)
+
+
+def _of_one_kind(ids: NDArray[Any], vocab_size: int) -> NDArray[Any]:
+    """A copy of ids in a type that most vocabularies share: kernels are compiled for each, and for read-only ones."""
+    return np.array(ids, np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
 def _one_later(nodes: Ints) -> Ints:
@@ -108,7 +112,7 @@ def build(train: NDArray[Any], order: int, *, vocab_size: int, bytes_per_char: f
     train: ids, at least one. Takes about 60 bytes a character of train while it counts.
     """
     levels, shorter = [], None
-    train = np.array(train)
+    train = _of_one_kind(train, vocab_size)
     ends, num_nodes = np.zeros(len(train), np.int32), 1
     for _ in range(min(order, len(train))):
         nodes, level = grow(train, ends, num_nodes, vocab_size)
@@ -196,11 +200,11 @@ def trie_of(arrays: Mapping[str, NDArray[Any]], *, vocab_size: int) -> Trie:
 def contexts_of(mixture: Mixture, ids: NDArray[Any], *, context: NDArray[Any]) -> Ints:
     """The nodes that stand before each character of a text, (N, order), which comes after the context."""
     order = len(mixture.weights)
-    before = np.array(context[len(context) - min(len(context), order) :])
+    before = np.array(context[len(context) - min(len(context), order) :], np.uint16)
     start = new_contexts(mixture)
     follow_all(mixture.trie, before, start, np.empty((len(before), order), np.int32))
     out = np.empty((len(ids), order), np.int32)
-    follow_all(mixture.trie, np.array(ids), start, out)
+    follow_all(mixture.trie, np.array(ids, np.uint16), start, out)
     return out
 
 

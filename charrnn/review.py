@@ -20,7 +20,7 @@ def print_assessment(
         console.result_json({"model": str(path), "text": passage.name, **wording.assessment_record(found)})
         return
     console.table(wording.score_rows(str(path), passage.name, found.score))
-    if found.yardsticks or found.adapted:
+    if found.yardsticks or found.adapted or found.score.experts:
         console.table(wording.comparison_rows(found), header=wording.COMPARISON_HEADER)
     console.sentences(wording.sentences(found))
     if console.in_colour():

@@ -15,14 +15,14 @@ from charrnn.sampling import Sampler
 from charrnn.vocab import Ids
 
 TEMPERATURE = 0.8
-NUM_SAMPLES, SAMPLE_LENGTH = 20, 1000
+NUM_SAMPLES, SAMPLE_LENGTH = 60, 1000
 MOST_COMPARED = 200_000  # characters of the other text
 
 
 def memorised(model: ModelFile, train: Ids, ids: Ids, *, threads: int) -> CopiedShares:
     """How much of what the model writes stands in the training text, and how much of another text, ids, does.
 
-    The samples are twenty of 1,000 characters, the same each time.
+    The samples are sixty of 1,000 characters, the same each time.
     """
     alone = replace(model, ngram={})
     return CopiedShares(

@@ -63,8 +63,9 @@ def naive_distribution(file, twin, network, state, history):
 
 
 @pytest.mark.parametrize("order", [1, 2, 4, 6])
-def test_n_grams_out_of_a_file_say_what_the_dictionaries_do(order):
+def test_n_grams_out_of_a_file_say_what_the_dictionaries_do(order, monkeypatch):
     """After contexts that occurred and others; each distribution sums to one."""
+    monkeypatch.setattr(ngram, "ONCE_UP_TO", 99)
     train = make_text(400)
     found = trie_of(build(train, order, vocab_size=8, bytes_per_char=1e9), vocab_size=8)
     twin, text = reference.KneserNey(train.tolist(), order, 8), np.array([1, 2, 7, 3, 4, 0, 1, 2, 3], np.uint8)
@@ -77,8 +78,9 @@ def test_n_grams_out_of_a_file_say_what_the_dictionaries_do(order):
         history.append(char)
 
 
-def test_what_occurs_once_is_left_out_until_the_rest_fits():
+def test_what_occurs_once_is_left_out_until_the_rest_fits(monkeypatch):
     """The longest first; what is left is still a distribution, and what went is with the shorter contexts."""
+    monkeypatch.setattr(ngram, "ONCE_UP_TO", 99)
     train = np.random.default_rng(0).integers(0, 6, 5000).astype(np.uint8)
     sizes = []
     for limit in (1e9, 20.0, 5.0, 1.0):

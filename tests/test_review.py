@@ -47,7 +47,7 @@ def test_the_comparison_has_the_model_first(at_home: Home, call: Call) -> None:
     assert [one["nats_per_char"] for one in facts["yardsticks"]] == [one.nats_per_char for one in expected]
     assert lines[first + 5].startswith("Not good yet: the best of the others (")
     assert lines[first + 6].startswith("Copied: ")
-    assert facts["copied"]["written"]["num_chars"] == 20_000
+    assert facts["copied"]["written"]["num_chars"] == 60_000
     assert facts["copied"]["text"]["num_chars"] == 400
     assert facts["adapted"] is None
 
@@ -220,3 +220,30 @@ def test_a_terminal_shows_how_the_held_out_loss_moves(desk: Path) -> None:
     code, shown = on_terminal("train", "poems.txt", "--steps", "30", *TINY, cwd=desk)
     assert code == 0
     assert re.search("held-out characters.*[▁▂▃▄▅▆▇█]", shown.decode())
+
+
+def test_a_mixture_stands_beside_its_experts(desk: Path, call: Call) -> None:
+    """In what train, eval and info say; without n-grams nobody speaks of them."""
+    Path("long.txt").write_text(make_text(60_000), encoding="utf-8")
+    told = call("train", "long.txt", "--steps", "20", *TINY).err
+    assert re.search(
+        r"^\(n-grams of the text are mixed in; the network alone \d\.\d{4} nats, n-grams alone", told, re.M
+    )
+    (facts,) = call("eval", "--json").objects
+    finished = [line for line in call("eval", "--no-yardsticks").out.decode().splitlines() if "\t" in line]
+    rows = [line.split("\t")[0] for line in finished[-3:]]
+    assert rows == ["this model", "its network alone", "its n-grams alone"]
+    assert facts["nats_per_char"] < facts["experts"]["network"]
+    assert facts["copied"]["network"]["num_chars"] == facts["copied"]["written"]["num_chars"] == 60_000
+    chars = call("eval", "--per-char").objects
+    assert sum(one["nats"] for one in chars) == pytest.approx(facts["nats_per_char"] * facts["num_chars"])
+    (adapted,) = call("eval", "--json", "--no-yardsticks", "--adapt", "--adapt-rate", "0").objects
+    assert adapted["adapted"]["nats_per_char"] == pytest.approx(facts["nats_per_char"], abs=1e-5)
+    assert re.search(
+        r"^n-grams\tof up to \d characters, [\d,]+, \d\.\d MB; mixed in$", call("info", "long").out.decode(), re.M
+    )
+    (card,) = call("info", "long", "--json").objects
+    assert card["ngram"]["num_ngrams"] > 1000
+    call("train", "long.txt", "--steps", "3", *TINY, "--run", "alone", "--no-mix")
+    assert "n-grams\t" not in call("info", "alone").out.decode()
+    assert call("eval", "-m", "alone", "--json").objects[0]["experts"] is None

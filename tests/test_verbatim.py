@@ -72,13 +72,13 @@ def test_hashes_are_polynomials():
 
 
 def test_what_a_model_writes_is_counted():
-    """Twenty samples, the same each time; beside the text itself."""
+    """Sixty samples, the same each time; beside the text itself."""
     chars = "abcdefghi"
     config = ModelConfig(cell="gru", vocab_size=9, embedding_dim=4, hidden_size=8, num_layers=1)
     file = make_model_file(config, chars=chars)
     train = file.vocab.encode(chars * 50)
     written, network, text = memorised(file, train, train[:100], threads=1)
     assert network is None
-    assert written.num_chars == 20_000
+    assert written.num_chars == 60_000
     assert text == Copied(100, 100, 100)
     assert (written, None, text) == memorised(file, train, train[:100], threads=1)
