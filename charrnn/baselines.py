@@ -17,7 +17,6 @@ from charrnn.ngram import MAX_ORDER, nats_by_order
 from charrnn.vocab import END, UNKNOWN, Ids, Vocab
 
 MOST_READ = 32_000_000  # characters, and bytes, of the training text: xz takes half a minute for as many
-MOST_READ_AT_END = 8_000_000  # the same where a run's end should be neither long nor large
 _AT_ONCE = 1 << 20
 
 

@@ -16,13 +16,14 @@ from charrnn.kernels.mixing import Mixture
 from charrnn.kernels.ngrams import fill_distributions
 from charrnn.kernels.vectors import Doubles
 from charrnn.model import CharRNN
-from charrnn.ngram import MAX_ORDER, Arrays, build, contexts_of, nats_by_order, trie_of
+from charrnn.ngram import MAX_ORDER, MOST_COUNTED, Arrays, build, contexts_of, nats_by_order, trie_of
 from charrnn.vocab import Ids
-from charrnn.withholding import MOST_COUNTED, SIZE, Withheld
+from charrnn.withholding import SIZE, Withheld
 
 MOST_ORDER = 7  # longer n-grams gain a hundredth of a nat at most, and more is copied
 LEAST_GAIN = 0.005  # nats a character, that n-grams must bring to be worth their place
 _LEAST_FITTED, _MOST_FITTED = 0.01, 4.0  # weights, before they are made to sum to one
+_AT_ONCE = 4096  # characters whose distributions are compared
 _DOUBT = 20.0  # characters' worth, that the weights of one length are those of all
 
 
@@ -42,7 +43,7 @@ def make(network: CharRNN, text: Withheld) -> Arrays:
     trie = trie_of(build(left, order, vocab_size=vocab_size), vocab_size=vocab_size)
     counted, lengths = _counted(Mixture(trie, np.ones((order, 2))), text, vocab_size)
     logits = all_logits(network, text.ids, text.starts, SIZE).astype(np.float64).reshape(-1, vocab_size)
-    weights, gain = fit(logits, np.log(counted), lengths, targets.ravel(), order=order)
+    weights, gain = fit(logits, np.log(counted, out=counted), lengths, targets.ravel(), order=order)
     if gain < LEAST_GAIN:
         return {}
     return {**build(text.ids[first:], order, vocab_size=vocab_size), "ngram.weights": weights}
@@ -102,13 +103,16 @@ def _product(experts: Doubles, weights: Doubles) -> Doubles:
 
 def _newton(experts: Doubles, targets: NDArray[np.int64], *, start: Doubles, doubt: float) -> Doubles:
     """The weights that cost least, drawn to where they start as by so many characters."""
-    rows, weights = np.arange(len(targets)), start
+    weights = start
     for _ in range(20):
-        likely = np.exp(_product(experts, weights))  # (N, V)
-        means = (likely * experts).sum(-1)  # (2, N)
-        slope = (means - experts[:, rows, targets]).sum(-1) + doubt * (weights - start)
-        curve = np.einsum("nv,inv,jnv->ij", likely, experts, experts, optimize=True) - means @ means.T
-        step = np.linalg.solve(curve + doubt * np.eye(2), slope)
+        slope, curve = doubt * (weights - start), doubt * np.eye(2)
+        for first in range(0, len(targets), _AT_ONCE):
+            part, target = experts[:, first : first + _AT_ONCE], targets[first : first + _AT_ONCE]
+            likely = np.exp(_product(part, weights))  # (N, V)
+            means = (likely * part).sum(-1)  # (2, N)
+            slope += (means - part[:, np.arange(len(target)), target]).sum(-1)
+            curve += np.einsum("nv,inv,jnv->ij", likely, part, part, optimize=True) - means @ means.T
+        step = np.linalg.solve(curve, slope)
         weights = np.clip(weights - step, _LEAST_FITTED, _MOST_FITTED)
         if np.abs(step).max() < 1e-6:
             break

@@ -21,6 +21,7 @@ from charrnn.kernels.ngrams import Ints, Trie, count_before, discounted, find, f
 from charrnn.kernels.vectors import Doubles, Floats
 
 MAX_ORDER = 12
+MOST_COUNTED = 2_000_000  # characters, at the end of a run, which should be neither long nor large
 BYTES_PER_CHAR = 12.0  # of the training text, that a model's n-grams may take
 ONCE_UP_TO = 4  # characters of n-grams that occur once: by longer ones, a model would write what it has read
 _ROOM = 1 - 1e-6  # so that rounding makes no sum of shares as much as one

@@ -6,6 +6,7 @@ from charrnn import assessment, baselines, checkpoint, console, evaluation, keep
 from charrnn.checkpoint import ModelFile
 from charrnn.metrics import Assessment, Evaluation
 from charrnn.model import CharRNN
+from charrnn.ngram import MOST_COUNTED
 from charrnn.passages import Passage
 from charrnn.plans import RunPlan
 
@@ -73,7 +74,7 @@ def compare(plan: RunPlan) -> str:
         *(plan.corpus.train_ids, passage.ids),
         context=passage.context,
         vocab=file.vocab,
-        most_read=baselines.MOST_READ_AT_END,
+        most_read=MOST_COUNTED,
     )
     return wording.comparison_lines(Assessment(Evaluation(nats * num_chars, num_chars, {}), others))
 

@@ -37,11 +37,12 @@ from charrnn.lanes import WindowResult, Workers, recurrent_weights
 from charrnn.metrics import Event, Finished, Progress, Resumed, Stopped, Warned
 from charrnn.mixture import make
 from charrnn.model import CharRNN
+from charrnn.ngram import MOST_COUNTED
 from charrnn.plans import RunPlan
 from charrnn.runs import OF_A_SITTING, StopRequest
 from charrnn.standing import MAX_ROLLBACKS
 from charrnn.state import TrainState
-from charrnn.withholding import MOST_COUNTED, withhold
+from charrnn.withholding import withhold
 from charrnn.writer import Writer
 
 WARM_UP_STEPS = 200  # or a quarter of a short run: a high rate ruins a network that begins with it

@@ -1,7 +1,7 @@
 """A training text of which some pieces are kept from the network, to weigh it against n-grams.
 
-They are spread over the text: a text changes as it goes on, so a network that lacks the end of it
-is a poor one for what comes after.
+They are spread over the text, or that end of it whose n-grams are counted: a text changes as it
+goes on, so a network that lacks the last of it is a poor one for what comes after.
 
 Letters: N characters, K pieces.
 """
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn.ngram import MOST_COUNTED
 from charrnn.vocab import Ids
 
 SIZE = 1000  # characters of a piece
-MOST_COUNTED = 8_000_000  # characters, the last of the text, over which the pieces are spread
 MOST_DISTINCT = 1 << 14  # characters: of more, most are rare, and their distribution is most of the work
 _PART = 40  # of which one is withheld, of the text
 _MOST = 50  # pieces
-_MOST_LOGITS = 4_000_000  # of all pieces
+_MOST_LOGITS = 2_000_000  # of all pieces
 
 
 @dataclass(frozen=True)

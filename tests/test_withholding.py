@@ -26,7 +26,14 @@ def test_what_is_left_is_the_text_without_the_pieces(starts):
 
 @pytest.mark.parametrize(
     ("num_chars", "vocab_size", "count"),
-    [(39_999, 65, 0), (40_000, 65, 1), (1_000_000, 65, 25), (5_000_000, 65, 50), (1_000_000, 4000, 1)],
+    [
+        (39_999, 65, 0),
+        (40_000, 65, 1),
+        (1_000_000, 65, 25),
+        (2_000_000, 65, 30),
+        (2_000_000, 30, 50),
+        (1_000_000, 4000, 1),
+    ],
 )
 def test_one_in_forty_is_withheld(num_chars, vocab_size, count):
     """Up to fifty pieces, and fewer of many characters; evenly spread, and with text before each."""
