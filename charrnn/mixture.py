@@ -8,13 +8,15 @@ counted either; afterwards they count them too.
 Letters: N characters, V vocabulary.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.evaluation import all_logits
 from charrnn.kernels.mixing import Mixture
 from charrnn.kernels.ngrams import fill_distributions
-from charrnn.kernels.vectors import Doubles
+from charrnn.kernels.vectors import Doubles, Floats
 from charrnn.model import CharRNN
 from charrnn.ngram import MAX_ORDER, MOST_COUNTED, Arrays, build, contexts_of, nats_by_order, trie_of
 from charrnn.vocab import Ids
@@ -23,7 +25,7 @@ from charrnn.withholding import SIZE, Withheld
 MOST_ORDER = 7  # longer n-grams gain a hundredth of a nat at most, and more is copied
 LEAST_GAIN = 0.005  # nats a character, that n-grams must bring to be worth their place
 _LEAST_FITTED, _MOST_FITTED = 0.01, 4.0  # weights, before they are made to sum to one
-_AT_ONCE = 4096  # characters whose distributions are compared
+_AT_ONCE = 1024  # characters whose distributions are compared
 _DOUBT = 20.0  # characters' worth, that the weights of one length are those of all
 
 
@@ -42,8 +44,8 @@ def make(network: CharRNN, text: Withheld) -> Arrays:
     order = min(MOST_ORDER, _best_order(text, left, vocab_size) + 1)
     trie = trie_of(build(left, order, vocab_size=vocab_size), vocab_size=vocab_size)
     counted, lengths = _counted(Mixture(trie, np.ones((order, 2))), text, vocab_size)
-    logits = all_logits(network, text.ids, text.starts, SIZE).astype(np.float64).reshape(-1, vocab_size)
-    weights, gain = fit(logits, np.log(counted, out=counted), lengths, targets.ravel(), order=order)
+    logits = all_logits(network, text.ids, text.starts, SIZE).reshape(-1, vocab_size)
+    weights, gain = fit(logits, counted, lengths, targets.ravel(), order=order)
     if gain < LEAST_GAIN:
         return {}
     return {**build(text.ids[first:], order, vocab_size=vocab_size), "ngram.weights": weights}
@@ -70,18 +72,19 @@ def _counted(mixture: Mixture, text: Withheld, vocab_size: int) -> tuple[Doubles
 
 
 def fit(
-    logits: Doubles, counted: Doubles, lengths: NDArray[np.int64], targets: NDArray[np.int64], *, order: int
+    logits: Floats, counted: Doubles, lengths: NDArray[np.int64], targets: NDArray[np.int64], *, order: int
 ) -> tuple[Doubles, float]:
     """The weights (order, 2) of the network and of the n-grams by the length they know, and the nats gained.
 
-    logits: (N, V), the network's; counted: (N, V), log probabilities by n-grams; lengths, targets: (N,).
+    logits: (N, V), the network's; counted: (N, V), probabilities by n-grams; lengths, targets: (N,).
     The loss is convex in the weights, so Newton's method finds them: first for all lengths
     together, and from there for each. Where they sum to more than one the product is surer than
     its experts; that pays in the middle of a text that is known, and not beyond its end, so they
     are made to sum to one.
     """
-    logits = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-    experts = np.stack([logits, counted])  # (2, N, V)
+    experts = np.empty((2, *logits.shape), np.float32)
+    np.subtract(logits, np.logaddexp.reduce(logits, axis=1, keepdims=True), out=experts[0])
+    np.log(counted, out=experts[1], casting="same_kind")
     common = _newton(experts, targets, start=np.array([0.7, 0.3]), doubt=1.0)
     weights, total = np.tile(common / max(1.0, common.sum()), (order, 1)), 0.0
     for length in range(order):
@@ -90,9 +93,22 @@ def fit(
             part = experts[:, here]
             weights[length] = _newton(part, targets[here], start=common, doubt=_DOUBT)
             weights[length] /= max(1.0, weights[length].sum())
-            total += float(_product(part, weights[length])[np.arange(len(here)), targets[here]].sum())
-    alone = float(logits[np.arange(len(targets)), targets].sum())
-    return weights, (total - alone) / len(targets)
+            total += _nats(part, targets[here], weights[length])
+    return weights, (_nats(experts, targets, np.array([1.0, 0.0])) - total) / len(targets)
+
+
+def _nats(experts: Floats, targets: NDArray[np.int64], weights: Doubles) -> float:
+    """What the targets (N,) cost the experts' (2, N, V) weighted product."""
+    return -sum(
+        float(_product(part, weights)[np.arange(len(target)), target].sum())
+        for part, target in _parts(experts, targets)
+    )
+
+
+def _parts(experts: Floats, targets: NDArray[np.int64]) -> Iterator[tuple[Doubles, NDArray[np.int64]]]:
+    """Experts and targets, a few characters at a time."""
+    for first in range(0, len(targets), _AT_ONCE):
+        yield experts[:, first : first + _AT_ONCE].astype(np.float64), targets[first : first + _AT_ONCE]
 
 
 def _product(experts: Doubles, weights: Doubles) -> Doubles:
@@ -101,13 +117,12 @@ def _product(experts: Doubles, weights: Doubles) -> Doubles:
     return scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
 
 
-def _newton(experts: Doubles, targets: NDArray[np.int64], *, start: Doubles, doubt: float) -> Doubles:
+def _newton(experts: Floats, targets: NDArray[np.int64], *, start: Doubles, doubt: float) -> Doubles:
     """The weights that cost least, drawn to where they start as by so many characters."""
     weights = start
     for _ in range(20):
         slope, curve = doubt * (weights - start), doubt * np.eye(2)
-        for first in range(0, len(targets), _AT_ONCE):
-            part, target = experts[:, first : first + _AT_ONCE], targets[first : first + _AT_ONCE]
+        for part, target in _parts(experts, targets):
             likely = np.exp(_product(part, weights))  # (N, V)
             means = (likely * part).sum(-1)  # (2, N)
             slope += (means - part[:, np.arange(len(target)), target]).sum(-1)

@@ -295,7 +295,7 @@ def test_the_weights_are_the_best_there_are():
 def test_an_expert_that_knows_nothing_keeps_a_little_weight(tmp_path):
     """So that a file of the weights is a good one."""
     logits, counted, lengths, targets = make_experts()
-    weights, _ = fit(0 * logits, 5 * counted, lengths, targets, order=4)
+    weights, _ = fit(0 * logits, np.exp(5 * counted), lengths, targets, order=4)
     file = make_file()
     save_model(
         tmp_path / "model.safetensors", dataclasses.replace(file, ngram={**file.ngram, "ngram.weights": weights})
@@ -306,7 +306,7 @@ def test_an_expert_that_knows_nothing_keeps_a_little_weight(tmp_path):
 def test_the_gain_is_what_the_weights_bring():
     """By length of what is known; weights sum to one at most."""
     logits, counted, lengths, targets = make_experts()
-    weights, gain = fit(logits, counted, lengths, targets, order=4)
+    weights, gain = fit(logits, np.exp(counted), lengths, targets, order=4)
     assert weights.shape == (4, 2)
     assert (weights.sum(1) <= 1 + 1e-12).all()
     parts = [
@@ -315,7 +315,7 @@ def test_the_gain_is_what_the_weights_bring():
         for here in [lengths == k]
     ]
     alone = cost(logits, counted, targets, (1.0, 0.0))
-    assert gain == pytest.approx(alone - sum(parts) / len(targets), rel=1e-9)
+    assert gain == pytest.approx(alone - sum(parts) / len(targets), rel=1e-5)
     assert gain > 0.1
 
 
