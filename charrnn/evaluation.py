@@ -27,7 +27,7 @@ from charrnn.vocab import END, UNKNOWN, Ids, Vocab
 
 WARM_UP = 1000  # W: a tail is scored from the state after at least this many characters
 MAX_LANES = 64
-_AT_ONCE = 1 << 20  # characters whose nats are in memory; warming the lanes up anew costs a sixteenth
+_AT_ONCE = 1 << 19  # characters whose predictions are in memory; warming the lanes up anew costs an eighth
 _MAX_CHARS = 512  # of a worker in a window: more are slower
 _MAX_NUMBERS = 1 << 22  # of a worker in memory at once, logits in float64: 32 MB
 

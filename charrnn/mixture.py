@@ -24,6 +24,7 @@ from charrnn.withholding import SIZE, Withheld
 
 MOST_ORDER = 7  # longer n-grams gain a hundredth of a nat at most, and more is copied
 LEAST_GAIN = 0.005  # nats a character, that n-grams must bring to be worth their place
+_LONG = 500_000  # characters: of such a text no order is too long, and trying takes more memory than counting
 _LEAST_FITTED, _MOST_FITTED = 0.01, 4.0  # weights, before they are made to sum to one
 _AT_ONCE = 1024  # characters whose distributions are compared
 _DOUBT = 20.0  # characters' worth, that the weights of one length are those of all
@@ -41,7 +42,7 @@ def make(network: CharRNN, text: Withheld) -> Arrays:
     targets = text.ids[places].astype(np.int64)
     first = max(0, len(text.ids) - MOST_COUNTED)
     left = text.left(first)
-    order = min(MOST_ORDER, _best_order(text, left, vocab_size) + 1)
+    order = MOST_ORDER if len(left) > _LONG else min(MOST_ORDER, _best_order(text, left, vocab_size) + 1)
     trie = trie_of(build(left, order, vocab_size=vocab_size), vocab_size=vocab_size)
     counted, lengths = _counted(Mixture(trie, np.ones((order, 2))), text, vocab_size)
     logits = all_logits(network, text.ids, text.starts, SIZE).reshape(-1, vocab_size)
