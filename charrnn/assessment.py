@@ -7,7 +7,7 @@ from typing import Any
 from charrnn.adaptation import evaluate_adapting
 from charrnn.baselines import yardsticks
 from charrnn.checkpoint import ModelFile
-from charrnn.evaluation import evaluate, line_costs, predictions
+from charrnn.evaluation import evaluate, line_costs, predict, predictions
 from charrnn.metrics import Assessment, Line
 from charrnn.model import CharRNN
 from charrnn.passages import Passage
@@ -40,7 +40,7 @@ def assess(
     adapt_rate: of dynamic evaluation, None for none. network: the file's.
     """
     ids, context, rare = passage.ids, passage.context, file.vocab.id_of(UNKNOWN)
-    mixture = file.mixture()
+    mixture = file.mixture
     score = evaluate(network, ids, context=context, unknown=passage.unknown, rare=rare, mixture=mixture)
     if train is None:
         return Assessment(score)
@@ -66,7 +66,7 @@ def page(
 ) -> str:
     """The same, and what the model expects at each character, as one HTML page. log: of the model's run."""
     ids = passage.ids[:MOST_SHOWN]
-    (shown,) = predictions(network, ids, context=passage.context, num_top=NUM_TOP, mixture=file.mixture())
+    shown = predict(network, ids, context=passage.context, num_top=NUM_TOP, mixture=file.mixture)
     sampler = Sampler(file, threads=threads)
     samples = [
         (temperature, "".join(sampler.stream(length=SAMPLE_LENGTH, temperature=temperature, seed=0)))
@@ -93,6 +93,6 @@ def page(
 
 def hardest_lines(network: CharRNN, file: ModelFile, passage: Passage, count: int) -> list[Line]:
     """The lines that cost most a character, the hardest first."""
-    parts = predictions(network, passage.ids, context=passage.context, mixture=file.mixture())
+    parts = predictions(network, passage.ids, context=passage.context, mixture=file.mixture)
     lines = (line for line in line_costs(parts, file.vocab) if line.num_chars >= LEAST_OF_A_LINE)
     return heapq.nlargest(count, lines, key=lambda line: line.bits_per_char)

@@ -13,6 +13,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,9 @@ class ModelFile:
     provenance: dict[str, Any]
     ngram: Tensors = field(default_factory=dict)
 
+    @cached_property
     def mixture(self) -> Mixture | None:
-        """The n-grams as the kernels read them. Raises ValueError where they contradict themselves."""
+        """The n-grams as the kernels read them, checked once. Raises ValueError where they contradict themselves."""
         return mixture_of(self.ngram, vocab_size=self.config.vocab_size)
 
 
@@ -95,7 +97,7 @@ def load_model(path: Path | str) -> ModelFile:
         raise ModelFileError(f"{path}: {len(vocab)} characters, but a vocabulary size of {config.vocab_size}")
     check_tensors(path, tensors, config)
     try:
-        model.mixture()
+        _ = model.mixture
     except ValueError as error:
         raise ModelFileError(f"{path}: {error}") from None
     return model

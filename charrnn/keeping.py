@@ -89,7 +89,7 @@ def finish(state: TrainState, plan: RunPlan, writer: Writer) -> Finished:
     file, kept = kept_model(plan)
     corpus = plan.corpus
     file = replace(file, ngram=make(kept, plan.learnt))
-    mixture = file.mixture()
+    mixture = file.mixture
     score = score_held_out(kept, corpus, mixture=mixture)
     final = scores(score, step=state.best_step, whole=True)
     if len(corpus.test_ids) > 0:

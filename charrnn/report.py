@@ -21,7 +21,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from charrnn import __version__, charts
-from charrnn.metrics import CopiedShares, Evaluation, Line, Predictions, Yardstick, bits
+from charrnn.metrics import COPIED_RUN, CopiedShares, Evaluation, Line, Predictions, Yardstick, bits
 from charrnn.signs import alone, name, readable, signs
 from charrnn.vocab import Vocab
 
@@ -79,6 +79,7 @@ def render(report: Report) -> str:
     bins = calibration(report.predictions)
     return environment.from_string(template).render(
         report=report,
+        run=COPIED_RUN,
         version=__version__,
         policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'",

@@ -25,7 +25,7 @@ def print_assessment(
         console.table(wording.comparison_rows(found), header=wording.COMPARISON_HEADER)
     console.sentences(wording.sentences(found))
     if console.in_colour():
-        part = evaluation.predict(network, passage.ids[:EXCERPT], context=passage.context, mixture=file.mixture())
+        part = evaluation.predict(network, passage.ids[:EXCERPT], context=passage.context, mixture=file.mixture)
         text = file.vocab.decode(part.ids)
         shown = text.rfind("\n") + 1 or len(text)  # whole lines
         console.surprises(text[:shown].rstrip("\n"), part.nats)
@@ -47,7 +47,7 @@ def print_items(
         passage.ids,
         context=passage.context,
         num_top=assessment.NUM_TOP if per_char else 0,
-        mixture=file.mixture(),
+        mixture=file.mixture,
     )
     if per_char:
         for part in parts:

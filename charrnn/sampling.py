@@ -53,7 +53,7 @@ class Sampler:
             bias = np.array(tensors["head.bias"])
             bias[rare] = -np.inf
             tensors = {**tensors, "head.bias": bias}
-        mixture = model.mixture() or nothing()
+        mixture = model.mixture or nothing()
         self.crew = Crew(model.config, tensors, threads or available_cores(), self.precision, mixture)
 
     @classmethod

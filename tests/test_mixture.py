@@ -162,7 +162,7 @@ def test_a_file_gives_back_what_was_put_in(tmp_path):
         assert found.ngram.keys() == one.ngram.keys()
         assert all((found.ngram[name] == one.ngram[name]).all() for name in one.ngram)
         assert found.tensors.keys() == file.tensors.keys()
-        assert (found.mixture() is None) == (not one.ngram)
+        assert (found.mixture is None) == (not one.ngram)
 
 
 # what a mixture predicts
@@ -174,7 +174,7 @@ def test_a_mixture_is_the_product_of_its_experts(fused, monkeypatch):
     file, ids = make_file(), make_text(80, seed=5)
     monkeypatch.setattr("charrnn.evaluation.is_fused", lambda _: fused)
     model = CharRNN.from_arrays(file.config, file.tensors)
-    found = predict(model, ids[20:], context=ids[:20], num_top=3, mixture=file.mixture())
+    found = predict(model, ids[20:], context=ids[:20], num_top=3, mixture=file.mixture)
     network, twin = reference.Network("gru", file.tensors), reference.KneserNey(make_text(3000).tolist(), 4, 6)
     state = network.zeros()
     for place in range(1, len(ids)):
@@ -185,7 +185,7 @@ def test_a_mixture_is_the_product_of_its_experts(fused, monkeypatch):
         assert found.nats[row] == pytest.approx(-expected[target], abs=1e-4)
         assert found.experts[row] == pytest.approx([-alone[target], -counted[target]], abs=1e-4)
         assert found.probabilities[row] == pytest.approx(np.sort(np.exp(expected))[::-1][:3], abs=1e-4)
-    score = evaluate(model, ids[20:], context=ids[:20], mixture=file.mixture())
+    score = evaluate(model, ids[20:], context=ids[:20], mixture=file.mixture)
     assert score.nats == pytest.approx(found.nats.sum())
     assert score.experts == pytest.approx(found.experts.sum(0))
     assert evaluate(model, ids[20:], context=ids[:20]).nats == pytest.approx(found.experts[:, 0].sum(), rel=1e-6)
@@ -195,12 +195,12 @@ def test_lanes_and_parts_know_what_is_before_them(monkeypatch):
     """The n-grams of each character reach back over the borders."""
     file, ids = make_file(scale=1.0), make_text(9000, seed=2)
     model = CharRNN.from_arrays(file.config, file.tensors)
-    one = predict(model, ids[1000:], context=ids[:1000], mixture=file.mixture(), max_lanes=1)
-    many = predict(model, ids[1000:], context=ids[:1000], mixture=file.mixture())
+    one = predict(model, ids[1000:], context=ids[:1000], mixture=file.mixture, max_lanes=1)
+    many = predict(model, ids[1000:], context=ids[:1000], mixture=file.mixture)
     assert (one.experts[:, 1] == many.experts[:, 1]).all()
     np.testing.assert_allclose(one.nats, many.nats, atol=1e-4)
     monkeypatch.setattr("charrnn.evaluation._AT_ONCE", 1500)
-    parts = evaluate(model, ids[1000:], context=ids[:1000], mixture=file.mixture())
+    parts = evaluate(model, ids[1000:], context=ids[:1000], mixture=file.mixture)
     assert parts.nats == pytest.approx(one.nats.sum(), rel=1e-5)
     assert parts.experts[1] == pytest.approx(one.experts[:, 1].sum(), rel=1e-12)
 
@@ -208,7 +208,7 @@ def test_lanes_and_parts_know_what_is_before_them(monkeypatch):
 def test_adapting_at_a_rate_of_zero_is_the_mixtures_score():
     """The n-grams stay as they are; rare characters are left out of both."""
     file, ids = make_file(), make_text(1500, seed=3)
-    model, options = CharRNN.from_arrays(file.config, file.tensors), {"context": ids[:500], "mixture": file.mixture()}
+    model, options = CharRNN.from_arrays(file.config, file.tensors), {"context": ids[:500], "mixture": file.mixture}
     for rare in (None, 4):
         still = evaluate_adapting(model, ids[500:], train=ids[:500], rate=0.0, rare=rare, **options)
         score = evaluate(model, ids[500:], rare=rare, **options)
@@ -256,7 +256,7 @@ def test_what_is_drawn_costs_what_evaluation_says():
     stream = Sampler(file, threads=1).stream("ab", length=500, seed=3, temperature=0.9)
     written = file.vocab.encode("ab" + "".join(stream))
     model = CharRNN.from_arrays(file.config, file.tensors)
-    score = evaluate(model, written[2:], context=written[:2], mixture=file.mixture())
+    score = evaluate(model, written[2:], context=written[:2], mixture=file.mixture)
     assert stream.nats == pytest.approx(score.nats, rel=1e-4)
 
 
@@ -300,7 +300,7 @@ def test_an_expert_that_knows_nothing_keeps_a_little_weight(tmp_path):
     save_model(
         tmp_path / "model.safetensors", dataclasses.replace(file, ngram={**file.ngram, "ngram.weights": weights})
     )
-    assert load_model(tmp_path / "model.safetensors").mixture() is not None
+    assert load_model(tmp_path / "model.safetensors").mixture is not None
 
 
 def test_the_gain_is_what_the_weights_bring():

@@ -431,7 +431,7 @@ def test_a_run_mixes_n_grams_in(mixing):
     file = load_model(mixing.run.model_path)
     model = CharRNN.from_arrays(file.config, file.tensors)
     corpus = mixing.corpus
-    score = evaluate(model, corpus.valid_ids, context=corpus.valid_context, mixture=file.mixture())
+    score = evaluate(model, corpus.valid_ids, context=corpus.valid_context, mixture=file.mixture)
     assert finished.nats_per_char == score.nats_per_char
     alone = [finished.network_nats_per_char, finished.ngram_nats_per_char]
     assert alone == [nats / score.num_chars for nats in score.experts]
