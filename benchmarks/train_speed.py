@@ -90,7 +90,7 @@ def our_step(workers: Workers, lanes: int) -> Callable[[], float]:
 
     def step() -> float:
         result = workers.window_gradient(x, y, state.hidden, None)
-        apply_gradient(state, result.gradient, x.numel(), rate=1e-4, grad_clip=1.0)
+        apply_gradient(state, result, x.numel(), rate=1e-4, grad_clip=1.0)
         state.hidden = result.state
         return result.nats / x.numel()
 

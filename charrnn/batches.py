@@ -17,6 +17,7 @@ from charrnn.kernels.counters import pass_offset
 from charrnn.vocab import Ids
 from charrnn.withholding import Withheld
 
+EVERY_LANE = slice(None)
 IGNORED = -100  # a target that is not scored, torch's own mark for it
 
 
@@ -32,7 +33,7 @@ class Cursor(Checked):
 class Window:
     """What one step reads: x and targets are (T, G) int64, targets one character ahead.
 
-    Targets past a lane's end are IGNORED. starts_pass: the lanes were just cut, so no
+    Targets past a lane's end are IGNORED; num_targets are not. starts_pass: the lanes were just cut, so no
     earlier state belongs to them.
     """
 
@@ -43,10 +44,19 @@ class Window:
     after: Cursor
 
 
-def read_window(ids: Ids | Withheld, cursor: Cursor, *, batch_size: int, seq_len: int, seed: int) -> Window:
+def read_window(
+    ids: Ids | Withheld,
+    cursor: Cursor,
+    *,
+    batch_size: int,
+    seq_len: int,
+    seed: int,
+    lanes: slice = EVERY_LANE,
+) -> Window:
     """Read the window at the cursor; the last one of a pass may be shorter.
 
-    ids: (N,), N >= batch_size.
+    ids: (N,), N >= batch_size; no more of them is touched than is read. lanes: those that are
+    read; num_targets is of all.
     """
     num_chars = len(ids)
     starts, lengths = cut_lanes(
@@ -55,13 +65,13 @@ def read_window(ids: Ids | Withheld, cursor: Cursor, *, batch_size: int, seq_len
     longest = int(lengths[0])
     stop = min(cursor.time + seq_len, longest)
     times = np.arange(cursor.time, stop)[:, None]  # (T, 1)
-    positions = (starts + times) % num_chars  # (T, G)
-    inside = times < lengths
+    positions = (starts[lanes] + times) % num_chars  # (T, G)
+    inside = times < lengths[lanes]
     targets = np.where(inside, ids[(positions + 1) % num_chars].astype(np.int64), IGNORED)
     return Window(
         x=ids[positions].astype(np.int64),
         targets=targets,
-        num_targets=int(inside.sum()),
+        num_targets=int((times < lengths).sum()),
         starts_pass=cursor.time == 0,
         after=Cursor(cursor.pass_index, stop) if stop < longest else Cursor(cursor.pass_index + 1, 0),
     )

@@ -88,10 +88,10 @@ class Pace:
         self._told = self._chars, self._busy
         return chars / max(busy, 1e-9)
 
-    def state_is_due(self, *, kept: bool) -> bool:
-        """Whether a state should be saved now: the last one is old, or the weights of the moment were kept."""
-        now = self._clock()
-        due = kept or now - self._saved > self._save_every
-        if due:
-            self._saved = now
-        return due
+    def state_is_due(self) -> bool:
+        """Whether the last state that was saved is old."""
+        return self._clock() - self._saved > self._save_every
+
+    def state_was_saved(self) -> None:
+        """Count from now on until the next one is due."""
+        self._saved = self._clock()

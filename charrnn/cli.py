@@ -4,6 +4,7 @@ Heavy imports stand inside the commands that need them, so that `--help` and `in
 at once. An option that isn't given is None here; its default lives in config.py.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -28,8 +29,10 @@ from charrnn.config import (
     available_cores,
     overlay,
 )
+from charrnn.distributed import Ranks
 from charrnn.errors import (
     CharrnnError,
+    ElsewhereError,
     InputError,
     Interrupted,
     ModelFileError,
@@ -40,6 +43,8 @@ from charrnn.errors import (
 from charrnn.metrics import bits
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from charrnn.cache import Cache
@@ -97,6 +102,8 @@ def root(
     if context.invoked_subcommand is None:
         console.result(context.get_help())
         raise typer.Exit(UsageError.exit_code)
+    if context.invoked_subcommand != "train" and Ranks.of_environment().size > 1:
+        raise UsageError(f"only training is shared by processes; start charrnn {context.invoked_subcommand} alone")
 
 
 @app.command()
@@ -183,55 +190,105 @@ def train(
     The same command again goes on where an unfinished run stopped.
     """
     given = settings(locals())
-    check_budget(minutes, steps, save_every)
-    if valid is not None:
-        given["valid"] = valid if valid == "-" else os.path.abspath(valid)
-        if valid_fraction is not None:
+    from charrnn import distributed
+
+    with distributed.joined(Ranks.of_environment(), device=device) as ranks, contextlib.ExitStack() as held:
+        quiet = quiet or not ranks.is_first
+        fresh = fresh and ranks.restarts == 0  # what was learnt before a restart is not to be forgotten
+        request = functools.partial(
+            prepare,
+            *(texts, given, run, ranks),
+            minutes=minutes,
+            save_every=save_every,
+            device=device,
+            threads=threads,
+            precision=precision,
+            fresh=fresh,
+            dry_run=dry_run,
+            quiet=quiet,
+        )
+        make_plan = ranks.agree("text", request)
+        # what is wrong with the request is told before anything is made or forgotten
+        plan = ranks.agree("request", make_plan, lambda plan: plan.common)
+        if dry_run:
+            if ranks.is_first:
+                show_plan(plan, json=json)
+            return
+        ranks.agree("folder", lambda: ranks.is_first and held.enter_context(plan.run.locked()))
+        # again, because another run may have trained here until now
+        plan = ranks.agree("plan", make_plan, lambda plan: plan.common)
+        if fresh and ranks.is_first:
+            plan.run.clear()
+        is_new = run_plan(plan, console.TrainView(json_lines=json and ranks.is_first, quiet=quiet))
+    if ranks.is_first:
+        tell_about(plan, compared=is_new and not quiet, report=report, quiet=quiet)
+        if not json:
+            console.result_path(plan.run.model_path)
+    if not quiet:
+        console.note(f"next: charrnn sample -m {shlex.quote(plan.run.name)} --temp 0.8")
+
+
+def prepare(
+    texts: list[str],
+    given: dict[str, Any],
+    run: str | None,
+    ranks: Ranks,
+    *,
+    minutes: float | None,
+    save_every: float,
+    device: str,
+    threads: int | None,
+    precision: str,
+    fresh: bool,
+    dry_run: bool,
+    quiet: bool,
+) -> "Callable[[], RunPlan]":
+    """Read the texts and get PyTorch ready; return what makes the run's plan from what its folder then holds."""
+    check_budget(minutes, given.get("steps"), save_every)
+    if (valid := given.get("valid")) is not None:
+        given = {**given, "valid": valid if valid == "-" else os.path.abspath(valid)}
+        if "valid_fraction" in given:
             raise UsageError("--valid FILE and --valid-fraction are two ways to hold a text out; give one of them")
-    from charrnn import cache, corpus, plans, runs, sources
+    if ranks.size > 1 and "-" in (*texts, valid):
+        raise UsageError("several processes can't read one stdin; give the text as a file")
+    from charrnn import cache, corpus, distributed, plans, runs, sources
 
     sources.check(texts[0])  # before its name becomes a run's
     place, base = runs.Run(runs.run_name(texts[0]) if run is None else run), None
-    if not dry_run:
+    if ranks.is_first and not dry_run:
         place.check_writable()  # before a long text is read
-    if init_from is not None:
+    if "init_from" in given:
         given, base = find_base(place, given, fresh=fresh)
     corpus_config = plans.settle_corpus(place, given, fresh=fresh)
     source_config = overlay(SourceConfig(), given)
-    with console.patience("reading the text", quiet=quiet), cache.Cache.of_user().writable() as folder:
+    with (
+        ranks.first_here("reading"),
+        console.patience("reading the text", quiet=quiet),
+        cache.Cache.of_user().writable() as folder,
+    ):
         data = corpus.load_corpus(texts, corpus_config, source_config, folder)
-    view = console.TrainView(json_lines=json, quiet=quiet)
-    cores = count_threads(threads)
-    target = ready_torch(device, cores)
+    cores = count_threads(threads, ranks.local_size)
+    target = ready_torch(distributed.device_for(ranks, device), cores)
     from charrnn.cells import select_precision
 
-    chosen = select_precision(precision, target)
-    make_plan = functools.partial(
+    return functools.partial(
         plans.make_plan,
         *(place, data, corpus_config, given),
         minutes=minutes,
         device=str(target),
         threads=cores,
-        precision=chosen,
+        precision=select_precision(precision, target),
         fresh=fresh,
         base=base,
         save_every=save_every,
+        ranks=ranks,
     )
-    plan = make_plan()  # what is wrong with the request is told before anything is made or forgotten
-    if dry_run:
-        fact = plan.fact()
-        console.result_json(fact.record()) if json else console.result(wording.plan_lines(fact, with_reasons=True))
-        return
-    with place.locked():
-        plan = make_plan()  # again, because another process may have trained here until now
-        if fresh:
-            place.clear()
-        is_new = run_plan(plan, view)
-    tell_about(plan, compared=is_new and not quiet, report=report, quiet=quiet)
-    if not json:
-        console.result_path(place.model_path)
-    if not quiet:
-        console.note(f"next: charrnn sample -m {shlex.quote(place.name)} --temp 0.8")
+
+
+def show_plan(plan: "RunPlan", *, json: bool) -> None:
+    """Print what a run would do."""
+    fact = plan.fact()
+    console.result_json(fact.record()) if json else console.result(wording.plan_lines(fact, with_reasons=True))
 
 
 def tell_about(plan: "RunPlan", *, compared: bool, report: bool, quiet: bool) -> None:
@@ -271,6 +328,8 @@ def run_plan(plan: "RunPlan", view: console.TrainView) -> bool:
     from charrnn import keeping, metrics, runs, training
 
     log = runs.Log(plan.run)
+    if plan.done and not plan.ranks.is_first:
+        return False
     if plan.resume and plan.done:
         step = plan.resume.meta["step"]
         finished = keeping.finished_before(plan, step)
@@ -279,17 +338,20 @@ def run_plan(plan: "RunPlan", view: console.TrainView) -> bool:
         if plan.run.num_logged() < plan.resume.meta["num_events"]:  # the run was killed before it could tell
             log.append(finished.record())
         return False
-    with console.patience(COMPILING, quiet=view.quiet):
+    with plan.ranks.first_here("kernels"), console.patience(COMPILING, quiet=view.quiet):
         training.compile_kernels(plan.model.cell, plan.precision, plan.device)
     try:
         with runs.catching_signals(view.stopping) as stop:
             for event in training.train(plan, stop=stop):
+                if not plan.ranks.is_first:
+                    continue
                 if problem := log.append(event.record()):
                     view.show(metrics.Warned(event.step, problem))
                 view.show(event)
     finally:
         view.close()
-    log.finish()
+    if plan.ranks.is_first:
+        log.finish()
     return True
 
 
@@ -576,11 +638,11 @@ def check_budget(minutes: float | None, steps: int | None, save_every: float) ->
         raise UsageError(f"--save-every must lie between 0 and 1e+06, not {save_every}")
 
 
-def count_threads(threads: int | None) -> int:
-    """The number of CPU threads to use."""
+def count_threads(threads: int | None, num_processes: int = 1) -> int:
+    """The number of CPU threads to use, in each of the processes that share the cores."""
     if threads is not None and not 1 <= threads <= 1024:
         raise UsageError(f"--threads must lie between 1 and 1024, not {threads}")
-    return threads or available_cores()
+    return threads or max(1, available_cores() // num_processes)
 
 
 def ready_torch(device: str, threads: int) -> "torch.device":
@@ -603,35 +665,41 @@ def main() -> NoReturn:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
         code = app(standalone_mode=False)
-    except OutputClosed as error:
+    except (ElsewhereError, OutputClosed) as error:
         code = error.exit_code
     except Interrupted as error:
-        console.error(str(error))
+        complain(str(error))
         end_by(error.signal_number)
         code = error.exit_code
     except CharrnnError as error:
-        console.error(str(error))
+        complain(str(error))
         code = error.exit_code
     except typer.TyperException as error:  # the parser's own complaints
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "charrnn"
-        console.error(f"{error.format_message().rstrip('.')}; try {command} --help")
+        complain(f"{error.format_message().rstrip('.')}; try {command} --help")
         code = UsageError.exit_code
     except KeyboardInterrupt:
         end_by(signal.SIGINT)
         code = 130
     except OSError as error:  # what no module could say better: a full disk, a folder that went away
         console.drop_stdout()
-        console.error(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+        complain(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
         code = CharrnnError.exit_code
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        console.error(
-            "out of memory; train with a smaller --batch-size, --seq-len or --hidden-size, sample with fewer -N"
-        )
+        complain("out of memory; train with a smaller --batch-size, --seq-len or --hidden-size, sample with fewer -N")
         code = ResourceError.exit_code
     sys.exit(code)
+
+
+def complain(text: str) -> None:
+    """The line that a failed command ends with; of several processes, each says which it is."""
+    label = ""
+    with contextlib.suppress(UsageError):
+        label = Ranks.of_environment().label
+    console.error(label + text)
 
 
 def end_by(number: int) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from charrnn.batches import cut_lanes
 from charrnn.cells import State, is_fused
 from charrnn.config import share
+from charrnn.distributed import ALONE, Ranks
 from charrnn.errors import InputError
 from charrnn.kernels.head import Expected, expect, expect_after
 from charrnn.kernels.mixing import Mixture, nothing
@@ -41,6 +42,7 @@ def evaluate(
     unknown: dict[str, int] | None = None,
     rare: int | None = None,
     mixture: Mixture | None = None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Score ids given the characters before them, by the network alone or mixed with n-grams.
 
@@ -49,9 +51,10 @@ def evaluate(
     num_scored: fewer than N are scored, in stretches spread evenly over the text.
     rare: the id that stands for any rare character; it is read but not scored, as nothing says
     which it was, and counted as U+FFFD unless the unknown characters, given by name, are those.
+    ranks: they share the text, and all know the score.
     """
-    whole = predictions(model, ids, context=context, mixture=mixture)
-    parts = whole if num_scored is None else [predict(model, ids, context=context, num_scored=num_scored)]
+    whole = predictions(model, ids, context=context, mixture=mixture, ranks=ranks)
+    parts = whole if num_scored is None else [predict(model, ids, context=context, num_scored=num_scored, ranks=ranks)]
     nats, num_chars, num_rare, experts = 0.0, 0, 0, np.zeros(2 if mixture else 0)
     for part in parts:
         scored = slice(None) if rare is None else part.ids != rare
@@ -59,6 +62,9 @@ def evaluate(
         nats, num_chars = nats + float(each.sum()), num_chars + len(each)
         num_rare += len(part.ids) - len(each)
         experts += part.experts[scored].sum(0)
+    sums = torch.tensor([nats, num_chars, num_rare, *experts], dtype=torch.float64)
+    ranks.add(sums)
+    nats, num_chars, num_rare, experts = float(sums[0]), int(sums[1]), int(sums[2]), sums[3:].numpy()
     if num_chars == 0:
         raise InputError("nothing to score: every character is one that the model takes for a rare one")
     alone = (float(experts[0]), float(experts[1])) if mixture else None
@@ -66,12 +72,19 @@ def evaluate(
 
 
 def predictions(
-    model: CharRNN, ids: Ids, *, context: Ids, num_top: int = 0, mixture: Mixture | None = None
+    model: CharRNN,
+    ids: Ids,
+    *,
+    context: Ids,
+    num_top: int = 0,
+    mixture: Mixture | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Predictions]:
     """What predict gives, of a text of any length, in parts."""
     for start in range(0, len(ids), _AT_ONCE):
         before = ids[:start] if start else context
-        yield predict(model, ids[start : start + _AT_ONCE], context=before, num_top=num_top, mixture=mixture)
+        part = ids[start : start + _AT_ONCE]
+        yield predict(model, part, context=before, num_top=num_top, mixture=mixture, ranks=ranks)
 
 
 def predict(
@@ -83,11 +96,13 @@ def predict(
     num_top: int = 0,
     max_lanes: int = MAX_LANES,
     mixture: Mixture | None = None,
+    ranks: Ranks = ALONE,
 ) -> Predictions:
     """What the model expects at each scored character, and what it costs, in the text's order.
 
     num_top: how many of the likeliest characters are named. max_lanes=1 reads strictly in
-    sequence. On a CPU PyTorch's number of threads share the lanes.
+    sequence. On a CPU PyTorch's number of threads share the lanes; of several ranks each has
+    its own, and there may be too few for all.
     """
     num_scored = len(ids) if num_scored is None else num_scored
     assert 0 < num_scored <= len(ids)
@@ -106,6 +121,10 @@ def predict(
     num_lanes = min(max_lanes, max(1, num_scored // WARM_UP))  # as many as leave W characters before all but the first
     starts, _ = cut_lanes(len(ids), num_lanes)
     _, lengths = cut_lanes(num_scored, num_lanes)
+    own = ranks.lanes(num_lanes)
+    starts, lengths = starts[own], lengths[own]
+    if len(starts) == 0:
+        return empty_predictions(ids[:0], reader.num_top, reader.num_experts)
     num_workers = min(torch.get_num_threads(), len(starts)) if reader.packed else 1
     with worker_pool(num_workers) as pool:
         lanes = share(len(starts), num_workers)
@@ -148,13 +167,17 @@ class _Reader:
     contexts: NDArray[np.int32]
     num_top: int = 0
 
+    @property
+    def num_experts(self) -> int:
+        return 2 * (len(self.mixture.weights) > 0)
+
     @torch.inference_mode()
     def read(self, starts: NDArray[np.int64], length: int) -> Predictions:
         """The `length` characters from each start on, arrays of (length, B), after a warm-up before them."""
         first = len(self.inputs) - len(self.ids)
         state = _warm_up(self.model, self.packed, self.inputs, starts + first, first)
         ids = np.empty((length, len(starts)), self.ids.dtype)
-        found = empty_predictions(ids, self.num_top, 2 * (len(self.mixture.weights) > 0))
+        found = empty_predictions(ids, self.num_top, self.num_experts)
         for rows in _windows(length, len(starts), self.model.config.vocab_size):
             times = np.arange(rows.start, min(rows.stop, length))[:, None]
             places = np.minimum(starts + times, len(self.ids) - 1)  # (T, B); past a lane's end: read, not kept

@@ -12,7 +12,6 @@ import torch
 
 from charrnn import sampling
 from charrnn.checkpoint import ModelFile, load_model
-from charrnn.corpus import Corpus
 from charrnn.errors import DivergenceError, ModelFileError
 from charrnn.evaluation import evaluate
 from charrnn.kernels.mixing import Mixture
@@ -31,7 +30,7 @@ MOST_WAITED = 5.0  # seconds, for a slow disk
 def evaluate_and_keep(state: TrainState, plan: RunPlan, writer: Writer) -> Iterator[Event]:
     """Score the fixed part of the held-out text, keep the averaged weights if they are the best, draw a sample."""
     corpus = plan.corpus
-    score = score_held_out(state.average, corpus, num_scored=state.valid_chars)
+    score = score_held_out(state.average, plan, num_scored=state.valid_chars)
     if not math.isfinite(score.nats):
         raise DivergenceError(f"training diverged by step {state.step}: the held-out loss is not finite")
     whole = state.valid_chars == len(corpus.valid_ids)
@@ -43,7 +42,8 @@ def evaluate_and_keep(state: TrainState, plan: RunPlan, writer: Writer) -> Itera
         state.best_nats, state.best_step = score.nats_per_char, state.step
         writer.put(model)
     yield Evaluated(state.step, score.nats_per_char, score.bits_per_char, score.num_chars, whole=whole, best=best)
-    yield draw_sample(model, plan, step=state.step)
+    if plan.ranks.is_first:
+        yield draw_sample(model, plan, step=state.step)
     if best:
         path = str(plan.run.model_path)
         slow = f"{path}: still not on the disk, which is slow; training goes on"
@@ -53,11 +53,18 @@ def evaluate_and_keep(state: TrainState, plan: RunPlan, writer: Writer) -> Itera
 
 
 def score_held_out(
-    model: CharRNN, corpus: Corpus, *, num_scored: int | None = None, mixture: Mixture | None = None
+    model: CharRNN, plan: RunPlan, *, num_scored: int | None = None, mixture: Mixture | None = None
 ) -> Evaluation:
     """Score what chooses the weights, or stretches spread over it."""
-    context, rare = corpus.valid_context, corpus.vocab.id_of(UNKNOWN)
-    return evaluate(model, corpus.valid_ids, context=context, num_scored=num_scored, rare=rare, mixture=mixture)
+    corpus = plan.corpus
+    return evaluate(
+        *(model, corpus.valid_ids),
+        context=corpus.valid_context,
+        num_scored=num_scored,
+        rare=corpus.vocab.id_of(UNKNOWN),
+        mixture=mixture,
+        ranks=plan.ranks,
+    )
 
 
 def draw_sample(model: ModelFile, plan: RunPlan, *, step: int) -> Sample:
@@ -67,18 +74,28 @@ def draw_sample(model: ModelFile, plan: RunPlan, *, step: int) -> Sample:
 
 
 def kept_model(plan: RunPlan) -> tuple[ModelFile, CharRNN]:
-    """The best weights so far: the run's model file, and the network made from it."""
-    file = load_model(plan.run.model_path)
-    return file, CharRNN.from_arrays(file.config, file.tensors).to(torch.device(plan.device))
+    """The best weights so far: the run's model file, and the network made from it.
+
+    The first rank reads it, and tells the others the weights.
+    """
+    if plan.ranks.is_first:
+        file = load_model(plan.run.model_path)
+        network = CharRNN.from_arrays(file.config, file.tensors)
+    else:
+        file, network = ModelFile(plan.model, plan.corpus.vocab, {}, {}, {}), CharRNN(plan.model)
+    plan.ranks.spread(parameter.detach() for parameter in network.parameters())
+    return file, network.to(torch.device(plan.device))
 
 
 def is_damaged(plan: RunPlan) -> bool:
-    """Whether the run's model file is not there, or not whole."""
-    try:
-        load_model(plan.run.model_path)
-    except ModelFileError:
-        return True
-    return False
+    """Whether the run's model file is not there, or not whole, as the first rank sees it."""
+    damaged = False
+    if plan.ranks.is_first:
+        try:
+            load_model(plan.run.model_path)
+        except ModelFileError:
+            damaged = True
+    return bool(plan.ranks.said(damaged))
 
 
 def finish(state: TrainState, plan: RunPlan, writer: Writer) -> Finished:
@@ -90,11 +107,12 @@ def finish(state: TrainState, plan: RunPlan, writer: Writer) -> Finished:
     corpus = plan.corpus
     file = replace(file, ngram=make(kept, plan.learnt))
     mixture = file.mixture
-    score = score_held_out(kept, corpus, mixture=mixture)
+    score = score_held_out(kept, plan, mixture=mixture)
     final = scores(score, step=state.best_step, whole=True)
     if len(corpus.test_ids) > 0:
         before = corpus.ids[: -len(corpus.test_ids)]
-        score = evaluate(kept, corpus.test_ids, context=before, rare=corpus.vocab.id_of(UNKNOWN), mixture=mixture)
+        rare = corpus.vocab.id_of(UNKNOWN)
+        score = evaluate(kept, corpus.test_ids, context=before, rare=rare, mixture=mixture, ranks=plan.ranks)
         final["test"] = {"nats_per_char": score.nats_per_char, "num_chars": score.num_chars}
     writer.put(replace(file, scores=final))
     state.finished = True

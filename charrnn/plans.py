@@ -25,6 +25,7 @@ from charrnn.config import (
     setting,
 )
 from charrnn.corpus import Corpus
+from charrnn.distributed import ALONE, Ranks
 from charrnn.errors import ModelFileError, UsageError
 from charrnn.kernels.products import processor
 from charrnn.metrics import Plan
@@ -44,7 +45,8 @@ class RunPlan:
     minutes: the whole time budget; seconds: what of it is still to be turned into steps.
     Both None where training.steps is the budget. resume: the state to go on from;
     extends: that run had finished, and its budget has grown; done: there is nothing to do.
-    base: the model a new run begins with. save_every: seconds between two states.
+    base: the model a new run begins with. save_every: seconds between two states. ranks: the
+    processes that share the run; threads are those of each.
     notes: what the user should know, for a run that goes on how first. reasons: why settings
     that the user left open have their values.
     """
@@ -64,13 +66,19 @@ class RunPlan:
     done: bool = False
     base: ModelFile | None = None
     save_every: float = SECONDS_BETWEEN_STATES
+    ranks: Ranks = ALONE
     notes: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def lanes(self) -> slice:
+        """Those of the run's lanes that are this process's."""
+        return self.ranks.lanes(self.training.batch_size)
+
+    @property
     def num_workers(self) -> int:
         """Threads that share a step's lanes."""
-        return count_workers(self.training.batch_size, device=self.device, threads=self.threads)
+        return count_workers(self.lanes.stop - self.lanes.start, device=self.device, threads=self.threads)
 
     @cached_property
     def learnt(self) -> Withheld:
@@ -82,6 +90,7 @@ class RunPlan:
         """Where the run is computed: in another place it goes on, but not to the last bit as it would have."""
         versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
         facts = {"device": self.device, "threads": self.threads, "precision": self.precision}
+        facts["processes"] = self.ranks.size
         return {**facts, "processor": processor(), "versions": versions}
 
     @cached_property
@@ -97,6 +106,20 @@ class RunPlan:
             "corpus": asdict(self.corpus_config),
             "text": {**text, "paths": self._paths},
             "place": self.place,
+        }
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """What all processes of a run must have alike, by the names that a person knows."""
+        configs = {**asdict(self.corpus_config), **asdict(self.model), **asdict(self.training)}
+        return {
+            "the text's SHA-256": self.corpus.sha256,
+            "the vocabulary's fingerprint": self.corpus.vocab.fingerprint,
+            "the step to go on from": self.resume.meta["step"] if self.resume else "none",
+            **{flag(name): value for name, value in configs.items()},
+            "--minutes": self.minutes,
+            "--precision": self.precision,
+            "--device": self.device.partition(":")[0],
         }
 
     def provenance(self, num_steps: int | None) -> dict[str, Any]:
@@ -210,12 +233,13 @@ def make_plan(
     fresh: bool = False,
     base: ModelFile | None = None,
     save_every: float = SECONDS_BETWEEN_STATES,
+    ranks: Ranks = ALONE,
 ) -> RunPlan:
     """Settle what the run in this folder does, given what the command line asks for.
 
     given: the settings the user named, by field; the text or an earlier state says the rest.
-    fresh: whatever is in the folder doesn't count. base: what a new run begins with.
-    Raises UsageError where text or settings differ from those of the run that is there.
+    fresh: whatever is in the folder doesn't count. base: what a new run begins with. ranks: the
+    processes that share the run. Raises UsageError where text or settings differ from those of the run that is there.
     """
     num_train = len(_learnt(corpus, given.get("mix", TrainConfig.mix)))
     notes: list[str] = []
@@ -224,8 +248,10 @@ def make_plan(
         given = {**given, "batch_size": num_train}
     saved = None if fresh else run.newest_state()
     if saved is not None:
-        plan = RunPlan(run, corpus, *_configs_of(run, saved), device, threads, precision, save_every=save_every)
-        return _continued(saved, plan, given, minutes)
+        plan = RunPlan(
+            run, corpus, *_configs_of(run, saved), device, threads, precision, save_every=save_every, ranks=ranks
+        )
+        return _checked(_continued(saved, plan, given, minutes))
     if run.model_path.exists() and not fresh:
         raise UsageError(f"{run.folder} has a model but no state to go on from; {_choices(run)}")
     if fresh and (forgotten := run.last_step()) is not None:
@@ -235,29 +261,32 @@ def make_plan(
         seconds=None if minutes is None else 60 * minutes,
         steps=given.get("steps"),
         device=device,
-        threads=threads,
+        threads=threads * ranks.size,
     )
     model = overlay(choice.model, {**given, "reset_id": corpus.vocab.id_of(END)})
     training = overlay(choice.training, given)
     if minutes is None and training.steps is None:
         minutes, steps = default_budget(num_train, training)
         training = replace(training, steps=steps)
-    return RunPlan(
-        run,
-        corpus,
-        corpus_config,
-        model,
-        training,
-        device,
-        threads,
-        precision,
-        minutes=minutes,
-        seconds=None if minutes is None else 60 * minutes,
-        base=base,
-        save_every=save_every,
-        notes=(*corpus.notes, *notes, *_added(base, corpus)),
-        reasons={name: reason for name, reason in choice.reasons.items() if name not in given},
+    return _checked(
+        RunPlan(
+            *(run, corpus, corpus_config, model, training, device, threads, precision),
+            minutes=minutes,
+            seconds=None if minutes is None else 60 * minutes,
+            base=base,
+            save_every=save_every,
+            ranks=ranks,
+            notes=(*corpus.notes, *notes, *_added(base, corpus)),
+            reasons={name: reason for name, reason in choice.reasons.items() if name not in given},
+        )
     )
+
+
+def _checked(plan: RunPlan) -> RunPlan:
+    lanes, size = plan.training.batch_size, plan.ranks.size
+    if size > lanes:
+        raise UsageError(f"{size} processes for {lanes} lanes; start at most as many, or give a larger --batch-size")
+    return plan
 
 
 def _learnt(corpus: Corpus, mix: bool) -> Withheld:

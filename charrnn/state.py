@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from charrnn.cells import State
 from charrnn.checkpoint import ModelFile
 from charrnn.config import ModelConfig, TrainConfig
+from charrnn.distributed import ALONE, Ranks
 from charrnn.errors import DivergenceError
 from charrnn.model import CharRNN
 from charrnn.runs import SavedState
@@ -33,21 +34,26 @@ class TrainState(Standing):
     """Everything the next step depends on.
 
     average: the network with a running mean of the weights, which is what is scored and kept.
-    hidden: tensors (L, G, H), carried from window to window.
+    hidden: tensors (L, B, H), carried from window to window, of those of the num_lanes lanes that
+    are this rank's; a saved state has all of them, so as many ranks as one likes go on from it.
     """
 
     model: CharRNN
     average: CharRNN
     optimizer: torch.optim.AdamW
     hidden: State
+    num_lanes: int
+    ranks: Ranks
 
     @classmethod
-    def fresh(cls, model_config: ModelConfig, train_config: TrainConfig, device: torch.device) -> "TrainState":
+    def fresh(
+        cls, model_config: ModelConfig, train_config: TrainConfig, device: torch.device, ranks: Ranks = ALONE
+    ) -> "TrainState":
         """The state before the first step."""
-        return cls.around(CharRNN(model_config, seed=train_config.seed).to(device), train_config)
+        return cls.around(CharRNN(model_config, seed=train_config.seed).to(device), train_config, ranks)
 
     @classmethod
-    def around(cls, model: CharRNN, train_config: TrainConfig) -> "TrainState":
+    def around(cls, model: CharRNN, train_config: TrainConfig, ranks: Ranks = ALONE) -> "TrainState":
         """The state before the first step of a network that is at hand."""
         matrices = [p for p in model.parameters() if p.dim() == 2]
         biases = [p for p in model.parameters() if p.dim() == 1]
@@ -56,8 +62,16 @@ class TrainState(Standing):
             {"params": biases, "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, betas=BETAS, fused=True)
-        hidden = model.initial_state(train_config.batch_size)
-        return cls(model=model, average=copy.deepcopy(model), optimizer=optimizer, hidden=hidden)
+        num_lanes = train_config.batch_size
+        lanes = ranks.lanes(num_lanes)
+        return cls(
+            model=model,
+            average=copy.deepcopy(model),
+            optimizer=optimizer,
+            hidden=model.initial_state(lanes.stop - lanes.start),
+            num_lanes=num_lanes,
+            ranks=ranks,
+        )
 
     def begin_from(self, base: ModelFile, vocab: Vocab) -> None:
         """Take over a model's weights. vocab: of this run; it has all characters of the model's.
@@ -88,14 +102,15 @@ class TrainState(Standing):
                 mean.lerp_(parameter, share)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Copy the state's arrays out, by name. Raises DivergenceError where one is not finite."""
+        """Copy the state's arrays out, by name; all ranks together. Raises DivergenceError where one is not finite."""
         arrays = {f"weights.{name}": array for name, array in self.model.to_arrays().items()}
         arrays |= {f"average.{name}": array for name, array in self.average.to_arrays().items()}
         for name, parameter in self.model.named_parameters():
             for moment in MOMENTS:
                 if parameter in self.optimizer.state:  # empty before the first step
                     arrays[f"{moment}.{name}"] = self.optimizer.state[parameter][moment].cpu().numpy().copy()
-        arrays |= {f"hidden.{i}": part.cpu().numpy().copy() for i, part in enumerate(self.hidden)}
+        hidden = [self.ranks.all_lanes(part, self.num_lanes) for part in self.hidden]
+        arrays |= {f"hidden.{i}": part.cpu().numpy().copy() for i, part in enumerate(hidden)}
         return self._finite(arrays)
 
     def kept_arrays(self) -> dict[str, NDArray[Any]]:
@@ -118,7 +133,7 @@ class TrainState(Standing):
             saved.path,
             saved.tensors,
             self.model.config,
-            batch_size=self.hidden[0].shape[1],
+            batch_size=self.num_lanes,
             stepped=standing.step > 0,
         )
         for kind, network in (("weights.", self.model), ("average.", self.average)):
@@ -129,9 +144,9 @@ class TrainState(Standing):
             moments = {moment: torch.tensor(array, device=parameter.device) for moment, array in arrays.items()}
             updates = torch.tensor(float(standing.step), device=parameter.device)
             self.optimizer.state[parameter] = {"step": updates, **moments}
-        device = self.model.head.weight.device
+        device, lanes = self.model.head.weight.device, self.ranks.lanes(self.num_lanes)
         self.hidden = tuple(
-            torch.tensor(saved.tensors[f"hidden.{index}"], device=device) for index in range(len(self.hidden))
+            torch.tensor(saved.tensors[f"hidden.{index}"][:, lanes], device=device) for index in range(len(self.hidden))
         )
         for part in dataclasses.fields(Standing):
             setattr(self, part.name, getattr(standing, part.name))

@@ -8,7 +8,9 @@ Letters: G lanes, T steps in a window, P parameters, V vocabulary.
 """
 
 import math
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -16,10 +18,11 @@ import torch
 from torch import Tensor
 
 from charrnn import sampling
-from charrnn.batches import read_window
+from charrnn.batches import EVERY_LANE, Window, read_window
 from charrnn.budget import Pace, evaluation_is_due, valid_part
 from charrnn.config import Cell, ModelConfig, Precision, TrainConfig
-from charrnn.errors import DivergenceError, Interrupted
+from charrnn.distributed import Ranks
+from charrnn.errors import CharrnnError, DivergenceError, Interrupted
 from charrnn.evaluation import evaluate
 from charrnn.keeping import (
     evaluate_and_keep,
@@ -70,14 +73,15 @@ def train(plan: RunPlan, *, stop: StopRequest | None = None) -> Iterator[Event]:
 
     Raises Interrupted, after saving, once `stop` is set; DivergenceError where numbers are not
     finite, in whatever was tried; CharrnnError where nothing can be saved. The files always
-    hold the last good state and the best model.
+    hold the last good state and the best model. The ranks of a run do this together; what the
+    first one yields is what counts.
     """
     stop = stop or StopRequest()
     state = starting_state(plan, torch.device(plan.device))
     precision = cast(Precision, plan.precision)
     compile_kernels(plan.model.cell, plan.precision, plan.device)  # outside the budget
     with (
-        Writer(plan.run) as writer,
+        Writer(plan.run, idle=not plan.ranks.is_first) as writer,
         Workers(state.model, num_workers=plan.num_workers, precision=precision) as workers,
     ):
         for event in opening(plan):
@@ -134,18 +138,20 @@ def train_steps(
     state: TrainState, plan: RunPlan, workers: Workers, writer: Writer, pace: Pace, stop: StopRequest
 ) -> Iterator[Event]:
     """The loop."""
-    config, ids, device = plan.training, plan.learnt, torch.device(plan.device)
+    config, device = plan.training, torch.device(plan.device)
     while not (is_at_end(state) or is_hopeless(state, config)):
         # read the next window of every lane; a new pass starts from no state
         pace.begin_step()
-        window = read_window(ids, state.cursor, batch_size=config.batch_size, seq_len=config.seq_len, seed=config.seed)
+        window = next_window(state, plan)
         if window.starts_pass:
-            state.hidden = state.model.initial_state(config.batch_size)
+            state.hidden = state.model.initial_state(window.x.shape[1])
 
         # forward and backward
         x, targets = (torch.from_numpy(array).to(device) for array in (window.x, window.targets))
-        masks = dropout_masks(state, config, device), weight_masks(state, config, device)
+        masks = dropout_masks(state, config, device, plan.lanes), weight_masks(state, config, device)
         result = workers.window_gradient(x, targets, state.hidden, *masks)
+        asked = stop.signal_number is not None, plan.ranks.is_first and pace.state_is_due()
+        result, (stopping, saving) = add_up(plan.ranks, result, asked)
 
         # clip the mean's gradient and update
         share = learning_rate(state.step, peak=1.0, num_steps=state.num_steps, start=state.schedule_start)
@@ -159,9 +165,7 @@ def train_steps(
 
         # the first steps measure the speed, which fixes the number of steps
         pace.end_step(window.num_targets)
-        if state.num_steps is None and plan.seconds is not None and pace.is_known(plan.seconds):
-            num_counted = min(plan.corpus.num_train, MOST_COUNTED) if len(plan.learnt.starts) else 0
-            left = pace.steps_left(plan.seconds, num_valid=len(plan.corpus.valid_ids), num_counted=num_counted)
+        if state.num_steps is None and (left := steps_left(plan, pace)):
             fix_num_steps(state, plan, state.step + left)
 
         # tell, evaluate, save
@@ -169,15 +173,44 @@ def train_steps(
             yield progress(state, pace, rate)
         if evaluation_is_due(state.since_start(state.step), state.since_start(state.evaluated_step), state.span):
             yield from evaluate_and_keep(state, plan, writer)
-        if pace.state_is_due(kept=state.step == state.best_step):
+        if saving or state.step == state.best_step:
             save_state(state, plan, writer)
+            pace.state_was_saved()
         if problem := writer.problem():
             yield Warned(state.step, problem)
-        if stop.signal_number:
+        if stopping:
             save_state(state, plan, writer)
             yield from until_saved(state, plan, writer)
             message = f"stopped after step {state.step}; the same command goes on from there"
-            raise Interrupted(message, signal_number=stop.signal_number)
+            raise Interrupted(message, signal_number=stop.signal_number or signal.SIGTERM)
+
+
+def next_window(state: TrainState, plan: RunPlan) -> Window:
+    """The window at the cursor, of this rank's lanes."""
+    config = plan.training
+    sizes = {"batch_size": config.batch_size, "seq_len": config.seq_len}
+    return read_window(plan.learnt, state.cursor, **sizes, seed=config.seed, lanes=plan.lanes)
+
+
+def add_up(ranks: Ranks, result: WindowResult, asked: Sequence[bool]) -> tuple[WindowResult, list[bool]]:
+    """The sums over all ranks' lanes; and what any of them asks for, which all of them then do."""
+    if ranks.size == 1:
+        return result, list(asked)
+    word = torch.tensor([result.nats, *asked], dtype=torch.float32, device=result.gradient.device)
+    ranks.add(result.gradient, word)
+    nats, *asking = word.tolist()
+    return replace(result, nats=nats), [times > 0 for times in asking]
+
+
+def steps_left(plan: RunPlan, pace: Pace) -> int:
+    """The steps that still fit, as the first rank's clock says; 0 while that isn't known, or time is no matter."""
+    if plan.seconds is None:
+        return 0
+    left = 0
+    if pace.is_known(plan.seconds):
+        num_counted = min(plan.corpus.num_train, MOST_COUNTED) if len(plan.learnt.starts) else 0
+        left = pace.steps_left(plan.seconds, num_valid=len(plan.corpus.valid_ids), num_counted=num_counted)
+    return plan.ranks.said(left)
 
 
 def compile_kernels(cell: Cell, precision: str, device: str) -> None:
@@ -202,13 +235,13 @@ def run_kernels(cell: Cell, precision: str, device: str) -> None:
 
 def starting_state(plan: RunPlan, device: torch.device) -> TrainState:
     """The state before the plan's first step: a fresh one, or where the run stood."""
-    state = TrainState.fresh(plan.model, plan.training, device)
+    state = TrainState.fresh(plan.model, plan.training, device, plan.ranks)
     if plan.base:
         state.begin_from(plan.base, plan.corpus.vocab)
     if plan.resume:
         state.restore(plan.resume)
     if not plan.extends:  # what was logged after the state happens again
-        plan.run.rewind_log(state.num_events)
+        rewind_log(plan, state)
     else:  # a longer run scores more on its way, which the best so far is measured by too
         state.schedule_start, state.num_steps, state.finished = state.step, None, False
         state.valid_chars, state.best_nats, state.num_rollbacks = 0, None, 0
@@ -227,17 +260,26 @@ def roll_back(state: TrainState, plan: RunPlan, writer: Writer, error: Divergenc
     Raises the error where that was tried often enough.
     """
     writer.wait()
+    plan.ranks.said(0)  # no rank looks before the first one has written
     saved = plan.run.newest_state()
     assert saved is not None  # one is written before the first step
+    if plan.ranks.said(saved.meta["step"]) != saved.meta["step"]:
+        raise CharrnnError(f"{plan.run.folder} is not what rank 0 sees; all processes need the same checkpoints folder")
     num_rollbacks, rate_factor = state.num_rollbacks + 1, 0.5 * state.rate_factor
     if num_rollbacks > MAX_ROLLBACKS:
         advice = "start over with --fresh and a lower --learning-rate, or a lower --grad-clip"
         raise DivergenceError(f"{error}, at a fraction of the learning rate too; {advice}") from None
     state.restore(saved)
-    plan.run.rewind_log(state.num_events)
+    rewind_log(plan, state)
     state.num_rollbacks, state.rate_factor = num_rollbacks, rate_factor
     save_state(state, plan, writer)
     return Warned(state.step, f"{error}; going on from step {state.step} with {rate_factor:g} of the learning rate")
+
+
+def rewind_log(plan: RunPlan, state: TrainState) -> None:
+    """Forget what was logged after the state; it happens again."""
+    if plan.ranks.is_first:
+        plan.run.rewind_log(state.num_events)
 
 
 def fix_num_steps(state: TrainState, plan: RunPlan, num_steps: int) -> None:
@@ -248,12 +290,14 @@ def fix_num_steps(state: TrainState, plan: RunPlan, num_steps: int) -> None:
         state.valid_chars = valid_part(len(corpus.valid_ids), plan.training, num_steps - state.schedule_start)
     if state.best_nats is None and state.best_step > 0:
         _, kept = kept_model(plan)
-        score = score_held_out(kept, corpus, num_scored=state.valid_chars)
+        score = score_held_out(kept, plan, num_scored=state.valid_chars)
         state.best_nats = score.nats_per_char
 
 
-def dropout_masks(state: TrainState, config: TrainConfig, device: torch.device) -> list[Tensor] | None:
-    """One mask a layer for the window at hand, (G, H) each; None without dropout."""
+def dropout_masks(
+    state: TrainState, config: TrainConfig, device: torch.device, lanes: slice = EVERY_LANE
+) -> list[Tensor] | None:
+    """One mask a layer for the window at hand, (B, H) each, for some lanes; None without dropout."""
     if config.dropout == 0.0:
         return None
     sizes = state.model.config
@@ -264,7 +308,7 @@ def dropout_masks(state: TrainState, config: TrainConfig, device: torch.device) 
                 seed=config.seed,
                 step=state.step,
                 layer=layer,
-                lanes=range(config.batch_size),
+                lanes=range(config.batch_size)[lanes],
                 hidden_size=sizes.hidden_size,
             )
         ).to(device)

@@ -27,10 +27,13 @@ class State:
 
 
 class Writer:
-    """Writes what is put, in order; a context manager that ends its thread after what is under way."""
+    """Writes what is put, in order; a context manager that ends its thread after what is under way.
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    idle: it writes nothing, because another process does.
+    """
+
+    def __init__(self, run: Run, *, idle: bool = False) -> None:
+        self._run, self._idle = run, idle
         self._changed = threading.Condition()
         self._model: ModelFile | None = None
         self._state: State | None = None
@@ -54,6 +57,8 @@ class Writer:
 
     def put(self, what: ModelFile | State) -> None:
         """Have this written, instead of what of its kind still waits; a state that counts on a model comes after it."""
+        if self._idle:
+            return
         with self._changed:
             if isinstance(what, ModelFile):
                 self._model, self._state = what, None

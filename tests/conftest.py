@@ -6,6 +6,7 @@ import os
 import random
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,11 +88,15 @@ def make_model_file(config: ModelConfig, *, seed: int = 3, scale: float = 1.0, c
 @pytest.fixture
 def plan(tmp_path, corpus: Corpus) -> RunPlan:
     """A run of 24 steps of a tiny GRU with dropout."""
+    return small_plan(tmp_path / "runs", corpus)
+
+
+def small_plan(root: Path, corpus: Corpus) -> RunPlan:
+    """The same, in a folder of one's own."""
     model = ModelConfig(cell="gru", vocab_size=len(corpus.vocab), embedding_dim=8, hidden_size=16, num_layers=2)
     training = TrainConfig(batch_size=8, seq_len=16, dropout=0.25, learning_rate=1e-2, steps=24)
-    (tmp_path / "runs" / "made").mkdir(parents=True)
-    run = Run("made", root=tmp_path / "runs")
-    return RunPlan(run, corpus, CorpusConfig(), model, training, device="cpu", threads=2)
+    (root / "made").mkdir(parents=True, exist_ok=True)
+    return RunPlan(Run("made", root=root), corpus, CorpusConfig(), model, training, device="cpu", threads=2)
 
 
 def with_cell(plan: RunPlan, cell: str, **training) -> RunPlan:
@@ -132,7 +137,7 @@ def plan_again(plan, **given):
     if plan.run.newest_state() is None:
         return plan
     place = {"device": plan.device, "threads": plan.threads, "precision": plan.precision}
-    rest = {"minutes": None, "save_every": plan.save_every, **place}
+    rest = {"minutes": None, "save_every": plan.save_every, "ranks": plan.ranks, **place}
     return make_plan(plan.run, plan.corpus, plan.corpus_config, given, **rest)
 
 

@@ -64,6 +64,28 @@ def test_reading_is_a_function_of_the_cursor():
         cursor = first.after
 
 
+@given(num_chars=st.integers(4, 99), lanes=st.tuples(st.integers(0, 3), st.integers(1, 4)), seed=st.integers(0, 9))
+def test_some_lanes_are_those_of_the_whole(num_chars, lanes, seed):
+    """And nothing else of the text is read than these lanes, and the character after each."""
+
+    class Watched(np.ndarray):
+        def __getitem__(self, places):
+            read.update(np.asarray(places).ravel().tolist())
+            return np.asarray(self)[places]
+
+    lanes, read, cursor = slice(*sorted(lanes)), set(), Cursor(2, 0)
+    ids, settings = np.arange(num_chars, dtype=np.uint8), {"batch_size": 4, "seq_len": 3, "seed": seed}
+    while cursor.pass_index == 2:
+        whole = read_window(ids, cursor, **settings)
+        part = read_window(ids.view(Watched), cursor, lanes=lanes, **settings)
+        assert np.array_equal(part.x, whole.x[:, lanes])
+        assert np.array_equal(part.targets, whole.targets[:, lanes])
+        assert (part.num_targets, part.starts_pass, part.after) == (whole.num_targets, whole.starts_pass, whole.after)
+        cursor = whole.after
+    longest = -(-num_chars // 4)
+    assert len(read) <= (longest + 1) * (lanes.stop - lanes.start)
+
+
 @pytest.mark.parametrize(("num_chars", "num_lanes"), [(10, 3), (9, 3), (3, 3), (64, 1)])
 def test_lanes_are_contiguous_and_even(num_chars, num_lanes):
     """Lanes follow one another without gaps, and lengths differ by at most one."""

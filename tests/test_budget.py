@@ -178,12 +178,13 @@ def test_the_time_left_is_at_the_pace_of_all_so_far(clock):
 
 @pytest.mark.parametrize(("save_every", "expected"), [(60.0, [61, 122, 183, 244]), (100.0, [101, 202])])
 def test_a_state_is_due_once_in_a_while(clock, save_every, expected):
-    """Asked at any moment; the answer yes starts the next minute, or whatever was asked for."""
+    """Asked at any moment; the next minute, or whatever was asked for, begins when one was saved."""
     pace, due = pace_of(clock, save_every=save_every), []
     for second in range(1, 301):
         clock.now += 1.0
-        if pace.state_is_due(kept=False):
+        if pace.state_is_due():
             due.append(second)
+            pace.state_was_saved()
     assert SECONDS_BETWEEN_STATES == 60.0
     assert due == expected
 
@@ -193,8 +194,9 @@ def test_a_state_is_due_where_the_weights_were_kept(clock):
     pace, due = pace_of(clock), []
     for second in range(1, 201):
         clock.now += 1.0
-        if pace.state_is_due(kept=second in (5, 6, 100)):
+        if pace.state_is_due() or second in (5, 6, 100):
             due.append(second)
+            pace.state_was_saved()
     assert due == [5, 6, 67, 100, 161]
 
 
@@ -203,7 +205,8 @@ def test_no_time_between_two_states_is_a_state_a_step(clock):
     pace = pace_of(clock, save_every=0.0)
     for _ in range(5):
         clock.now += 1e-3
-        assert pace.state_is_due(kept=False)
+        assert pace.state_is_due()
+        pace.state_was_saved()
 
 
 def test_two_paces_share_nothing(clock):
