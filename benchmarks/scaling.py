@@ -80,7 +80,8 @@ def measure(options: argparse.Namespace, ranks: Ranks) -> dict[str, Any]:
         gradient, short = torch.zeros(model.config.num_parameters), torch.zeros(SHORT)
 
         def step() -> None:
-            result, _ = add_up(ranks, mine(), (False, False))
+            result = mine()
+            add_up(ranks, result, (False, False)).tolist()
             apply_gradient(state, result, STEPS * options.lanes, rate=1e-5, grad_clip=1.0)
 
         result = mine()
@@ -92,6 +93,7 @@ def measure(options: argparse.Namespace, ranks: Ranks) -> dict[str, Any]:
             ranks, lambda: apply_gradient(state, result, STEPS * options.lanes, rate=1e-5, grad_clip=1.0)
         )
         found["short"], found["long"] = (median_time(ranks, lambda t=t: ranks.add(t)) for t in (short, gradient))
+        found["own"] = median_time(ranks, mine)
         found["step"] = median_time(ranks, step, seconds=1.5)
     return found
 
@@ -151,19 +153,24 @@ class Model:
         lanes = -(-self.lanes // size)
         return self.step(size, lanes, delay=self.delay * crowd, speed=self.speed / crowd, cores=self.cores)
 
+    def own(self, size: int) -> float:
+        """A window of one process's lanes here."""
+        return self.window(-(-self.lanes // size)) * max(1.0, size / self.cores)
+
 
 def measured_table(found: dict[int, dict[str, Any]], model: Model) -> list[str]:
     """One line a number of processes."""
     lines = [
-        "| processes | step, ms | expected | characters a second | messages, ms | expected | update, ms |",
-        "|---|---|---|---|---|---|---|",
+        "| processes | characters a second | step, ms | expected | window, ms | expected | messages, ms | expected |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for size, facts in found.items():
         crowd = max(1.0, size / model.cores)
         message = model.message(size, model.delay * crowd, model.speed / crowd)
         rate = STEPS * model.lanes / facts["step"]
-        cells = [f"{size}", f"{1e3 * facts['step']:.1f}", f"{1e3 * model.here(size):.1f}", f"{rate:,.0f}"]
-        cells += [f"{1e3 * facts['long']:.2f}", f"{1e3 * message:.2f}", f"{1e3 * facts['update']:.1f}"]
+        cells = [f"{size}", f"{rate:,.0f}"]
+        pairs = (facts["step"], model.here(size)), (facts["own"], model.own(size)), (facts["long"], message)
+        cells += [f"{1e3 * seconds:.1f}" for pair in pairs for seconds in pair]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -214,6 +221,7 @@ def main() -> None:
     print(f"{options.lanes} lanes of {STEPS}; {model.cores} cores; median of {options.rounds} rounds\n")
     print("\n".join(measured_table(found, model)), end="\n\n")
     print("a window of one process alone, ms: ", end="")
+    print(f"update {1e3 * found[1]['update']:.1f}, ", end="")
     print(", ".join(f"{lanes} lanes {1e3 * took:.1f}" for lanes, took in found[1]["window"].items()))
     print(f"between two: {1e6 * model.delay:.0f} µs a message, {model.speed / 1e9:.2f} GB/s\n")
     print("How much of so many machines' time is used, each with one such process:\n")

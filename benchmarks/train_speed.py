@@ -92,19 +92,19 @@ def our_step(workers: Workers, lanes: int) -> Callable[[], float]:
         result = workers.window_gradient(x, y, state.hidden, None)
         apply_gradient(state, result, x.numel(), rate=1e-4, grad_clip=1.0)
         state.hidden = result.state
-        return result.nats / x.numel()
+        return float(result.nats) / x.numel()
 
     return step
 
 
-def large_product(dtype: torch.dtype) -> float:
-    """Floating point operations a second of a product of 4096 cubed."""
-    a, b = torch.randn(2, 4096, 4096).to(dtype)
+def large_product(dtype: torch.dtype, size: int) -> float:
+    """Floating point operations a second."""
+    a, b = torch.randn(2, size, size).to(dtype)
     rates = []
     for _ in range(5):
         start = time.perf_counter()
         a @ b
-        rates.append(2 * 4096**3 / (time.perf_counter() - start))
+        rates.append(2 * size**3 / (time.perf_counter() - start))
     return statistics.median(rates)
 
 
@@ -196,6 +196,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--cells", default="gru,lstm,rnn")
     parser.add_argument("--sizes", default="2x128,2x256,2x512,1x1024")
+    parser.add_argument("--product", type=int, default=4096, help="rows and columns of the large product")
     parser.add_argument("--json", type=Path, default=Path("train_speed.json"))
     options = parser.parse_args()
     options.precision = select_precision(options.precision, torch.device("cpu"))
@@ -203,11 +204,12 @@ def main() -> None:
     kinds = {"float32": torch.float32}
     if has_fast_bfloat16():  # where it is emulated, nobody would wait for it
         kinds["bfloat16"] = torch.bfloat16
-    ceilings = {name: [large_product(dtype)] for name, dtype in kinds.items()}
+    ceilings = {name: [large_product(dtype, options.product)] for name, dtype in kinds.items()}
     machine = f"{platform.processor() or platform.machine()}, {available_cores()} cores"
     print(f"{machine}; torch {torch.__version__}, {torch.get_num_threads()} threads; ours in {options.precision}")
     print(
-        ", ".join(f"a {name} product of 4096 cubed: {rates[0] / 1e9:.0f} GFLOP/s" for name, rates in ceilings.items())
+        f"products of {options.product} cubed: "
+        + ", ".join(f"{name} {rates[0] / 1e9:.0f} GFLOP/s" for name, rates in ceilings.items())
     )
     print(f"Python's lock is held for at most {lock_held() * 1e3:.1f} ms a step and worker\n")
     autocast = has_fast_bfloat16()
@@ -220,7 +222,7 @@ def main() -> None:
             if f"{layers}x{hidden}" not in options.sizes.split(","):
                 continue
             row = measure(cell, layers, hidden, lanes, options)
-            ceilings[options.precision].append(large_product(kinds[options.precision]))  # before and after: it drifts
+            ceilings[options.precision].append(large_product(kinds[options.precision], options.product))  # it drifts
             row["share_of_product"] = row["flops"] / statistics.mean(ceilings[options.precision][-2:])
             rows.append(row)
             sides = [name for name in ("ours", "float32", "autocast") if f"{name}_cores" in row]

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from charrnn.batches import IGNORED, Cursor, read_window
+from charrnn.batches import IGNORED, Cursor, next_step, read_window
 from charrnn.cells import State, is_fused
 from charrnn.config import ADAPT_RATE
 from charrnn.errors import DivergenceError
@@ -72,7 +72,7 @@ def evaluate_adapting(
                 nats += _mixed_nats(model, x, state, ids[rows], mixture, contexts[rows], targets[rows] != IGNORED)
             found = workers.window_gradient(x, target, state, None)
             state, num_scored = found.state, int((targets[rows] != IGNORED).sum())
-            nats, num_chars = nats + found.nats * (len(mixture.weights) == 0), num_chars + num_scored
+            nats, num_chars = nats + float(found.nats) * (len(mixture.weights) == 0), num_chars + num_scored
             if steps and num_scored > 0:
                 _learn(model, trained, _split(model, found.gradient / num_scored), steps, decay)
     if not math.isfinite(nats):
@@ -112,13 +112,14 @@ def _steps(workers: Workers, train: Ids, rate: float) -> list[Tensor]:
     state = model.initial_state(num_lanes)
     squares = torch.zeros(model.config.num_parameters, device=model.head.weight.device)
     for _ in range(_WINDOWS):
-        window = read_window(train, cursor, batch_size=num_lanes, seq_len=seq_len, seed=0)
-        if window.starts_pass:
+        step = next_step(len(train), cursor, batch_size=num_lanes, seq_len=seq_len, seed=0)
+        window = read_window(train, step)
+        if step.starts_pass:
             state = model.initial_state(num_lanes)
         x, targets = (torch.from_numpy(part).to(squares.device) for part in (window.x, window.targets))
         found = workers.window_gradient(x, targets, state, None)
-        cursor, state = window.after, found.state
-        squares += (found.gradient / window.num_targets) ** 2 * num_lanes  # noise of lanes that know nothing of another
+        cursor, state = step.after, found.state
+        squares += (found.gradient / step.num_targets) ** 2 * num_lanes  # noise of lanes that know nothing of another
     usual = (squares / _WINDOWS).sqrt()
     return _split(model, rate / (usual + _LEAST * usual.mean() + 1e-12))
 

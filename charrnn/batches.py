@@ -30,51 +30,64 @@ class Cursor(Checked):
 
 
 @dataclass(frozen=True)
-class Window:
-    """What one step reads: x and targets are (T, G) int64, targets one character ahead.
+class Step:
+    """Which characters one step reads, of a ring of num_chars: from each of starts (G,) on, times first to stop.
 
-    Targets past a lane's end are IGNORED; num_targets are not. starts_pass: the lanes were just cut, so no
-    earlier state belongs to them.
+    lengths: (G,), of the lanes. num_targets: how many are predicted, in all lanes, also those
+    that somebody else reads. starts_pass: the lanes were just cut, so no earlier state belongs to them.
     """
 
-    x: NDArray[np.int64]
-    targets: NDArray[np.int64]
+    num_chars: int
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    first: int
+    stop: int
     num_targets: int
     starts_pass: bool
     after: Cursor
 
 
-def read_window(
-    ids: Ids | Withheld,
-    cursor: Cursor,
-    *,
-    batch_size: int,
-    seq_len: int,
-    seed: int,
-    lanes: slice = EVERY_LANE,
-) -> Window:
-    """Read the window at the cursor; the last one of a pass may be shorter.
+@dataclass(frozen=True)
+class Window:
+    """What one step reads: x and targets are (T, G) int64, targets one character ahead.
 
-    ids: (N,), N >= batch_size; no more of them is touched than is read. lanes: those that are
-    read; num_targets is of all.
+    Targets past a lane's end are IGNORED.
     """
-    num_chars = len(ids)
+
+    x: NDArray[np.int64]
+    targets: NDArray[np.int64]
+
+
+def next_step(
+    num_chars: int, cursor: Cursor, *, batch_size: int, seq_len: int, seed: int, lanes: slice = EVERY_LANE
+) -> Step:
+    """What is read at the cursor of a text of num_chars >= batch_size; the last of a pass may be shorter.
+
+    lanes: those that are read.
+    """
     starts, lengths = cut_lanes(
         num_chars, batch_size, offset=pass_offset(num_chars, seed=seed, pass_index=cursor.pass_index)
     )
     longest = int(lengths[0])
     stop = min(cursor.time + seq_len, longest)
-    times = np.arange(cursor.time, stop)[:, None]  # (T, 1)
-    positions = (starts[lanes] + times) % num_chars  # (T, G)
-    inside = times < lengths[lanes]
-    targets = np.where(inside, ids[(positions + 1) % num_chars].astype(np.int64), IGNORED)
-    return Window(
-        x=ids[positions].astype(np.int64),
-        targets=targets,
-        num_targets=int((times < lengths).sum()),
+    return Step(
+        num_chars=num_chars,
+        starts=starts[lanes],
+        lengths=lengths[lanes],
+        first=cursor.time,
+        stop=stop,
+        num_targets=int((np.minimum(lengths, stop) - cursor.time).sum()),
         starts_pass=cursor.time == 0,
         after=Cursor(cursor.pass_index, stop) if stop < longest else Cursor(cursor.pass_index + 1, 0),
     )
+
+
+def read_window(ids: Ids | Withheld, step: Step) -> Window:
+    """Read a step's characters of the ids (N,); no others are touched."""
+    times = np.arange(step.first, step.stop)[:, None]  # (T, 1)
+    positions = (step.starts + times) % step.num_chars  # (T, G)
+    targets = ids[(positions + 1) % step.num_chars].astype(np.int64)
+    return Window(ids[positions].astype(np.int64), np.where(times < step.lengths, targets, IGNORED))
 
 
 def cut_lanes(num_chars: int, num_lanes: int, *, offset: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -8,7 +8,7 @@ a GPU, and to PyTorch in float64.
 Letters: T steps, B lanes, I input size, H hidden size, N gates * H, V vocabulary.
 """
 
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -63,7 +63,13 @@ def is_fused(layer: nn.Module) -> bool:
 
 def select_precision(name: str, device: torch.device) -> Precision:
     """Turn `--precision` into the one that products are made in; errors as those of choose_precision."""
-    return choose_precision(name, fast=device.type == "cpu" and has_fast_bfloat16())
+    if device.type == "cpu":
+        return choose_precision(name, fast=has_fast_bfloat16())
+    if name == "auto":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    if name not in get_args(Precision):
+        raise UsageError(f"--precision must be auto, {', '.join(get_args(Precision))}, not {name!r}")
+    return cast(Precision, name)
 
 
 def array_of(tensor: Tensor) -> NDArray[Any]:

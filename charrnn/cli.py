@@ -408,6 +408,7 @@ def sample(
     precision: Annotated[
         str, typer.Option(help="Of the weights: float32, bfloat16, or auto, what this machine is fastest in.")
     ] = "float32",
+    device: Device = "cpu",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -427,13 +428,16 @@ def sample(
         given["stop"] = tuple(stop)
     chosen = overlay(SampleConfig(seed=sampling.random_seed()), given)
     path = runs.find_model(model)
-    sampler = sampling.Sampler.load(path, threads=count_threads(threads), precision=precision)
+    cores = count_threads(threads)
+    if device != "cpu":
+        device = str(ready_torch(device, cores))
+    sampler = sampling.Sampler.load(path, threads=cores, precision=precision, device=device)
     if sampler.writes_documents and length is None:  # whole ones
         chosen = overlay(chosen, {"length": -1})
     if json and chosen.length < 0 and not (chosen.lines or chosen.stop or sampler.writes_documents):
         raise UsageError("--json prints a sample when it is whole, so it needs an end: --length, --lines or --stop")
     with console.patience(COMPILING, quiet=quiet):
-        sampling.compile_kernels(precision)
+        sampling.compile_kernels(precision, device)
     streams = sampler.streams(**dataclasses.asdict(chosen))
     if seed is None and not quiet and not json:
         console.note(f"seed {chosen.seed}")
@@ -652,10 +656,13 @@ def ready_torch(device: str, threads: int) -> "torch.device":
     spin costs nothing on a quiet machine and trains half as fast again beside another run.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when PyTorch is imported
+    import torch
+
     from charrnn.cells import select_device
     from charrnn.lanes import use_threads
 
     use_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False  # or a GPU's recurrent layers would round what is called float32
     return select_device(device)
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 from charrnn.errors import ResourceError, UsageError
 
 Cell = Literal["rnn", "gru", "lstm"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]  # the last on a GPU alone
 CELLS: tuple[Cell, ...] = get_args(Cell)
 NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 NUM_STATES = {"rnn": 1, "gru": 1, "lstm": 2}

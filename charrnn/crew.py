@@ -38,6 +38,8 @@ class Crew:
     They share every character; the caller's is one of them.
     """
 
+    side_by_side = 64  # streams that share a pass over the weights
+
     def __init__(
         self, config: ModelConfig, tensors: Mapping[str, Any], threads: int, precision: Precision, mixture: Mixture
     ) -> None:
@@ -49,8 +51,7 @@ class Crew:
 
     def new_state(self) -> State:
         """Zeros for one stream, and no characters before it."""
-        zeros = np.zeros((self.config.num_layers, 1, self.config.hidden_size), np.float32)
-        return zeros, zeros.copy(), new_contexts(self.mixture)[None, None]
+        return no_state(self.config, self.mixture)
 
     def read(self, ids: NDArray[np.int64], state: State) -> None:
         """Feed a stream's state, (L, 1, H), with characters (n,), in place."""
@@ -112,6 +113,12 @@ class Crew:
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(len(self.parts) - 1, "charrnn")
+
+
+def no_state(config: ModelConfig, mixture: Mixture) -> State:
+    """That of one stream before its first character."""
+    zeros = np.zeros((config.num_layers, 1, config.hidden_size), np.float32)
+    return zeros, zeros.copy(), new_contexts(mixture)[None, None]
 
 
 def other_cores(num_threads: int) -> list[set[int]]:

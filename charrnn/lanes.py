@@ -8,6 +8,7 @@ fraction of a window, so there is one worker a core and no thread inside a produ
 Letters: T steps, G lanes in all, B lanes of one worker, P parameters in all.
 """
 
+import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,12 +26,17 @@ from charrnn.kernels.head import PackedHead, nats_and_gradients
 from charrnn.kernels.products import padded
 from charrnn.model import CharRNN, PackedNetwork
 
+MOST_SUMMED = 4096  # characters whose gradients are summed in float16: a weight's is far below one for each
+
 
 @dataclass(frozen=True)
 class WindowResult:
-    """nats: summed over the window's targets; gradient: (P,) of that sum; state: detached."""
+    """nats: (), summed over the window's targets; gradient: (P,) of that sum; state: detached.
 
-    nats: float
+    On a GPU they may still be under way.
+    """
+
+    nats: Tensor
     gradient: Tensor
     state: State
 
@@ -100,6 +106,7 @@ class Workers:
                 None if masks is None else [mask[lanes] for mask in masks],
                 self._packed,
                 buffer,
+                self.precision,
             )
             for model, lanes, buffer in zip(
                 self._replicas, share(x.shape[1], self.num_workers), self._gradients, strict=True
@@ -110,7 +117,7 @@ class Workers:
         for result in results[1:]:
             gradient += result.gradient
         return WindowResult(
-            nats=sum(result.nats for result in results),
+            nats=torch.stack([result.nats for result in results]).sum(),
             gradient=gradient,
             state=tuple(torch.cat(parts, dim=1) for parts in zip(*(result.state for result in results), strict=True)),
         )
@@ -164,24 +171,33 @@ def window_gradient(
     masks: Sequence[Tensor] | None,
     packed: PackedNetwork | None = None,
     out: Tensor | None = None,
+    precision: Precision = "float32",
 ) -> WindowResult:
     """Run one window forward and back: backpropagation through time, truncated at its start.
 
     x, targets: (T, B) ids; state: tensors (L, B, H) from the window before, whose values
     are carried while no gradient goes back into them; masks, packed as in CharRNN.features;
-    out: (P,), memory for the gradient.
+    out: (P,), memory for the gradient; precision: that of the products, where the weights are
+    not packed in one.
     """
-    h, after = model.features(x, tuple(part.detach() for part in state), masks, packed)
+    before, scale = tuple(part.detach() for part in state), 1.0
     if packed:
+        h, after = model.features(x, before, masks, packed)
         nats = _HeadNats.apply(packed.head, h, targets, model.head.weight, model.head.bias)  # type: ignore[no-untyped-call]
     else:
-        nats = functional.cross_entropy(model.head(h).flatten(0, 1), targets.flatten(), reduction="sum")
-    gradients = torch.autograd.grad(nats, list(model.parameters()))
-    return WindowResult(
-        nats=float(nats.detach()),
-        gradient=torch.cat([gradient.flatten() for gradient in gradients], out=out),
-        state=tuple(part.detach() for part in after),
-    )
+        with torch.autocast(x.device.type, getattr(torch, precision), enabled=precision != "float32"):
+            h, after = model.features(x, before, masks)
+            logits = model.head(h)
+        if logits.dtype != torch.float64:
+            logits = logits.float()
+        nats = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+        if precision == "float16":  # whose largest number is 65,504, and a sum's gradient grows with its terms
+            scale = 2.0 ** -max(0, math.ceil(math.log2(targets.numel() / MOST_SUMMED)))
+    gradients = torch.autograd.grad(nats if scale == 1.0 else nats * scale, list(model.parameters()))
+    gradient = torch.cat([gradient.flatten() for gradient in gradients], out=out)
+    if scale != 1.0:
+        gradient /= scale
+    return WindowResult(nats.detach().double(), gradient, tuple(part.detach().to(before[0].dtype) for part in after))
 
 
 class _HeadNats(torch.autograd.Function):

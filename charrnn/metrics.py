@@ -148,7 +148,7 @@ class Event:
 class Plan(Event):
     """What a run is going to do, everything resolved. Sizes in characters and bytes.
 
-    valid is the file that is held out where it isn't the text's end.
+    valid is the file that is held out where it isn't the text's end. threads are those of each process.
     steps is None when the budget is a time: the first steps measure the speed and fix it.
     """
 
@@ -169,6 +169,7 @@ class Plan(Event):
     minutes: float | None
     device: str
     threads: int
+    processes: int
     precision: str
     notes: list[str]
     reasons: dict[str, str]

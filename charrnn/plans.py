@@ -163,6 +163,7 @@ class RunPlan:
             minutes=self.minutes,
             device=self.device,
             threads=self.threads,
+            processes=self.ranks.size,
             precision=self.precision,
             notes=list(self.notes),
             reasons=dict(self.reasons),

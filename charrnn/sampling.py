@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,9 @@ from charrnn.kernels.products import has_fast_bfloat16, product
 from charrnn.kernels.vectors import compile_apart
 from charrnn.vocab import END, UNKNOWN, Vocab
 
-SIDE_BY_SIDE = 64  # streams that share a pass over the weights
+if TYPE_CHECKING:
+    from charrnn.device_crew import DeviceCrew
+
 _FIRST_BLOCK, _LAST_BLOCK = 4, 4096  # characters drawn at a time; the text doesn't depend on it
 _SECONDS_PER_BLOCK = 0.03  # about; so that text flows, at least every 50 ms, and Ctrl-C is heard
 _MOST_WAITING = 1 << 16  # characters that a stream draws ahead of its reader
@@ -38,14 +40,16 @@ _MOST_KNOWN = 1 << 24  # characters that a repeat guard looks through in all str
 class Sampler:
     """A model ready to write."""
 
-    def __init__(self, model: ModelFile, *, threads: int | None = None, precision: str = "float32") -> None:
+    def __init__(
+        self, model: ModelFile, *, threads: int | None = None, precision: str = "float32", device: str = "cpu"
+    ) -> None:
         """Lay the model's weights out.
 
         threads: at most so many; None, as many as there are cores for. precision: in which
-        weights are stored and multiplied: float32, bfloat16, or auto, what is faster here.
-        Raises UsageError for another, ResourceError for bfloat16 where it would be emulated.
+        weights are stored and multiplied: float32, bfloat16, or auto, what is faster here; a GPU
+        has float16 too. device: cpu, cuda, cuda:N or auto; all but the first import PyTorch.
+        Raises UsageError for another, ResourceError for what isn't there or would be emulated.
         """
-        self.precision = choose_precision(precision, fast=has_fast_bfloat16())
         self.vocab = model.vocab
         self.config = model.config
         tensors, rare = model.tensors, model.vocab.id_of(UNKNOWN)
@@ -53,13 +57,24 @@ class Sampler:
             bias = np.array(tensors["head.bias"])
             bias[rare] = -np.inf
             tensors = {**tensors, "head.bias": bias}
-        mixture = model.mixture or nothing()
-        self.crew = Crew(model.config, tensors, threads or available_cores(), self.precision, mixture)
+        mixture, cores = model.mixture or nothing(), threads or available_cores()
+        self.crew: Crew | DeviceCrew
+        if device == "cpu":
+            self.precision = choose_precision(precision, fast=has_fast_bfloat16())
+            self.crew = Crew(model.config, tensors, cores, self.precision, mixture)
+        else:
+            from charrnn import cells, device_crew
+
+            place = cells.select_device(device)
+            self.precision = cells.select_precision(precision, place)
+            self.crew = device_crew.DeviceCrew(model.config, tensors, cores, self.precision, mixture, place)
 
     @classmethod
-    def load(cls, path: Path | str, *, threads: int | None = None, precision: str = "float32") -> "Sampler":
+    def load(
+        cls, path: Path | str, *, threads: int | None = None, precision: str = "float32", device: str = "cpu"
+    ) -> "Sampler":
         """Read a model file. Raises ModelFileError, and as the constructor."""
-        return cls(load_model(path), threads=threads, precision=precision)
+        return cls(load_model(path), threads=threads, precision=precision, device=device)
 
     @property
     def writes_documents(self) -> bool:
@@ -83,7 +98,7 @@ class Sampler:
         """Draw num_samples texts: an iterable of streams 0, 1, …, each to be read before the next.
 
         While one is read, those after it are drawn beside it; a pass over the weights serves
-        SIDE_BY_SIDE of them. Otherwise as `stream`.
+        a few dozen of them, or on a GPU many more. Otherwise as `stream`.
         """
         return Batch(self, SampleConfig(prompt=prompt, **settings))
 
@@ -113,9 +128,9 @@ class Batch:
         config = self.config
         self._streams.clear()
         ends = config.length >= 0 or config.lines > 0 or config.stop or END in self.sampler.vocab.chars
-        started = 0
+        started, most = 0, self.sampler.crew.side_by_side
         for number in range(config.num_samples):
-            while started < min(config.num_samples, number + (SIDE_BY_SIDE if ends else 1)):
+            while started < min(config.num_samples, number + (most if ends else 1)):
                 self._streams.append(Stream(self, started))
                 started += 1
             yield self._streams[0]
@@ -277,17 +292,20 @@ class Ending:
         return 0
 
 
-def compile_kernels(precision: str = "float32") -> None:
+def compile_kernels(precision: str = "float32", device: str = "cpu") -> None:
     """Compile the loop; quick where that was done before."""
-    compile_apart(product, f"sample-{precision}", f"from charrnn import sampling; sampling.run_kernels({precision!r})")
-    run_kernels(precision)
+    arguments = (precision, device)
+    name = f"sample-{precision}-{device.partition(':')[0]}"
+    compile_apart(product, name, f"from charrnn import sampling; sampling.run_kernels{arguments}")
+    run_kernels(*arguments)
 
 
-def run_kernels(precision: str) -> None:
+def run_kernels(precision: str, device: str = "cpu") -> None:
     """Draw from a toy network."""
     config = ModelConfig("gru", vocab_size=1, embedding_dim=1, hidden_size=1, num_layers=2)
     zeros = {name: np.zeros(shape, np.float32) for name, shape in config.tensor_shapes().items()}
-    list(Sampler(ModelFile(config, Vocab("a"), zeros, {}, {}), precision=precision).stream(length=1, seed=0))
+    sampler = Sampler(ModelFile(config, Vocab("a"), zeros, {}, {}), precision=precision, device=device)
+    list(sampler.stream(length=1, seed=0))
 
 
 def random_seed() -> int:

@@ -10,7 +10,6 @@ Letters: G lanes, T steps in a window, P parameters, V vocabulary.
 import math
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -18,12 +17,13 @@ import torch
 from torch import Tensor
 
 from charrnn import sampling
-from charrnn.batches import EVERY_LANE, Window, read_window
+from charrnn.batches import EVERY_LANE, Step, next_step
 from charrnn.budget import Pace, evaluation_is_due, valid_part
 from charrnn.config import Cell, ModelConfig, Precision, TrainConfig
 from charrnn.distributed import Ranks
 from charrnn.errors import CharrnnError, DivergenceError, Interrupted
 from charrnn.evaluation import evaluate
+from charrnn.feed import Feed, to_device
 from charrnn.keeping import (
     evaluate_and_keep,
     finish,
@@ -51,6 +51,7 @@ from charrnn.writer import Writer
 WARM_UP_STEPS = 200  # or a quarter of a short run: a high rate ruins a network that begins with it
 FINAL_RATE = 0.02  # of the peak
 NUM_PROGRESS = 500  # progress events in a run
+HEARD_EVERY = 32  # steps of a GPU
 
 
 def learning_rate(step: int, *, peak: float, num_steps: int | None, start: int = 0) -> float:
@@ -139,32 +140,32 @@ def train_steps(
 ) -> Iterator[Event]:
     """The loop."""
     config, device = plan.training, torch.device(plan.device)
+    feed, words = Feed(plan.learnt, device), list[Tensor]()
     while not (is_at_end(state) or is_hopeless(state, config)):
         # read the next window of every lane; a new pass starts from no state
         pace.begin_step()
-        window = next_window(state, plan)
-        if window.starts_pass:
-            state.hidden = state.model.initial_state(window.x.shape[1])
+        step = step_of(state, plan)
+        if step.starts_pass:
+            state.hidden = state.model.initial_state(len(step.starts))
 
         # forward and backward
-        x, targets = (torch.from_numpy(array).to(device) for array in (window.x, window.targets))
         masks = dropout_masks(state, config, device, plan.lanes), weight_masks(state, config, device)
-        result = workers.window_gradient(x, targets, state.hidden, *masks)
+        result = workers.window_gradient(*feed.window(step), state.hidden, *masks)
         asked = stop.signal_number is not None, plan.ranks.is_first and pace.state_is_due()
-        result, (stopping, saving) = add_up(plan.ranks, result, asked)
+        words.append(add_up(plan.ranks, result, asked))
 
         # clip the mean's gradient and update
         share = learning_rate(state.step, peak=1.0, num_steps=state.num_steps, start=state.schedule_start)
         rate = share * state.rate_factor * config.learning_rate
-        apply_gradient(state, result, window.num_targets, rate=rate, grad_clip=config.grad_clip)
-        state.hidden, state.cursor = result.state, window.after
+        apply_gradient(state, result, step.num_targets, rate=rate, grad_clip=config.grad_clip)
+        state.hidden, state.cursor = result.state, step.after
         state.step += 1
         state.follow(share)
-        state.recent_nats += result.nats
-        state.recent_chars += window.num_targets
+        state.recent_chars += step.num_targets
+        stopping, saving = hear(state, words) if is_heard(state, device) else (False, False)
 
         # the first steps measure the speed, which fixes the number of steps
-        pace.end_step(window.num_targets)
+        pace.end_step(step.num_targets)
         if state.num_steps is None and (left := steps_left(plan, pace)):
             fix_num_steps(state, plan, state.step + left)
 
@@ -185,21 +186,44 @@ def train_steps(
             raise Interrupted(message, signal_number=stop.signal_number or signal.SIGTERM)
 
 
-def next_window(state: TrainState, plan: RunPlan) -> Window:
-    """The window at the cursor, of this rank's lanes."""
+def step_of(state: TrainState, plan: RunPlan) -> Step:
+    """What is read at the cursor, of this rank's lanes."""
     config = plan.training
     sizes = {"batch_size": config.batch_size, "seq_len": config.seq_len}
-    return read_window(plan.learnt, state.cursor, **sizes, seed=config.seed, lanes=plan.lanes)
+    return next_step(len(plan.learnt), state.cursor, **sizes, seed=config.seed, lanes=plan.lanes)
 
 
-def add_up(ranks: Ranks, result: WindowResult, asked: Sequence[bool]) -> tuple[WindowResult, list[bool]]:
-    """The sums over all ranks' lanes; and what any of them asks for, which all of them then do."""
-    if ranks.size == 1:
-        return result, list(asked)
-    word = torch.tensor([result.nats, *asked], dtype=torch.float32, device=result.gradient.device)
-    ranks.add(result.gradient, word)
-    nats, *asking = word.tolist()
-    return replace(result, nats=nats), [times > 0 for times in asking]
+def add_up(ranks: Ranks, result: WindowResult, asked: Sequence[bool]) -> Tensor:
+    """Make the result's gradient that of all ranks' lanes; return their nats, and how many ask for each thing.
+
+    What any rank asks for all of them then do.
+    """
+    asking = torch.tensor(asked, dtype=torch.float64).to(result.nats.device)
+    word = torch.cat([result.nats.view(1), asking])
+    if ranks.size > 1:
+        word = word.to(result.gradient.dtype)
+        ranks.add(result.gradient, word)
+    return word
+
+
+def is_heard(state: TrainState, device: torch.device) -> bool:
+    """Whether the step that was just done is waited for: each one on a CPU, some on a GPU, which works ahead."""
+    evaluated = evaluation_is_due(state.since_start(state.step), state.since_start(state.evaluated_step), state.span)
+    return device.type == "cpu" or state.step % HEARD_EVERY == 0 or evaluated or is_due(state, NUM_PROGRESS)
+
+
+def hear(state: TrainState, words: list[Tensor]) -> list[bool]:
+    """Take note of the steps' nats, and forget the words; whether anything was asked for in them.
+
+    Raises DivergenceError where a loss is not finite.
+    """
+    steps = torch.stack(words).tolist()
+    words.clear()
+    for nats, *_ in steps:
+        if not math.isfinite(nats):
+            raise DivergenceError(f"training diverged by step {state.step}: the loss is not finite")
+        state.recent_nats += nats
+    return [any(asking) for asking in list(zip(*steps, strict=True))[1:]]
 
 
 def steps_left(plan: RunPlan, pace: Pace) -> int:
@@ -302,7 +326,7 @@ def dropout_masks(
         return None
     sizes = state.model.config
     return [
-        torch.from_numpy(
+        to_device(
             dropout_mask(
                 config.dropout,
                 seed=config.seed,
@@ -310,8 +334,9 @@ def dropout_masks(
                 layer=layer,
                 lanes=range(config.batch_size)[lanes],
                 hidden_size=sizes.hidden_size,
-            )
-        ).to(device)
+            ),
+            device,
+        )
         for layer in range(sizes.num_layers)
     ]
 
@@ -321,9 +346,9 @@ def weight_masks(state: TrainState, config: TrainConfig, device: torch.device) -
     if config.weight_drop == 0.0:
         return None
     return [
-        torch.from_numpy(
-            weight_mask(config.weight_drop, seed=config.seed, step=state.step, layer=layer, shape=weight.shape)
-        ).to(device)
+        to_device(
+            weight_mask(config.weight_drop, seed=config.seed, step=state.step, layer=layer, shape=weight.shape), device
+        )
         for layer, weight in enumerate(recurrent_weights(state.model))
     ]
 
@@ -331,15 +356,17 @@ def weight_masks(state: TrainState, config: TrainConfig, device: torch.device) -
 def apply_gradient(state: TrainState, result: WindowResult, num_targets: int, *, rate: float, grad_clip: float) -> None:
     """Turn a sum's gradient (P,) into the mean's, clip its norm and let AdamW take a step.
 
-    Raises DivergenceError, with nothing changed, where the norm or the loss is not finite.
+    Raises DivergenceError, with nothing changed, where the norm or the loss is not finite; not on
+    a GPU, which isn't waited for: there the next loss isn't finite either.
     """
     gradient, where = result.gradient, f"training diverged at step {state.step}"
-    norm = float(gradient.norm()) / num_targets
-    if not math.isfinite(result.nats):
-        raise DivergenceError(f"{where}: the loss is not finite")
-    if not math.isfinite(norm):
-        raise DivergenceError(f"{where}: the gradient is not finite")
-    gradient *= min(1.0, grad_clip / (norm + 1e-12)) / num_targets
+    norm = gradient.norm().double() / num_targets
+    if gradient.device.type == "cpu":
+        if not math.isfinite(result.nats):
+            raise DivergenceError(f"{where}: the loss is not finite")
+        if not math.isfinite(norm):
+            raise DivergenceError(f"{where}: the gradient is not finite")
+    gradient *= torch.clamp(grad_clip / (norm + 1e-12), max=1.0) / num_targets
     start = 0
     for parameter in state.model.parameters():
         parameter.grad = gradient[start : start + parameter.numel()].view_as(parameter)

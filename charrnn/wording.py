@@ -96,6 +96,8 @@ def plan_lines(plan: Plan, *, with_reasons: bool = False) -> str:
     budget = f"{plan.steps:,} steps" if plan.steps else f"{plan.minutes:g} minutes"
     texts = ", ".join(os.path.basename(path) for path in plan.texts[:3]) + (", …" if len(plan.texts) > 3 else "")
     threads = f"{plan.threads} thread{'s' * (plan.threads > 1)}"
+    if plan.processes > 1:
+        threads = f"{plan.processes} processes of {threads}"
     weights = f", of weights {training['weight_drop']:g}" if training.get("weight_drop") else ""
     part = f"the last {plan.num_valid_chars:,}" if plan.valid is None else one_line(os.path.basename(plan.valid))
     test = f", {plan.num_test_chars:,} after them for the test" if plan.num_test_chars else ""

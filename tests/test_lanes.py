@@ -85,10 +85,10 @@ def test_dropped_weights_count_in_one_window_alone(cell, kernels, monkeypatch):
     masks = [torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(k)) * 1.5 for k in range(2)]
     with Workers(model, num_workers=2, precision="float32") as workers:
         found = workers.window_gradient(x, targets, model.initial_state(4), None, masks)
-        found = found.nats, found.gradient.clone()
+        found = float(found.nats), found.gradient.clone()
         plain = workers.window_gradient(x, targets, model.initial_state(4), None)
     assert all((before[name] == array).all() for name, array in model.to_arrays().items())
-    assert plain.nats != pytest.approx(found[0], rel=1e-5)
+    assert float(plain.nats) != pytest.approx(found[0], rel=1e-5)
 
     leaves = {name: parameter.detach().clone().requires_grad_() for name, parameter in model.named_parameters()}
     masked = {
@@ -119,7 +119,7 @@ def test_lanes_add_up(kernels):
         window_gradient(model, x[:, part], targets[:, part], model.initial_state(2), [m[part] for m in masks], packed)
         for part in (slice(0, 2), slice(2, 4))
     ]
-    assert whole.nats == pytest.approx(sum(half.nats for half in halves), rel=1e-5)
+    assert float(whole.nats) == pytest.approx(sum(float(half.nats) for half in halves), rel=1e-5)
     assert relative_error(whole.gradient, halves[0].gradient + halves[1].gradient) < 1e-5
 
 
@@ -141,9 +141,44 @@ def test_our_kernels_give_the_gradient_that_pytorch_gives(cell):
         found = window_gradient(model, x, targets, state, masks, model.pack(precision))
         bound = 1e-5 if precision == "float32" else 1e-2
         assert relative_error(found.gradient, wanted.gradient.float()) < bound
-        assert found.nats == pytest.approx(wanted.nats, rel=bound)
+        assert float(found.nats) == pytest.approx(float(wanted.nats), rel=bound)
         for part, want in zip(found.state, wanted.state, strict=True):
             assert relative_error(part, want.float()) < bound
+
+
+@pytest.mark.parametrize(
+    ("cell", "precision", "bound"),  # a CPU has no LSTM in float16
+    [*((cell, "bfloat16", 2e-2) for cell in CELLS), ("rnn", "float16", 4e-3), ("gru", "float16", 4e-3)],
+)
+def test_pytorchs_layers_may_round_their_products(cell, precision, bound):
+    """As they do on a GPU: gradients and state are float32, and near those of float32 products."""
+    config = ModelConfig(cell=cell, vocab_size=65, embedding_dim=5, hidden_size=32, num_layers=2)
+    model = CharRNN(config, seed=3)
+    generator = torch.Generator().manual_seed(4)
+    x, targets = torch.randint(0, 65, (2, 70, 99), generator=generator)
+    masks = [(torch.rand(99, 32, generator=generator) < 0.7) / 0.7 for _ in range(2)]
+    state = tuple(torch.randn(2, 99, 32, generator=generator) for _ in range(config.num_states))
+    wanted = window_gradient(model, x, targets, state, masks)
+    found = window_gradient(model, x, targets, state, masks, precision=precision)
+    error = relative_error(found.gradient, wanted.gradient)
+    assert 1e-5 < error < bound
+    assert found.gradient.dtype == torch.float32
+    assert float(found.nats) == pytest.approx(float(wanted.nats), rel=bound)
+    for part, want in zip(found.state, wanted.state, strict=True):
+        assert part.dtype == torch.float32
+        assert relative_error(part, want) < bound
+
+
+def test_a_sum_of_many_gradients_fits_float16():
+    """Of so many characters that the sum itself would not: all want the same of one weight."""
+    config = ModelConfig(cell="rnn", vocab_size=2, embedding_dim=2, hidden_size=2, num_layers=1)
+    model = CharRNN(config, seed=3)
+    x = torch.zeros(200, 1000, dtype=torch.int64)
+    state = model.initial_state(1000)
+    wanted = window_gradient(model, x, x, state, None)
+    assert float(wanted.gradient.abs().max()) > 65_504
+    found = window_gradient(model, x, x, state, None, precision="float16")
+    assert relative_error(found.gradient, wanted.gradient) < 1e-2
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 5])
@@ -156,10 +191,10 @@ def test_workers_together_are_one(num_workers):
     alone = window_gradient(model, x, targets, model.initial_state(11), masks, model.pack())
     with Workers(model, num_workers=num_workers, precision="float32") as workers:
         found, again = (
-            (result.nats, result.gradient.clone(), result.state)
+            (float(result.nats), result.gradient.clone(), result.state)
             for result in (workers.window_gradient(x, targets, model.initial_state(11), masks) for _ in range(2))
         )
-    assert found[0] == pytest.approx(alone.nats, rel=1e-6)
+    assert found[0] == pytest.approx(float(alone.nats), rel=1e-6)
     assert relative_error(found[1], alone.gradient) < 1e-5
     for part, want, same in zip(found[2], alone.state, again[2], strict=True):
         assert part.shape == want.shape

@@ -42,6 +42,7 @@ EVENTS = {
         minutes=5.0,
         device="cpu",
         threads=2,
+        processes=1,
         precision="float32",
         notes=["a note"],
         reasons={"cell": "a reason"},

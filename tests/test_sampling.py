@@ -290,7 +290,7 @@ def test_a_text_depends_on_neither_threads_nor_its_neighbours(busy, monkeypatch,
     assert len(set(texts)) == 5
     nats = [stream.nats for stream in alone.streams("abc", num_samples=5, **settings) if "".join(stream)]
     for threads, beside, block in [(1, 64, 16), (2, 64, 16), (3, 2, 7), (7, 3, 300)]:
-        monkeypatch.setattr(sampling, "SIDE_BY_SIDE", beside)
+        monkeypatch.setattr(crew.Crew, "side_by_side", beside)
         monkeypatch.setattr(sampling, "_FIRST_BLOCK", block)
         streams = Sampler(file, threads=threads, precision=precision).streams("abc", num_samples=5, **settings)
         found = [("".join(stream), stream.nats) for stream in streams]

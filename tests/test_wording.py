@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ PLAN = Plan(
     minutes=None,
     device="cpu",
     threads=2,
+    processes=1,
     precision="float32",
     notes=[],
     reasons={"hidden_size": "as many as pay"},
@@ -60,6 +62,7 @@ PROGRESS = Progress(
 # an event, and what a person must find in its description; None: nothing is said
 DESCRIBED: list[tuple[Event, tuple[str, ...] | None]] = [
     (PLAN, ("poems.txt", "4,068", "407 held out", "gru 1x16", "5,556", "1,500 steps of 4x", "12 MB", "'poems'")),
+    (replace(PLAN, processes=4), ("cpu, 4 processes of 2 threads, float32",)),
     (Resumed(5, "going on from step 5"), ("going on from step 5",)),
     (PROGRESS, None),
     (

@@ -241,6 +241,38 @@ def draw(logits: Floats, uniform: float, temperature: float) -> int:
     return last
 
 
+@inlined
+def new_rooms(logits: Floats) -> tuple[Floats, NDArray[np.float64]]:
+    """Room for what choose computes from a row of logits (S, V)."""
+    return np.empty(logits.shape[1], np.float32), np.empty(logits.shape[1])
+
+
+@inlined
+def choose(
+    filters: Filters,
+    free: Floats,
+    known: NDArray[np.int64],
+    uniform: float,
+    contexts: NDArray[np.int32],
+    mixture: Mixture,
+    rooms: tuple[Floats, NDArray[np.float64]],
+) -> float:
+    """Draw the last of a stream's known characters, by the network's logits (V,); return what it costs.
+
+    The logits become the mixture's.
+    """
+    allowed, room = rooms
+    if len(mixture.weights) > 0:
+        mix(mixture, contexts, free, room)
+    for v in range(len(free)):
+        allowed[v] = free[v]
+    if filters.no_repeat_ngram > 0:
+        forbid_repeats(allowed, known[:-1], filters.no_repeat_ngram)
+    filter_logits(allowed, filters.top_k, filters.top_p, filters.min_p)
+    known[len(known) - 1] = draw(allowed, uniform, filters.temperature)
+    return surprisal(free, known[len(known) - 1])
+
+
 @compiled
 def generate(
     part: Part,
@@ -268,7 +300,7 @@ def generate(
     num_streams, count = uniforms.shape
     buffers, chars = new_buffers(part, num_streams), np.empty(num_streams, np.int64)
     logits = np.empty((num_streams, len(part.head) * BLOCK), np.float32)
-    allowed, room = np.empty(team.logits.shape[1], np.float32), np.empty(team.logits.shape[1])
+    rooms = new_rooms(team.logits)
     for layer in range(len(h)):
         for stream in range(rank, num_streams, team.size):
             narrow(h[layer, stream], team.outputs[0, layer, stream])
@@ -288,14 +320,30 @@ def generate(
                 team.logits[stream, part.first_char + v] = logits[stream, v] + part.head_bias[v]
         meet(team.barrier, team.size)
         for stream in range(rank, num_streams, team.size):
-            free, place = team.logits[stream], starts[stream] + drawn
-            if len(mixture.weights) > 0:
-                mix(mixture, contexts[0, stream], free, room)
-            for v in range(len(free)):
-                allowed[v] = free[v]
-            if filters.no_repeat_ngram > 0:
-                forbid_repeats(allowed, ids[stream, :place], filters.no_repeat_ngram)
-            filter_logits(allowed, filters.top_k, filters.top_p, filters.min_p)
-            ids[stream, place] = draw(allowed, uniforms[stream, drawn], filters.temperature)
-            nats[stream, drawn] = surprisal(free, ids[stream, place])
+            free, known = team.logits[stream], ids[stream, : starts[stream] + drawn + 1]
+            nats[stream, drawn] = choose(
+                filters, free, known, uniforms[stream, drawn], contexts[0, stream], mixture, rooms
+            )
         meet(team.barrier, team.size)
+
+
+@compiled
+def choose_each(
+    filters: Filters,
+    logits: Floats,
+    ids: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    drawn: int,
+    uniforms: NDArray[np.float64],
+    contexts: NDArray[np.int32],
+    nats: NDArray[np.float64],
+    mixture: Mixture,
+) -> None:
+    """Draw character number `drawn` of each stream from a network's logits (S, V); the rest as generate's."""
+    rooms = new_rooms(logits)
+    for stream in range(len(ids)):
+        known = ids[stream, : starts[stream] + drawn + 1]
+        follow(mixture.trie, contexts[0, stream], known[len(known) - 2])
+        nats[stream, drawn] = choose(
+            filters, logits[stream], known, uniforms[stream, drawn], contexts[0, stream], mixture, rooms
+        )
