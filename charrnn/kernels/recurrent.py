@@ -308,8 +308,7 @@ def backward(
             row, next_row = (t - start) * num_lanes, (t - start + 1) * num_lanes
             for b in range(num_lanes):
                 if resets[t, b]:
-                    for i in range(size):  # numba takes seconds to compile an array's assignment
-                        before[t - start, b, i] = nothing[i]
+                    before[t - start, b] = nothing[0]  # a number: an array's assignment takes seconds to compile
                 output_gradient(dy[t, b], mask[b : b + 1], dh[b], carry[b], d)
                 if packed.cell == RNN:
                     rnn_back(d, y[t + 1, b], scratch)
