@@ -675,7 +675,8 @@ def main() -> NoReturn:
     except (ElsewhereError, OutputClosed) as error:
         code = error.exit_code
     except Interrupted as error:
-        complain(str(error))
+        if Ranks.of_environment().is_first:
+            complain(str(error))
         end_by(error.signal_number)
         code = error.exit_code
     except CharrnnError as error:

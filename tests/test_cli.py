@@ -1493,7 +1493,7 @@ OPTIONS = {
     ),
     "sample": (
         fields(SampleConfig),
-        {"--model", "--prompt-file", "--echo", "--null", "--threads", "--precision", "--json", "--quiet"},
+        {"--model", "--prompt-file", "--echo", "--null", "--threads", "--precision", "--device", "--json", "--quiet"},
     ),
     "eval": (
         {"--encoding", "--errors"},

@@ -293,19 +293,19 @@ def ranks_of(process):
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the ranks in /proc")
 def test_a_killed_rank_is_started_again_and_the_run_ends_the_same(place):
     """With torchrun's own restarts: bit for bit, also where the command says --fresh."""
-    words = ["train", "made.txt", *TRAIN, "--steps", "600"]
+    words = ["train", "made.txt", *TRAIN, "--steps", "300"]
     undisturbed = torchrun(place, *words, "--run", "a")
     out, err = undisturbed.communicate(timeout=200)
     assert (undisturbed.returncode, out) == (0, "checkpoints/a/model.safetensors\n"), err
     killed = torchrun(
         place, *words, "--run", "b", "--fresh", "--save-every", "0", options=("--standalone", "--max-restarts", "2")
     )
-    wait_until(lambda: len(logged(place, "b")) > 100, killed)
+    wait_until(lambda: len(logged(place, "b")) > 60, killed)
     os.kill(ranks_of(killed)[1], signal.SIGKILL)
     out, err = killed.communicate(timeout=200)
     assert killed.returncode == 0, err
     assert "another process of this run is gone" in err
-    assert any(event["event"] == "resumed" and event["step"] > 50 for event in logged(place, "b"))
+    assert any(event["event"] == "resumed" and event["step"] > 20 for event in logged(place, "b"))
     models = [(place / "checkpoints" / run / "model.safetensors").read_bytes() for run in "ab"]
     assert models[0] == models[1]
 
