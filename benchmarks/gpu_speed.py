@@ -73,7 +73,8 @@ def our_step(workers: Workers, lanes: int, device: torch.device) -> Callable[[],
 
     def step() -> None:
         result = workers.window_gradient(x, y, state.hidden, None)
-        words.append(add_up(ALONE, result, (False, False)))
+        result, word = add_up(ALONE, result, (False, False))
+        words.append(word)
         apply_gradient(state, result, x.numel(), rate=1e-4, grad_clip=1.0)
         state.hidden = result.state
         if len(words) == HEARD_EVERY:

@@ -81,7 +81,8 @@ def measure(options: argparse.Namespace, ranks: Ranks) -> dict[str, Any]:
 
         def step() -> None:
             result = mine()
-            add_up(ranks, result, (False, False)).tolist()
+            result, word = add_up(ranks, result, (False, False))
+            word.tolist()
             apply_gradient(state, result, STEPS * options.lanes, rate=1e-5, grad_clip=1.0)
 
         result = mine()

@@ -10,6 +10,7 @@ Letters: G lanes, T steps in a window, P parameters, V vocabulary.
 import math
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -152,7 +153,8 @@ def train_steps(
         masks = dropout_masks(state, config, device, plan.lanes), weight_masks(state, config, device)
         result = workers.window_gradient(*feed.window(step), state.hidden, *masks)
         asked = stop.signal_number is not None, plan.ranks.is_first and pace.state_is_due()
-        words.append(add_up(plan.ranks, result, asked))
+        result, word = add_up(plan.ranks, result, asked)
+        words.append(word)
 
         # clip the mean's gradient and update
         share = learning_rate(state.step, peak=1.0, num_steps=state.num_steps, start=state.schedule_start)
@@ -193,17 +195,18 @@ def step_of(state: TrainState, plan: RunPlan) -> Step:
     return next_step(len(plan.learnt), state.cursor, **sizes, seed=config.seed, lanes=plan.lanes)
 
 
-def add_up(ranks: Ranks, result: WindowResult, asked: Sequence[bool]) -> Tensor:
-    """Make the result's gradient that of all ranks' lanes; return their nats, and how many ask for each thing.
+def add_up(ranks: Ranks, result: WindowResult, asked: Sequence[bool]) -> tuple[WindowResult, Tensor]:
+    """The nats and the gradient of all ranks' lanes; and these nats beside how many ranks ask for each thing.
 
-    What any rank asks for all of them then do.
+    What any of them asks for all then do; and all find the same numbers, so none alone takes
+    a step for diverged.
     """
     asking = torch.tensor(asked, dtype=torch.float64).to(result.nats.device)
     word = torch.cat([result.nats.view(1), asking])
     if ranks.size > 1:
         word = word.to(result.gradient.dtype)
         ranks.add(result.gradient, word)
-    return word
+    return replace(result, nats=word[0]), word
 
 
 def is_heard(state: TrainState, device: torch.device) -> bool:

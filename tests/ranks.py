@@ -6,16 +6,18 @@ What a rank found out it leaves in FOLDER/<rank>.json.
 """
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from charrnn import training as loop
 from charrnn.distributed import Ranks, joined
 from charrnn.errors import CharrnnError, InputError, Interrupted
 from charrnn.evaluation import evaluate
-from charrnn.metrics import Evaluated, Finished, Progress
+from charrnn.metrics import Evaluated, Finished, Progress, Warned
 from charrnn.model import CharRNN
 from charrnn.runs import Log, StopRequest
 from charrnn.training import train
@@ -80,6 +82,8 @@ def trained(plan, *, stop_at=None, stopper=0):
                 log.append(event.record())
             if isinstance(event, (Progress, Evaluated, Finished)):
                 told.append([event.event, event.step, event.nats_per_char])
+            if isinstance(event, Warned):
+                told.append([event.message, event.step, 0.0])
             if event.step == stop_at and plan.ranks.rank == stopper:
                 stop.signal_number = 15
     except Interrupted as error:
@@ -102,6 +106,19 @@ def rest(ranks, folder):
     return {"gru": trained(plan_in(folder, "gru", ranks))}
 
 
+def diverging(ranks, folder):
+    """A run in which the last rank's loss is no number, once."""
+    add_up, steps = loop.add_up, []
+
+    def add_up_badly(all_ranks, result, asked):
+        steps.append(result)
+        ill = len(steps) == 10 and ranks.rank == ranks.size - 1
+        return add_up(all_ranks, replace(result, nats=result.nats * math.nan) if ill else result, asked)
+
+    loop.add_up = add_up_badly
+    return {"gru": trained(plan_in(folder, "gru", ranks))}
+
+
 def scoring(ranks, folder):
     """The score of a text, of stretches of it, and of one too short for all ranks."""
     corpus = make_corpus(make_text(30_000))
@@ -120,7 +137,7 @@ def lost(ranks, folder):
     return {"error": problem(lambda: [ranks.add(torch.ones(1000)) for _ in range(1000)])}
 
 
-TASKS = {task.__name__: task for task in (messages, training, sitting, rest, scoring, lost)}
+TASKS = {task.__name__: task for task in (messages, training, sitting, rest, diverging, scoring, lost)}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -204,6 +204,16 @@ def test_equal_runs_of_as_many_are_equal_bytes(tmp_path):
     assert digests(plan) == expected
 
 
+def test_what_is_not_finite_in_one_sends_all_back(tmp_path):
+    """To the same state, and on with half the rate."""
+    first, second = (word["gru"] for word in together(2, "diverging", tmp_path))
+    assert first == second
+    ((message, step, _),) = [row for row in first if "finite" in row[0]]
+    assert "the loss is not finite" in message
+    assert step < 10
+    assert first[-1][:2] == ["finished", 24]
+
+
 @pytest.mark.parametrize("sizes", [(2, 3), (3, 1), (1, 2)], ids=str)
 def test_another_number_of_ranks_goes_on(tmp_path, sizes):
     """The lanes are shared anew; losses and scores are those of an uninterrupted run."""
