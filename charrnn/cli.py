@@ -325,7 +325,7 @@ def find_base(place: "Run", given: dict[str, Any], *, fresh: bool) -> tuple[dict
 
 def run_plan(plan: "RunPlan", view: console.TrainView) -> bool:
     """Carry a plan out, logging and showing what happens. Returns whether there was anything left to do."""
-    from charrnn import keeping, metrics, runs, training
+    from charrnn import keeping, metrics, precompilation, runs, training
 
     log = runs.Log(plan.run)
     if plan.done and not plan.ranks.is_first:
@@ -339,7 +339,7 @@ def run_plan(plan: "RunPlan", view: console.TrainView) -> bool:
             log.append(finished.record())
         return False
     with plan.ranks.first_here("kernels"), console.patience(COMPILING, quiet=view.quiet):
-        training.compile_kernels(plan.model.cell, plan.precision, plan.device)
+        precompilation.for_training(plan.precision, plan.device)
     try:
         with runs.catching_signals(view.stopping) as stop:
             for event in training.train(plan, stop=stop):
@@ -417,7 +417,7 @@ def sample(
     Filters come in this order: --no-repeat-ngram, --top-k, --top-p, --min-p, then --temp.
     """
     given = settings(locals())
-    from charrnn import runs, sampling
+    from charrnn import precompilation, runs, sampling
 
     if prompt_file is not None:
         from charrnn import cache, corpus
@@ -437,7 +437,7 @@ def sample(
     if json and chosen.length < 0 and not (chosen.lines or chosen.stop or sampler.writes_documents):
         raise UsageError("--json prints a sample when it is whole, so it needs an end: --length, --lines or --stop")
     with console.patience(COMPILING, quiet=quiet):
-        sampling.compile_kernels(precision, device)
+        precompilation.for_sampling(sampler.precision, device)
     streams = sampler.streams(**dataclasses.asdict(chosen))
     if seed is None and not quiet and not json:
         console.note(f"seed {chosen.seed}")
@@ -505,7 +505,7 @@ def evaluate(
         raise UsageError("--adapt-rate, between 0 and 1, says how fast --adapt goes; it takes both")
     if html is not None:
         check_target(html)
-    from charrnn import cache, checkpoint, passages, runs, sampling
+    from charrnn import cache, checkpoint, passages, precompilation, runs
 
     path = runs.find_model(model)
     file = checkpoint.load_model(path)
@@ -522,14 +522,13 @@ def evaluate(
     from charrnn import assessment, review
     from charrnn.model import CharRNN
 
+    with console.patience(COMPILING):
+        precompilation.for_training("float32", str(target)) if adapt else precompilation.for_scoring(str(target))
     network = CharRNN.from_arrays(file.config, file.tensors).to(target)
     if itemised:
         review.print_items(network, file, passage, per_line=per_line, per_char=per_char, worst=worst, json=json)
     if not whole:
         return
-    if yardsticks:
-        with console.patience(COMPILING):
-            sampling.compile_kernels("float32")
     with console.patience("scoring the text"):
         found = assessment.assess(
             *(file, network, passage, corpus.train_ids if corpus else None),

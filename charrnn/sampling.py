@@ -18,15 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.checkpoint import ModelFile, load_model
-from charrnn.config import ModelConfig, SampleConfig, available_cores, choose_precision
+from charrnn.config import SampleConfig, available_cores, choose_precision
 from charrnn.crew import Crew, State
 from charrnn.errors import UsageError
 from charrnn.kernels.counters import uniforms
 from charrnn.kernels.generation import Filters
 from charrnn.kernels.mixing import nothing
-from charrnn.kernels.products import has_fast_bfloat16, product
-from charrnn.kernels.vectors import compile_apart
-from charrnn.vocab import END, UNKNOWN, Vocab
+from charrnn.kernels.products import has_fast_bfloat16
+from charrnn.vocab import END, UNKNOWN
 
 if TYPE_CHECKING:
     from charrnn.device_crew import DeviceCrew
@@ -290,22 +289,6 @@ class Ending:
             if any(stop.startswith(self._held[-count:]) for stop in self._stops):
                 return count
         return 0
-
-
-def compile_kernels(precision: str = "float32", device: str = "cpu") -> None:
-    """Compile the loop; quick where that was done before."""
-    arguments = (precision, device)
-    name = f"sample-{precision}-{device.partition(':')[0]}"
-    compile_apart(product, name, f"from charrnn import sampling; sampling.run_kernels{arguments}")
-    run_kernels(*arguments)
-
-
-def run_kernels(precision: str, device: str = "cpu") -> None:
-    """Draw from a toy network."""
-    config = ModelConfig("gru", vocab_size=1, embedding_dim=1, hidden_size=1, num_layers=2)
-    zeros = {name: np.zeros(shape, np.float32) for name, shape in config.tensor_shapes().items()}
-    sampler = Sampler(ModelFile(config, Vocab("a"), zeros, {}, {}), precision=precision, device=device)
-    list(sampler.stream(length=1, seed=0))
 
 
 def random_seed() -> int:

@@ -13,17 +13,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from charrnn import sampling
+from charrnn import precompilation
 from charrnn.batches import EVERY_LANE, Step, next_step
 from charrnn.budget import Pace, evaluation_is_due, valid_part
-from charrnn.config import Cell, ModelConfig, Precision, TrainConfig
+from charrnn.config import Precision, TrainConfig
 from charrnn.distributed import Ranks
 from charrnn.errors import CharrnnError, DivergenceError, Interrupted
-from charrnn.evaluation import evaluate
 from charrnn.feed import Feed, to_device
 from charrnn.keeping import (
     evaluate_and_keep,
@@ -35,18 +33,13 @@ from charrnn.keeping import (
     until_saved,
 )
 from charrnn.kernels.counters import dropout_mask, weight_mask
-from charrnn.kernels.products import product
-from charrnn.kernels.vectors import compile_apart
 from charrnn.lanes import WindowResult, Workers, recurrent_weights
 from charrnn.metrics import Event, Finished, Progress, Resumed, Stopped, Warned
-from charrnn.mixture import make
-from charrnn.model import CharRNN
 from charrnn.ngram import MOST_COUNTED
 from charrnn.plans import RunPlan
 from charrnn.runs import OF_A_SITTING, StopRequest
 from charrnn.standing import MAX_ROLLBACKS
 from charrnn.state import TrainState
-from charrnn.withholding import withhold
 from charrnn.writer import Writer
 
 WARM_UP_STEPS = 200  # or a quarter of a short run: a high rate ruins a network that begins with it
@@ -81,7 +74,7 @@ def train(plan: RunPlan, *, stop: StopRequest | None = None) -> Iterator[Event]:
     stop = stop or StopRequest()
     state = starting_state(plan, torch.device(plan.device))
     precision = cast(Precision, plan.precision)
-    compile_kernels(plan.model.cell, plan.precision, plan.device)  # outside the budget
+    precompilation.for_training(plan.precision, plan.device)  # outside the budget
     with (
         Writer(plan.run, idle=not plan.ranks.is_first) as writer,
         Workers(state.model, num_workers=plan.num_workers, precision=precision) as workers,
@@ -238,26 +231,6 @@ def steps_left(plan: RunPlan, pace: Pace) -> int:
         num_counted = min(plan.corpus.num_train, MOST_COUNTED) if len(plan.learnt.starts) else 0
         left = pace.steps_left(plan.seconds, num_valid=len(plan.corpus.valid_ids), num_counted=num_counted)
     return plan.ranks.said(left)
-
-
-def compile_kernels(cell: Cell, precision: str, device: str) -> None:
-    """Compile what a run needs; quick where that was done before."""
-    if device == "cpu":
-        code = f"from charrnn import training; training.run_kernels{(cell, precision, device)}"
-        compile_apart(product, f"train-{cell}-{precision}", code)
-    run_kernels(cell, precision, device)
-
-
-def run_kernels(cell: Cell, precision: str, device: str) -> None:
-    """Train, score and sample toy networks."""
-    config = ModelConfig(cell, vocab_size=2, embedding_dim=1, hidden_size=2, num_layers=2)
-    model = CharRNN(config).to(torch.device(device))
-    x = torch.zeros(2, 1, dtype=torch.int64, device=device)
-    with Workers(model, num_workers=1, precision=cast(Precision, precision)) as workers:
-        workers.window_gradient(x, x, model.initial_state(1), None)
-    evaluate(model, np.zeros(2, np.uint8), context=np.zeros(1, np.uint8))
-    make(model, withhold(np.zeros(50_000, np.uint8), vocab_size=2))
-    sampling.run_kernels("float32")
 
 
 def starting_state(plan: RunPlan, device: torch.device) -> TrainState:

@@ -201,25 +201,53 @@ def test_kernels_work_where_nothing_can_be_cached(monkeypatch):
     assert asked == [True, False]
 
 
-def test_kernels_are_compiled_by_a_process_of_its_own_once(tmp_path):
-    """Where it succeeds; for other kernels, another compiler or another processor again."""
+def test_kernels_are_compiled_by_processes_of_their_own_once(tmp_path):
+    """Where they succeed; for other kernels, another compiler or another processor again."""
     folder, told = tmp_path / "cache", tmp_path / "told"
     folder.mkdir()
+    told.touch()
 
-    def compile_apart(name, code, cache_path=str(folder), target="x86"):
+    def ran(*queues, cache_path=str(folder), target="x86"):
         kernel = SimpleNamespace(
             stats=SimpleNamespace(cache_path=cache_path),
             targetctx=SimpleNamespace(codegen=lambda: SimpleNamespace(magic_tuple=lambda: (target,))),
         )
-        vectors.compile_apart(kernel, name, f"{code}; print(file=open({str(told)!r}, 'a'))")
-        return len(told.read_text()) if told.exists() else 0
+        told.write_text("")
+        told_by = f"import os; print({{}}, os.getpid(), file=open({str(told)!r}, 'a'))"
+        vectors.compile_apart(kernel, *([told_by.format(line) for line in queue] for queue in queues))
+        lines = [line.split() for line in told.read_text().splitlines()]
+        assert os.getpid() not in {int(process) for _, process in lines}
+        return dict(lines)
 
-    assert compile_apart("a", "1 / 0") == 0
-    assert compile_apart("a", "import os; assert os.getpid() != " + str(os.getpid())) == 1
-    assert compile_apart("a", "pass") == 1
-    assert compile_apart("b", "pass") == 2
-    assert compile_apart("a", "pass", target="arm") == 3
-    assert compile_apart("c", "pass", cache_path=None) == 3
+    assert ran(["1 / 0"]) == ran([], cache_path=None) == {}
+    first = ran(["1", "2"], ["3"])
+    assert first.keys() == {"1", "2", "3"}
+    assert first["1"] == first["2"] != first["3"]
+    assert ran(["2"], ["1", "4"]).keys() == {"4"}
+    assert ran(["1"], target="arm").keys() == {"1"}
+    assert ran(["5"], cache_path=None) == {}
+
+
+def test_what_two_processes_compile_at_once_is_kept(tmp_path):
+    """Two variants of a function, neither in the other's file, though both look what there is before they write."""
+    code = """if True:
+        import sys, time
+        import numpy as np
+        from charrnn.kernels.products import step_size
+        file = step_size._cache._cache_file
+        load = file._load_index
+        file._load_index = lambda: (load(), time.sleep(1))[0]
+        print(step_size(np.zeros(2, sys.argv[1])), sum(step_size.stats.cache_hits.values()))
+    """
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def sizes():
+        commands = [[sys.executable, "-c", code, kind] for kind in ("float32", "uint16")]
+        started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for command in commands]
+        return [process.communicate()[0].split() for process in started]
+
+    assert sizes() == [[b"1", b"0"], [b"2", b"0"]]
+    assert sizes() == [[b"1", b"1"], [b"2", b"1"]]
 
 
 @pytest.mark.slow

@@ -144,16 +144,16 @@ def test_a_file_is_held_out(desk: Path, call: Call) -> None:
 
 def test_a_file_that_changes_in_training_changes_nothing(desk: Path, call: Call) -> None:
     """The run goes on to the end on the text it was started with, and is scored on that."""
-    from charrnn import training
+    from charrnn import precompilation
 
-    compile_kernels = training.compile_kernels
+    compile_kernels = precompilation.for_training
 
     def and_cut(*kinds: str) -> None:
         os.truncate("poems.txt", 7)
         compile_kernels(*kinds)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "compile_kernels", and_cut)
+        patch.setattr(precompilation, "for_training", and_cut)
         assert call("train", "poems.txt", *SHORT, "-q").code == 0
     assert call("eval", "--json").objects[0]["num_chars"] == 400
 

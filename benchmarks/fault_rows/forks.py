@@ -36,7 +36,7 @@ def prepare() -> None:
     import numpy as np
     import torch
 
-    from charrnn import cache, cli, corpus, plans, sampling, training  # noqa: F401
+    from charrnn import cache, cli, corpus, plans, precompilation, sampling, training  # noqa: F401
     from charrnn.config import CELLS, ModelConfig, TrainConfig
     from charrnn.kernels.products import has_fast_bfloat16
     from charrnn.lanes import Workers, use_threads
@@ -45,9 +45,9 @@ def prepare() -> None:
     use_threads(1)  # so that OpenMP starts no thread here, which a fork wouldn't have
     x = torch.zeros(2, 1, dtype=torch.int64)
     for precision in ("float32", "bfloat16") if has_fast_bfloat16() else ("float32",):
-        sampling.compile_kernels(precision)
+        precompilation.for_sampling(precision, "cpu")
+        precompilation.for_training(precision, "cpu")
         for cell in CELLS:
-            training.compile_kernels(cell, precision, "cpu")
             config = TrainConfig(batch_size=1, seq_len=2, dropout=0.5, weight_drop=0.5, learning_rate=1e-3)
             state = TrainState.fresh(ModelConfig(cell, 2, 1, 2, 2, reset_id=1), config, torch.device("cpu"))
             masks = training.dropout_masks(state, config, x.device), training.weight_masks(state, config, x.device)

@@ -95,7 +95,10 @@ def expect(
             mix(mixture, contexts[i], row, room)
             out.experts[i, 1] = -room[target]
         out.nats[i] = surprisal(row, target)
-        out.ranks[i] = (row > row[target]).sum() + (row[:target] == row[target]).sum()
+        rank = 0
+        for char in range(len(row)):
+            rank += row[char] > row[target] or (row[char] == row[target] and char < target)
+        out.ranks[i] = rank
         likeliest(row, out.top[i])
         for k in range(out.top.shape[1]):
             likelier = np.float64(row[target]) - np.float64(row[out.top[i, k]])

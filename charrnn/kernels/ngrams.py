@@ -43,7 +43,8 @@ def grow(ids: NDArray[Any], parents: Ints, num_parents: int, vocab_size: int) ->
         if parents[place] >= 0:
             starts[ids[place] + 1] += 1
             begins[parents[place] + 1] += 1
-    starts, begins = starts.cumsum(), begins.cumsum()
+    _add_up(starts)
+    _add_up(begins)
     by_char, places = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.int32)
     for place in range(len(ids)):
         if parents[place] >= 0:
@@ -53,6 +54,13 @@ def grow(ids: NDArray[Any], parents: Ints, num_parents: int, vocab_size: int) ->
         places[begins[parents[place]]] = place
         begins[parents[place]] += 1
     return _number(ids, parents, places, num_parents)
+
+
+@compiled
+def _add_up(counts: NDArray[np.int64]) -> None:
+    """Turn numbers into their running sums, (n,): numba takes half a second to compile cumsum."""
+    for index in range(1, len(counts)):
+        counts[index] += counts[index - 1]
 
 
 @compiled
@@ -85,11 +93,23 @@ def find(ids: NDArray[Any], parents: Ints, first: Ints, char: Ints) -> Ints:
     nodes = np.full(len(ids), -1, np.int32)
     for place in range(len(ids)):
         if parents[place] >= 0:
-            low, high = first[parents[place]], first[parents[place] + 1]
-            index = low + np.searchsorted(char[low:high], ids[place])
+            high = first[parents[place] + 1]
+            index = child_of(char, first[parents[place]], high, ids[place])
             if index < high and char[index] == ids[place]:
                 nodes[place] = index
     return nodes
+
+
+@compiled
+def child_of(chars: NDArray[Any], low: int, high: int, char: int) -> int:
+    """Where among the children low…high, sorted by character, that one stands, or would stand."""
+    while low < high:
+        middle = (low + high) // 2
+        if chars[middle] < char:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 @compiled
@@ -152,22 +172,18 @@ def follow(trie: Trie, contexts: Ints, char: int) -> None:
         node = contexts[length - 1]
         contexts[length] = -1
         if 0 <= node < len(trie.rest):
-            low, high = trie.first[node], trie.first[node + 1]
-            while low < high:
-                middle = (low + high) // 2
-                if trie.char[middle] < char:
-                    low = middle + 1
-                else:
-                    high = middle
-            if low < trie.first[node + 1] and trie.char[low] == char:
-                contexts[length] = low + 1
+            high = trie.first[node + 1]
+            child = child_of(trie.char, trie.first[node], high, char)
+            if child < high and trie.char[child] == char:
+                contexts[length] = child + 1
 
 
 @compiled
 def follow_all(trie: Trie, ids: NDArray[Any], contexts: Ints, out: Ints) -> None:
     """The contexts before each character of a text, (N, order); those given are the first's, and end as the last's."""
     for place in range(len(ids)):
-        out[place] = contexts
+        for length in range(len(contexts)):  # a loop, because numba takes seconds to compile an array's assignment
+            out[place, length] = contexts[length]
         follow(trie, contexts, ids[place])
 
 

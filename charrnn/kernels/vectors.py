@@ -13,14 +13,16 @@ import hashlib
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
+from filelock import FileLock
 from llvmlite import ir
 from numba.core import types
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
@@ -43,7 +45,17 @@ def compiled(function: F) -> F:
     except RuntimeError:  # neither beside this file nor in the user's cache
         return cast(F, numba.njit(**options)(function))
     _forget_outdated(Path(kernel.stats.cache_path))
+    kernel._cache = _Cache(function)  # type: ignore[no-untyped-call]
     return cast(F, kernel)
+
+
+class _Cache(FunctionCache):
+    """numba's, for several processes: two that wrote at once could give a function's variants the same file."""
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep what was compiled for a signature."""
+        with FileLock(Path(self.cache_path) / "kernels.lock"):
+            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
 
 
 def inlined(function: F) -> F:
@@ -64,28 +76,39 @@ def _forget_outdated(folder: Path) -> None:
     with contextlib.suppress(OSError):  # a folder that can't be written is left to numba's own check
         if stamp.exists() and stamp.read_text() == digest:
             return
-        for outdated in (*folder.glob("*.nbi"), *folder.glob("*.ready")):
+        for outdated in (*folder.glob("*.nbi"), *folder.glob("*.nbc"), *folder.glob("*.ready")):
             outdated.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         stamp.write_text(digest)
 
 
-def compile_apart(kernel: Callable[..., Any], name: str, code: str) -> None:
-    """Have a process of its own run `code`, which calls kernels, unless that was done before under this name.
+def compile_apart(kernel: Callable[..., Any], *queues: Sequence[str]) -> None:
+    """Have a process of its own for each queue, side by side, run the lines that none has run before.
 
     What was just compiled and what comes out of the cache differ in the last bit of some sums:
     a function that several kernels share is linked from the one that comes first, each of which
     optimised it on its own. So every process, the first one too, takes all of them out of the
-    cache. kernel: any, which knows where that is; without a cache nothing is done.
+    cache. queues: lines of Python that call kernels. kernel: any, which knows where the cache is;
+    without one nothing is done.
     """
     dispatcher: Any = kernel
     if dispatcher.stats.cache_path is None:
         return
-    made_for = repr((numba.__version__, sys.version, dispatcher.targetctx.codegen().magic_tuple()))
-    mark = Path(dispatcher.stats.cache_path) / f"{name}.{hashlib.sha256(made_for.encode()).hexdigest()[:16]}.ready"
+    made_by = (numba.__version__, sys.version, dispatcher.targetctx.codegen().magic_tuple())
+    running = []
     with contextlib.suppress(OSError):  # then they are compiled here
-        if not mark.exists() and subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0:
-            mark.touch()
+        for queue in queues:
+            digests = {line: hashlib.sha256(repr((made_by, line)).encode()).hexdigest()[:16] for line in queue}
+            marks = {line: Path(dispatcher.stats.cache_path) / f"{digest}.ready" for line, digest in digests.items()}
+            missing = [line for line, mark in marks.items() if not mark.exists()]
+            if missing:
+                command = [sys.executable, "-c", "\n".join(missing)]
+                process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                running.append((process, [marks[line] for line in missing]))
+        for process, made in running:
+            if process.wait() == 0:
+                for mark in made:
+                    mark.touch()
 
 
 @intrinsic
