@@ -51,7 +51,8 @@ def make_layer(cell: str, input_size: int, hidden_size: int) -> Layer:
         used[2 * hidden_size :] = 1.0  # inside the reset gate's product, hence not redundant
     with torch.no_grad():
         bias_hh.mul_(used)
-    bias_hh.register_hook(lambda gradient: gradient * used.to(gradient.device))  # type: ignore[no-untyped-call]
+    layer.register_buffer("bias_is_used", used, persistent=False)  # goes to the device that the layer goes to
+    bias_hh.register_hook(lambda gradient: gradient * layer.bias_is_used)  # type: ignore[no-untyped-call]
     return layer
 
 

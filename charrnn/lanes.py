@@ -25,6 +25,7 @@ from charrnn.config import Precision, share
 from charrnn.kernels.head import PackedHead, nats_and_gradients
 from charrnn.kernels.products import padded
 from charrnn.model import CharRNN, PackedNetwork
+from charrnn.recording import Replays
 
 MOST_SUMMED = 4096  # characters whose gradients are summed in float16: a weight's is far below one for each
 
@@ -57,6 +58,7 @@ class Workers:
             torch.empty(model.config.num_parameters, device=model.head.weight.device) for _ in self._replicas
         ]
         self._pool = worker_pool(num_workers)
+        self.replays = Replays(self._of_one)  # on a GPU
 
     def __enter__(self) -> "Workers":
         return self
@@ -94,6 +96,9 @@ class Workers:
     def _window_gradient(
         self, x: Tensor, targets: Tensor, state: State, masks: Sequence[Tensor] | None
     ) -> WindowResult:
+        if x.is_cuda:
+            nats, gradient, *after = self.replays(x, targets, *state, *(masks or ()))
+            return WindowResult(nats, gradient, tuple(after))
         if is_fused(self.model):
             self._packed = self.model.pack(self.precision, out=self._packed, each=self._pool.map)
         futures = [
@@ -121,6 +126,13 @@ class Workers:
             gradient=gradient,
             state=tuple(torch.cat(parts, dim=1) for parts in zip(*(result.state for result in results), strict=True)),
         )
+
+    def _of_one(self, x: Tensor, targets: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        """What window_gradient computes for all lanes; rest: the state, and the masks where there are some."""
+        count = self.model.config.num_states
+        masks, out = rest[count:] or None, self._gradients[0]
+        result = window_gradient(self.model, x, targets, rest[:count], masks, out=out, precision=self.precision)
+        return result.nats, result.gradient, *result.state
 
 
 def worker_pool(num_workers: int) -> ThreadPoolExecutor:

@@ -11,9 +11,10 @@ from charrnn.checkpoint import load_model
 from charrnn.config import CELLS
 from charrnn.evaluation import evaluate
 from charrnn.feed import Feed
-from charrnn.lanes import window_gradient
+from charrnn.lanes import Workers, window_gradient
 from charrnn.metrics import Evaluated, Finished, Progress
 from charrnn.model import CharRNN
+from charrnn.recording import Recording
 from charrnn.runs import StopRequest
 from charrnn.sampling import Sampler
 from charrnn.training import step_of
@@ -69,6 +70,32 @@ def test_gradients_are_those_of_a_cpu(corpus, tmp_path, cell, precision):
     found = window_gradient(there, x.cuda(), targets.cuda(), there.initial_state(256), None, precision=precision)
     assert relative_error(found.gradient.cpu(), expected.gradient) < BOUNDS[precision]
     assert float(found.nats) == pytest.approx(float(expected.nats), rel=BOUNDS[precision])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("precision", BOUNDS)
+def test_a_window_can_be_replayed(corpus, tmp_path, cell, precision):
+    """With masks, for other inputs than it was recorded with, and after the weights have changed."""
+    plan = with_cell(small_plan(tmp_path, corpus), cell)
+    model = CharRNN(plan.model, seed=2).cuda()
+    generator = torch.Generator("cuda").manual_seed(1)
+
+    def inputs():
+        window = torch.randint(plan.model.vocab_size, (2, 16, 8), generator=generator, device="cuda")
+        state = [torch.rand(part.shape, generator=generator, device="cuda") for part in model.initial_state(8)]
+        sizes = 2, 8, plan.model.hidden_size
+        return *window, *state, *torch.rand(sizes, generator=generator, device="cuda")
+
+    with Workers(model, num_workers=1, precision=precision) as workers:
+        replay = Recording(workers._of_one, inputs())
+        for _ in range(3):
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(1.1)
+            given = inputs()
+            found = [tensor.clone() for tensor in replay(*given)]
+            for one, other in zip(found, workers._of_one(*given), strict=True):
+                assert relative_error(one.cpu(), other.cpu()) < 1e-3
 
 
 def test_a_stopped_run_goes_on(tmp_path, corpus):
