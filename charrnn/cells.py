@@ -38,6 +38,27 @@ State = tuple[Tensor, ...]  # h, and for the LSTM also c; each (B, H) for one la
 Both = tuple[NDArray[Any], NDArray[Any]]  # a weight packed for the way there, and for the way back
 
 
+class Room:
+    """Memory that a window leaves warm for the next one of its size: new pages cost more than what is done in them.
+
+    What is kept in it is good until the next window.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def empty(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The memory of that name, whatever is in it."""
+        kept = self._kept.get(name)
+        if kept is None or kept.shape != shape or kept.dtype != dtype:
+            kept = self._kept[name] = torch.empty(shape, dtype=dtype)
+        return kept
+
+    def zeros(self, name: str, *shape: int) -> Tensor:
+        """The same, float32, all zero."""
+        return self.empty(name, *shape).zero_()
+
+
 def make_layer(cell: str, input_size: int, hidden_size: int) -> Layer:
     """Build one layer whose redundant biases are zero and stay zero.
 
@@ -141,17 +162,20 @@ def run_layer(
     embedding: Tensor | None = None,
     resets: Tensor | None = None,
     mask: Tensor | None = None,
+    room: Room | None = None,
 ) -> tuple[Tensor, State]:
     """Run a layer over a window with our kernels.
 
     x: (T, B) ids with the embedding (V, E) for the first layer, else (T, B, I) in the packed
     weights' precision; state: tensors (B, H); resets: (T, B), where a lane begins anew, from a
-    state of zeros, or None; mask: (B, H) factors for the outputs. Returns outputs (T, B, H) in that
-    precision and the state after the last step, in float32.
+    state of zeros, or None; mask: (B, H) factors for the outputs; room: for the outputs and
+    what the way back needs. Returns outputs (T, B, H) in that precision and the state after the
+    last step, in float32.
     """
     parameters = [layer.get_parameter(name) for name in _NAMES]
     resets = torch.zeros(x.shape[:2], dtype=torch.bool) if resets is None else resets
-    y, *after = _Window.apply(packed, x, resets, embedding, mask, *parameters, *state)  # type: ignore[no-untyped-call]
+    inputs = packed, x, resets, embedding, mask, room or Room()
+    y, *after = _Window.apply(*inputs, *parameters, *state)  # type: ignore[no-untyped-call]
     return y, tuple(after)
 
 
@@ -196,6 +220,7 @@ class _Window(torch.autograd.Function):
         resets: Tensor,
         embedding: Tensor | None,
         mask: Tensor | None,
+        room: Room,
         *rest: Tensor,
     ) -> Any:
         state = [part.clone(memory_format=torch.contiguous_format) for part in rest[4:]]
@@ -211,12 +236,13 @@ class _Window(torch.autograd.Function):
         assert mask is None or (mask.shape == (num_lanes, size) and mask.dtype == torch.float32)
         assert not is_first or (int(x.min()) >= 0 and int(x.max()) < len(packed.table))
         kept_size = 0 if packed.cell == recurrent.RNN else 4 * size
-        y = torch.empty(num_steps + 1, num_lanes, size, dtype=stored)
-        cells = torch.empty_like(y) if packed.cell == recurrent.LSTM else torch.empty(0, 0, 0, dtype=stored)
-        gates = torch.empty(num_steps if keep else 1, num_lanes, kept_size, dtype=stored)
-        masked = torch.empty(0, 0, 0, dtype=stored) if mask is None else torch.empty_like(y[1:])
+        nothing = torch.empty(0, 0, 0, dtype=stored)
+        y = room.empty("y", num_steps + 1, num_lanes, size, dtype=stored)
+        cells = room.empty("cells", *y.shape, dtype=stored) if packed.cell == recurrent.LSTM else nothing
+        gates = room.empty("gates", num_steps if keep else 1, num_lanes, kept_size, dtype=stored)
+        masked = nothing if mask is None else room.empty("masked", num_steps, num_lanes, size, dtype=stored)
         ids = x if is_first else torch.empty(0, 0, dtype=torch.int64)
-        inputs = torch.empty(0, 0, 0, dtype=stored) if is_first else x
+        inputs = nothing if is_first else x
         factors = torch.empty(0, 0) if mask is None else mask
         recurrent.forward(
             packed,
@@ -231,7 +257,7 @@ class _Window(torch.autograd.Function):
             array_of(gates),
             array_of(cells),
         )
-        ctx.packed, ctx.is_first = packed, is_first
+        ctx.packed, ctx.is_first, ctx.room = packed, is_first, room
         ctx.save_for_backward(ids, resets, inputs, factors, y, gates, cells, embedding, rest[0])
         ctx.set_materialize_grads(True)
         return (y[1:] if mask is None else masked, *state)
@@ -239,14 +265,14 @@ class _Window(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, *d_state: Tensor) -> Any:
-        packed = ctx.packed
+        packed, room = ctx.packed, ctx.room
         ids, resets, x, mask, y, gates, cells, embedding, weight_ih = ctx.saved_tensors
         num_gates, size = len(packed.bias), y.shape[2]
         inner = size if packed.cell == recurrent.GRU else 0  # of the sums, those inside the candidate, which stand last
         d_before = [part.clone() for part in d_state]
-        dx, d_table = torch.empty_like(x), torch.zeros(packed.table.shape)
-        d_weight_ih = torch.zeros(0 if ctx.is_first else num_gates, padded(x.shape[2]))
-        d_weight_hh, d_sums = torch.zeros(num_gates, padded(size)), torch.zeros(num_gates + inner)
+        dx, d_table = room.empty("dx", *x.shape, dtype=x.dtype), room.zeros("table", *packed.table.shape)
+        d_weight_ih = room.zeros("input", 0 if ctx.is_first else num_gates, padded(x.shape[2]))
+        d_weight_hh, d_sums = room.zeros("recurrent", num_gates, padded(size)), room.zeros("sums", num_gates + inner)
         recurrent.backward(
             packed,
             ids.numpy(),
@@ -276,7 +302,7 @@ class _Window(torch.autograd.Function):
         d_bias_hh = torch.zeros(num_gates)  # the redundant part gets none
         d_bias_hh[num_gates - inner :] = d_sums[num_gates:]
         d_parameters = (d_weight_ih, d_weight_hh[:, :size], d_sums[:num_gates], d_bias_hh)
-        return (None, None if ctx.is_first else dx, None, d_embedding, None, *d_parameters, *d_before)
+        return (None, None if ctx.is_first else dx, None, d_embedding, None, None, *d_parameters, *d_before)
 
 
 def select_device(name: str) -> torch.device:

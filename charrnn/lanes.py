@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from charrnn.cells import State, array_of, is_fused
+from charrnn.cells import Room, State, array_of, is_fused
 from charrnn.config import Precision, share
 from charrnn.kernels.head import PackedHead, nats_and_gradients
 from charrnn.kernels.products import padded
@@ -57,6 +57,7 @@ class Workers:
         self._gradients = [
             torch.empty(model.config.num_parameters, device=model.head.weight.device) for _ in self._replicas
         ]
+        self._rooms = [[Room() for _ in range(model.config.num_layers + 1)] for _ in self._replicas]
         self._pool = worker_pool(num_workers)
         self.replays = Replays(self._of_one)  # on a GPU
 
@@ -111,10 +112,11 @@ class Workers:
                 None if masks is None else [mask[lanes] for mask in masks],
                 self._packed,
                 buffer,
+                rooms,
                 self.precision,
             )
-            for model, lanes, buffer in zip(
-                self._replicas, share(x.shape[1], self.num_workers), self._gradients, strict=True
+            for model, lanes, buffer, rooms in zip(
+                self._replicas, share(x.shape[1], self.num_workers), self._gradients, self._rooms, strict=True
             )
         ]
         results = [future.result() for future in futures]
@@ -183,19 +185,22 @@ def window_gradient(
     masks: Sequence[Tensor] | None,
     packed: PackedNetwork | None = None,
     out: Tensor | None = None,
+    rooms: Sequence[Room] | None = None,
     precision: Precision = "float32",
 ) -> WindowResult:
     """Run one window forward and back: backpropagation through time, truncated at its start.
 
     x, targets: (T, B) ids; state: tensors (L, B, H) from the window before, whose values
     are carried while no gradient goes back into them; masks, packed as in CharRNN.features;
-    out: (P,), memory for the gradient; precision: that of the products, where the weights are
+    out: (P,), memory for the gradient; rooms: one a layer and one for the head; precision: that of the products, where the weights are
     not packed in one.
     """
     before, scale = tuple(part.detach() for part in state), 1.0
     if packed:
-        h, after = model.features(x, before, masks, packed)
-        nats = _HeadNats.apply(packed.head, h, targets, model.head.weight, model.head.bias)  # type: ignore[no-untyped-call]
+        *rooms, room = rooms or [Room() for _ in range(model.config.num_layers + 1)]
+        h, after = model.features(x, before, masks, packed, rooms)
+        inputs = packed.head, h, targets, room
+        nats = _HeadNats.apply(*inputs, model.head.weight, model.head.bias)  # type: ignore[no-untyped-call]
     else:
         with torch.autocast(x.device.type, getattr(torch, precision), enabled=precision != "float32"):
             h, after = model.features(x, before, masks)
@@ -216,10 +221,12 @@ class _HeadNats(torch.autograd.Function):
     """The sum of nats of a window, whose gradient is ready before it is asked for."""
 
     @staticmethod
-    def forward(ctx: Any, packed: PackedHead, h: Tensor, targets: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, packed: PackedHead, h: Tensor, targets: Tensor, room: Room, weight: Tensor, bias: Tensor
+    ) -> Tensor:
         size = h.shape[2]
-        d_h, d_weight = torch.empty_like(h), torch.zeros(len(weight), padded(size))
-        d_bias = torch.zeros_like(bias)
+        d_h, d_weight = room.empty("h", *h.shape, dtype=h.dtype), room.zeros("weight", len(weight), padded(size))
+        d_bias = room.zeros("bias", len(bias))
         nats = nats_and_gradients(
             packed,
             array_of(h.contiguous().view(-1, size)),
@@ -237,4 +244,4 @@ class _HeadNats(torch.autograd.Function):
         d_h, d_weight, d_bias = ctx.saved_tensors
         if factor != 1:  # which it is when the nats themselves are differentiated, as always here
             d_h, d_weight, d_bias = d_h * float(factor), d_weight * factor, d_bias * factor
-        return None, d_h, None, d_weight, d_bias
+        return None, d_h, None, None, d_weight, d_bias
