@@ -8,7 +8,7 @@ a GPU, and to PyTorch in float64.
 Letters: T steps, B lanes, I input size, H hidden size, N gates * H, V vocabulary.
 """
 
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from charrnn.kernels.products import (
     product,
 )
 from charrnn.kernels.recurrent import Packed
+from charrnn.kernels.vectors import Floats
 
 Layer = nn.RNN | nn.GRU | nn.LSTM
 LAYERS: dict[str, type[Layer]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
@@ -39,24 +40,27 @@ Both = tuple[NDArray[Any], NDArray[Any]]  # a weight packed for the way there, a
 
 
 class Room:
-    """Memory that a window leaves warm for the next one of its size: new pages cost more than what is done in them.
+    """Arrays that a window leaves warm for the next one of its size: new pages cost more than what is done in them.
 
-    What is kept in it is good until the next window.
+    What a window finds there is good until the next one.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[str, Tensor] = {}
+        self._kept: dict[str, NDArray[Any]] = {}
 
-    def empty(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The memory of that name, whatever is in it."""
+    def empty(self, name: str, *shape: int, dtype: Any = np.float32) -> NDArray[Any]:
+        """The array of that name, whatever is in it, aligned as PyTorch's."""
         kept = self._kept.get(name)
         if kept is None or kept.shape != shape or kept.dtype != dtype:
-            kept = self._kept[name] = torch.empty(shape, dtype=dtype)
+            stored = torch.empty(shape, dtype=torch.int16 if dtype == np.uint16 else torch.float32)
+            kept = self._kept[name] = stored.numpy().view(dtype)
         return kept
 
-    def zeros(self, name: str, *shape: int) -> Tensor:
-        """The same, float32, all zero."""
-        return self.empty(name, *shape).zero_()
+    def zeros(self, name: str, *shape: int) -> Floats:
+        """The same in float32, all zero."""
+        kept = self.empty(name, *shape)
+        kept.fill(0.0)
+        return kept
 
 
 def make_layer(cell: str, input_size: int, hidden_size: int) -> Layer:
@@ -98,6 +102,15 @@ def array_of(tensor: Tensor) -> NDArray[Any]:
     """A CPU tensor's memory as numpy's; bfloat16 as the bits of it, uint16."""
     tensor = tensor.detach()
     return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def tensor_of(array: NDArray[Any]) -> Tensor:
+    """The same the other way round."""
+    return (
+        torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        if array.dtype == np.uint16
+        else torch.from_numpy(array)
+    )
 
 
 def pack_weight(weight: Tensor, precision: Precision, out: Both | None = None) -> Both:
@@ -162,20 +175,17 @@ def run_layer(
     embedding: Tensor | None = None,
     resets: Tensor | None = None,
     mask: Tensor | None = None,
-    room: Room | None = None,
 ) -> tuple[Tensor, State]:
     """Run a layer over a window with our kernels.
 
     x: (T, B) ids with the embedding (V, E) for the first layer, else (T, B, I) in the packed
     weights' precision; state: tensors (B, H); resets: (T, B), where a lane begins anew, from a
-    state of zeros, or None; mask: (B, H) factors for the outputs; room: for the outputs and
-    what the way back needs. Returns outputs (T, B, H) in that precision and the state after the
-    last step, in float32.
+    state of zeros, or None; mask: (B, H) factors for the outputs. Returns outputs (T, B, H) in that
+    precision and the state after the last step, in float32.
     """
     parameters = [layer.get_parameter(name) for name in _NAMES]
     resets = torch.zeros(x.shape[:2], dtype=torch.bool) if resets is None else resets
-    inputs = packed, x, resets, embedding, mask, room or Room()
-    y, *after = _Window.apply(*inputs, *parameters, *state)  # type: ignore[no-untyped-call]
+    y, *after = _Layer.apply(packed, layer, x, resets, embedding, mask, *parameters, *state)  # type: ignore[no-untyped-call]
     return y, tuple(after)
 
 
@@ -209,100 +219,140 @@ def _cell(layer: Layer) -> str:
     return next(name for name, kind in LAYERS.items() if isinstance(layer, kind))
 
 
-class _Window(torch.autograd.Function):
-    """One layer over one window; see kernels/recurrent.py for what is kept between the two passes."""
+class Window(NamedTuple):
+    """What a layer's way there leaves for its way back; as in kernels/recurrent.py, where it says how much that is."""
+
+    ids: NDArray[np.int64]
+    x: NDArray[Any]
+    resets: NDArray[np.bool_]
+    mask: Floats
+    y: NDArray[Any]
+    gates: NDArray[Any]
+    cells: NDArray[Any]
+
+
+class Sums(NamedTuple):
+    """What a layer's way back adds up over a window; as in recurrent.backward."""
+
+    table: Floats
+    input: Floats
+    recurrent: Floats
+    gates: Floats
+
+
+def forward_window(
+    packed: Packed,
+    x: NDArray[Any],
+    resets: NDArray[np.bool_],
+    h: Floats,
+    c: Floats,
+    mask: Floats | None,
+    room: Room,
+    *,
+    keep: bool,
+) -> tuple[NDArray[Any], Window]:
+    """Run a layer over a window: its outputs (T, B, H), stored as its weights are, and what backward_window needs.
+
+    x: (T, B) ids for the first layer, else (T, B, I); resets: (T, B); h, c: (B, H), which become the
+    state after the window, both the same unless there are two; mask: (B, H) or None; all
+    contiguous. keep: whether there is a way back.
+    """
+    num_steps, num_lanes, size, is_first = *x.shape[:2], h.shape[1], len(packed.table) > 0
+    dtype = packed.recurrent.dtype
+    # the kernels trust what they are given
+    assert h.shape == c.shape == (num_lanes, size)
+    assert resets.shape == x.shape[:2]
+    assert mask is None or mask.shape == (num_lanes, size)
+    assert not is_first or (x.min() >= 0 and x.max() < len(packed.table))
+    nothing = np.empty((0, 0, 0), dtype)
+    y = room.empty("y", num_steps + 1, num_lanes, size, dtype=dtype)
+    masked = nothing if mask is None else room.empty("masked", num_steps, num_lanes, size, dtype=dtype)
+    width = 0 if packed.cell == recurrent.RNN else 4 * size
+    window = Window(
+        ids=x if is_first else np.empty((0, 0), np.int64),
+        x=nothing if is_first else x,
+        resets=resets,
+        mask=np.empty((0, 0), np.float32) if mask is None else mask,
+        y=y,
+        gates=room.empty("gates", num_steps if keep else 1, num_lanes, width, dtype=dtype),
+        cells=room.empty("cells", *y.shape, dtype=dtype) if packed.cell == recurrent.LSTM else nothing,
+    )
+    recurrent.forward(packed, window.ids, resets, window.x, h, c, window.mask, y, masked, window.gates, window.cells)
+    return (y[1:] if mask is None else masked), window
+
+
+def backward_window(
+    packed: Packed, window: Window, dy: NDArray[Any], dh: Floats, dc: Floats, room: Room
+) -> tuple[NDArray[Any], Sums]:
+    """From the gradient of a layer's outputs to that of its inputs, (T, B, I), none for ids, and to its weights' sums.
+
+    dy: (T, B, H), stored as the weights are; dh, dc: (B, H), of the state after the window, which
+    become those of the state before.
+    """
+    num_gates, size = len(packed.bias), window.y.shape[2]
+    dx = room.empty("dx", *window.x.shape, dtype=dy.dtype)
+    sums = Sums(
+        table=room.zeros("table", *packed.table.shape),
+        input=room.zeros("input", 0 if len(packed.table) else num_gates, padded(dx.shape[2])),
+        recurrent=room.zeros("recurrent", num_gates, padded(size)),
+        gates=room.zeros("sums", num_gates + len(packed.inner_bias)),
+    )
+    ids, x, resets, mask, y, gates, cells = window
+    d_table, d_input, d_recurrent, d_sums = sums
+    kept = resets, x, dy, dh, dc, mask, y, gates, cells, dx
+    recurrent.backward(packed, ids, *kept, d_table, d_input, d_recurrent, d_sums)
+    return dx, sums
+
+
+def weight_gradients(packed: Packed, sums: Sums, layer: Layer, embedding: Tensor | None) -> list[Tensor]:
+    """The gradients of the embedding (V, E), in the first layer, and of the layer's parameters, in their order."""
+    first, weight_ih = [], layer.get_parameter("weight_ih_l0").detach()
+    num_gates, input_size = weight_ih.shape
+    d_weight_ih = torch.from_numpy(sums.input)
+    if embedding is not None:  # the table is their product, and the bias
+        table = sums.table
+        first = [multiply(torch.from_numpy(table), pack_weight(weight_ih, "float32")[1], input_size)]
+        d_weight_ih = torch.zeros(num_gates, padded(input_size))
+        add_outer_product(table, array_of(embedding), d_weight_ih.numpy(), new_sides(table, *weight_ih.shape))
+    num_inner, d_gates = len(packed.inner_bias), torch.from_numpy(sums.gates)
+    d_bias_hh = torch.zeros(num_gates)  # the redundant part gets none
+    d_bias_hh[num_gates - num_inner :] = d_gates[num_gates:]
+    d_weight_hh = torch.from_numpy(sums.recurrent)[:, : layer.hidden_size]
+    return [*first, d_weight_ih[:, :input_size], d_weight_hh, d_gates[:num_gates], d_bias_hh]
+
+
+class _Layer(torch.autograd.Function):
+    """One layer over one window, for whatever asks PyTorch for gradients."""
 
     @staticmethod
     def forward(
         ctx: Any,
         packed: Packed,
+        layer: Layer,
         x: Tensor,
         resets: Tensor,
         embedding: Tensor | None,
         mask: Tensor | None,
-        room: Room,
         *rest: Tensor,
     ) -> Any:
-        state = [part.clone(memory_format=torch.contiguous_format) for part in rest[4:]]
-        num_lanes, size = state[0].shape
-        num_steps, is_first = len(x), embedding is not None
-        stored = torch.float32 if packed.recurrent.dtype == np.float32 else torch.bfloat16
-        x, resets = x.contiguous(), resets.contiguous()
-        keep = any(ctx.needs_input_grad)
-        # the kernels trust what they are given
-        assert all(part.shape == (num_lanes, size) and part.dtype == torch.float32 for part in state)
-        assert x.shape[1] == num_lanes
-        assert resets.shape == x.shape[:2]
-        assert mask is None or (mask.shape == (num_lanes, size) and mask.dtype == torch.float32)
-        assert not is_first or (int(x.min()) >= 0 and int(x.max()) < len(packed.table))
-        kept_size = 0 if packed.cell == recurrent.RNN else 4 * size
-        nothing = torch.empty(0, 0, 0, dtype=stored)
-        y = room.empty("y", num_steps + 1, num_lanes, size, dtype=stored)
-        cells = room.empty("cells", *y.shape, dtype=stored) if packed.cell == recurrent.LSTM else nothing
-        gates = room.empty("gates", num_steps if keep else 1, num_lanes, kept_size, dtype=stored)
-        masked = nothing if mask is None else room.empty("masked", num_steps, num_lanes, size, dtype=stored)
-        ids = x if is_first else torch.empty(0, 0, dtype=torch.int64)
-        inputs = nothing if is_first else x
-        factors = torch.empty(0, 0) if mask is None else mask
-        recurrent.forward(
-            packed,
-            ids.numpy(),
-            resets.numpy(),
-            array_of(inputs),
-            state[0].numpy(),
-            state[-1].numpy(),
-            factors.numpy(),
-            array_of(y),
-            array_of(masked),
-            array_of(gates),
-            array_of(cells),
-        )
-        ctx.packed, ctx.is_first, ctx.room = packed, is_first, room
-        ctx.save_for_backward(ids, resets, inputs, factors, y, gates, cells, embedding, rest[0])
+        state = [part.clone(memory_format=torch.contiguous_format) for part in rest[len(_NAMES) :]]
+        masks, keep = None if mask is None else mask.numpy(), any(ctx.needs_input_grad)
+        arrays = array_of(x.contiguous()), resets.contiguous().numpy(), state[0].numpy(), state[-1].numpy()
+        y, ctx.window = forward_window(packed, *arrays, masks, Room(), keep=keep)
+        ctx.packed, ctx.layer, ctx.embedding = packed, layer, embedding
         ctx.set_materialize_grads(True)
-        return (y[1:] if mask is None else masked, *state)
+        return (tensor_of(y), *state)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, *d_state: Tensor) -> Any:
-        packed, room = ctx.packed, ctx.room
-        ids, resets, x, mask, y, gates, cells, embedding, weight_ih = ctx.saved_tensors
-        num_gates, size = len(packed.bias), y.shape[2]
-        inner = size if packed.cell == recurrent.GRU else 0  # of the sums, those inside the candidate, which stand last
-        d_before = [part.clone() for part in d_state]
-        dx, d_table = room.empty("dx", *x.shape, dtype=x.dtype), room.zeros("table", *packed.table.shape)
-        d_weight_ih = room.zeros("input", 0 if ctx.is_first else num_gates, padded(x.shape[2]))
-        d_weight_hh, d_sums = room.zeros("recurrent", num_gates, padded(size)), room.zeros("sums", num_gates + inner)
-        recurrent.backward(
-            packed,
-            ids.numpy(),
-            resets.numpy(),
-            array_of(x),
-            array_of(dy.to(y.dtype).contiguous()),
-            d_before[0].numpy(),
-            d_before[-1].numpy(),
-            mask.numpy(),
-            array_of(y),
-            array_of(gates),
-            array_of(cells),
-            array_of(dx),
-            d_table.numpy(),
-            d_weight_ih.numpy(),
-            d_weight_hh.numpy(),
-            d_sums.numpy(),
-        )
-        if ctx.is_first:
-            d_embedding = multiply(d_table, pack_weight(weight_ih, "float32")[1], weight_ih.shape[1])
-            d_weight_ih = torch.zeros(num_gates, padded(weight_ih.shape[1]))
-            sides = new_sides(d_table.numpy(), *weight_ih.shape)
-            add_outer_product(d_table.numpy(), array_of(embedding), d_weight_ih.numpy(), sides)
-            d_weight_ih = d_weight_ih[:, : weight_ih.shape[1]]
-        else:
-            d_embedding, d_weight_ih = None, d_weight_ih[:, : x.shape[2]]
-        d_bias_hh = torch.zeros(num_gates)  # the redundant part gets none
-        d_bias_hh[num_gates - inner :] = d_sums[num_gates:]
-        d_parameters = (d_weight_ih, d_weight_hh[:, :size], d_sums[:num_gates], d_bias_hh)
-        return (None, None if ctx.is_first else dx, None, d_embedding, None, None, *d_parameters, *d_before)
+        packed, before = ctx.packed, [part.clone() for part in d_state]
+        stored = array_of(dy.to(tensor_of(ctx.window.y).dtype).contiguous())
+        dx, sums = backward_window(packed, ctx.window, stored, before[0].numpy(), before[-1].numpy(), Room())
+        gradients = weight_gradients(packed, sums, ctx.layer, ctx.embedding)
+        if ctx.embedding is None:
+            return (None, None, tensor_of(dx), None, None, None, *gradients, *before)
+        return (None, None, None, None, gradients[0], None, *gradients[1:], *before)
 
 
 def select_device(name: str) -> torch.device:

@@ -13,14 +13,15 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from charrnn.cells import Room, State, array_of, is_fused
+from charrnn.cells import Layer, Room, State, backward_window, forward_window, is_fused, weight_gradients
 from charrnn.config import Precision, share
 from charrnn.kernels.head import PackedHead, nats_and_gradients
 from charrnn.kernels.products import padded
@@ -192,24 +193,20 @@ def window_gradient(
 
     x, targets: (T, B) ids; state: tensors (L, B, H) from the window before, whose values
     are carried while no gradient goes back into them; masks, packed as in CharRNN.features;
-    out: (P,), memory for the gradient; rooms: one a layer and one for the head; precision: that of the products, where the weights are
-    not packed in one.
+    out: (P,), memory for the gradient; rooms: one a layer and one for the head, for our kernels;
+    precision: that of the products, where the weights are not packed in one.
     """
-    before, scale = tuple(part.detach() for part in state), 1.0
     if packed:
-        *rooms, room = rooms or [Room() for _ in range(model.config.num_layers + 1)]
-        h, after = model.features(x, before, masks, packed, rooms)
-        inputs = packed.head, h, targets, room
-        nats = _HeadNats.apply(*inputs, model.head.weight, model.head.bias)  # type: ignore[no-untyped-call]
-    else:
-        with torch.autocast(x.device.type, getattr(torch, precision), enabled=precision != "float32"):
-            h, after = model.features(x, before, masks)
-            logits = model.head(h)
-        if logits.dtype != torch.float64:
-            logits = logits.float()
-        nats = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
-        if precision == "float16":  # whose largest number is 65,504, and a sum's gradient grows with its terms
-            scale = 2.0 ** -max(0, math.ceil(math.log2(targets.numel() / MOST_SUMMED)))
+        return _fused_window_gradient(model, x, targets, state, masks, packed, out, rooms)
+    before, scale = tuple(part.detach() for part in state), 1.0
+    with torch.autocast(x.device.type, getattr(torch, precision), enabled=precision != "float32"):
+        h, after = model.features(x, before, masks)
+        logits = model.head(h)
+    if logits.dtype != torch.float64:
+        logits = logits.float()
+    nats = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    if precision == "float16":  # whose largest number is 65,504, and a sum's gradient grows with its terms
+        scale = 2.0 ** -max(0, math.ceil(math.log2(targets.numel() / MOST_SUMMED)))
     gradients = torch.autograd.grad(nats if scale == 1.0 else nats * scale, list(model.parameters()))
     gradient = torch.cat([gradient.flatten() for gradient in gradients], out=out)
     if scale != 1.0:
@@ -217,31 +214,44 @@ def window_gradient(
     return WindowResult(nats.detach().double(), gradient, tuple(part.detach().to(before[0].dtype) for part in after))
 
 
-class _HeadNats(torch.autograd.Function):
-    """The sum of nats of a window, whose gradient is ready before it is asked for."""
+def _fused_window_gradient(
+    model: CharRNN,
+    x: Tensor,
+    targets: Tensor,
+    state: State,
+    masks: Sequence[Tensor] | None,
+    packed: PackedNetwork,
+    out: Tensor | None,
+    rooms: Sequence[Room] | None,
+) -> WindowResult:
+    """The same by our kernels, with little of PyTorch: each of its functions lends Python's lock to another worker."""
+    ids, reset_id = np.ascontiguousarray(x.numpy()), model.config.reset_id
+    resets = np.zeros(ids.shape, np.bool_) if reset_id is None else ids == reset_id
+    after = tuple(np.array(part.detach().numpy(), order="C") for part in state)  # copies (L, B, H), which become it
+    *layer_rooms, head_room = rooms or [Room() for _ in range(len(packed.layers) + 1)]
+    h, windows = ids, []
+    for index, (weights, room) in enumerate(zip(packed.layers, layer_rooms, strict=True)):
+        mask = None if masks is None else np.ascontiguousarray(masks[index].numpy())
+        h, window = forward_window(weights, h, resets, after[0][index], after[-1][index], mask, room, keep=True)
+        windows.append(window)
+    nats, d_h, *gradients = _head_gradients(packed.head, h, np.ascontiguousarray(targets.numpy()), head_room)
+    for index, window in reversed(list(enumerate(windows))):
+        weights, room = packed.layers[index], layer_rooms[index]
+        d_state = room.zeros("state", 2, *after[0][index].shape)  # no gradient comes from the window after
+        d_h, sums = backward_window(weights, window, d_h, d_state[0], d_state[1], room)
+        embedding = model.embedding.weight if index == 0 else None
+        gradients = weight_gradients(weights, sums, cast(Layer, model.layers[index]), embedding) + gradients
+    gradient = torch.cat([part.flatten() for part in gradients], out=out)
+    return WindowResult(torch.tensor(nats, dtype=torch.float64), gradient, tuple(map(torch.from_numpy, after)))
 
-    @staticmethod
-    def forward(
-        ctx: Any, packed: PackedHead, h: Tensor, targets: Tensor, room: Room, weight: Tensor, bias: Tensor
-    ) -> Tensor:
-        size = h.shape[2]
-        d_h, d_weight = room.empty("h", *h.shape, dtype=h.dtype), room.zeros("weight", len(weight), padded(size))
-        d_bias = room.zeros("bias", len(bias))
-        nats = nats_and_gradients(
-            packed,
-            array_of(h.contiguous().view(-1, size)),
-            targets.flatten().numpy(),
-            array_of(d_h.view(-1, size)),
-            d_weight.numpy(),
-            d_bias.numpy(),
-        )
-        ctx.save_for_backward(d_h, d_weight[:, :size], d_bias)
-        return torch.tensor(nats, dtype=torch.float64)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, factor: Tensor) -> Any:
-        d_h, d_weight, d_bias = ctx.saved_tensors
-        if factor != 1:  # which it is when the nats themselves are differentiated, as always here
-            d_h, d_weight, d_bias = d_h * float(factor), d_weight * factor, d_bias * factor
-        return None, d_h, None, None, d_weight, d_bias
+def _head_gradients(
+    packed: PackedHead, h: NDArray[Any], targets: NDArray[np.int64], room: Room
+) -> tuple[float, NDArray[Any], Tensor, Tensor]:
+    """The nats that targets (T, B) cost after features h (T, B, H), and the gradients of h, the weight and the bias."""
+    vocab_size, size = len(packed.bias), h.shape[2]
+    d_h = room.empty("h", *h.shape, dtype=h.dtype)
+    d_weight, d_bias = room.zeros("weight", vocab_size, padded(size)), room.zeros("bias", vocab_size)
+    rows = h.reshape(-1, size), targets.ravel(), d_h.reshape(-1, size)
+    nats = nats_and_gradients(packed, *rows, d_weight, d_bias)
+    return nats, d_h, torch.from_numpy(d_weight)[:, :size], torch.from_numpy(d_bias)

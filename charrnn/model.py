@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from charrnn.cells import (
     Layer,
-    Room,
     State,
     is_fused,
     make_layer,
@@ -111,19 +110,14 @@ class CharRNN(nn.Module):
         )
 
     def features(
-        self,
-        x: Tensor,
-        state: State,
-        masks: Sequence[Tensor] | None = None,
-        packed: PackedNetwork | None = None,
-        rooms: Sequence[Room] | None = None,
+        self, x: Tensor, state: State, masks: Sequence[Tensor] | None = None, packed: PackedNetwork | None = None
     ) -> tuple[Tensor, State]:
         """Run all but the head.
 
         x: (T, B) ids, int64; state: tensors (L, B, H); masks: one (B, H) factor a layer for
-        its output, or None; packed: the weights where our kernels run them; rooms: one a layer,
-        for those. Where a lane reads the config's reset_id, it begins anew. Returns (T, B, H)
-        and the state after the last step.
+        its output, or None; packed: the weights where our kernels run them. Where a lane reads
+        the config's reset_id, it begins anew. Returns (T, B, H) and the state after the last
+        step.
         """
         reset_id = self.config.reset_id
         resets = None if reset_id is None else x == reset_id  # (T, B)
@@ -134,10 +128,8 @@ class CharRNN(nn.Module):
             mask = None if masks is None else masks[index]
             if packed:
                 embedding = self.embedding.weight if index == 0 else None
-                weights, room = packed.layers[index], None if rooms is None else rooms[index]
-                h, final = run_layer(
-                    layer, h, before, packed=weights, resets=resets, embedding=embedding, mask=mask, room=room
-                )
+                weights = packed.layers[index]
+                h, final = run_layer(layer, h, before, packed=weights, resets=resets, embedding=embedding, mask=mask)
             else:
                 h, final = run_stock_layer(layer, h, before, resets=resets, mask=mask)
             finals.append(final)  # h: (T, B, H)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from charrnn.batches import IGNORED
+from charrnn.cells import Room
 from charrnn.config import CELLS, ModelConfig, share
 from charrnn.kernels.products import has_fast_bfloat16
 from charrnn.lanes import Workers, replica, window_gradient
@@ -202,6 +203,25 @@ def test_workers_together_are_one(num_workers):
         assert (part == same).all()
     assert found[0] == again[0]
     assert (found[1] == again[1]).all()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_a_window_leaves_is_of_no_consequence(cell):
+    """Windows of several sizes, with masks and without, in memory that others filled: the bits of fresh memory."""
+    model, _ = make_model(cell)
+    generator, packed = torch.Generator().manual_seed(1), model.pack()
+    rooms = [Room() for _ in range(3)]
+    for steps, lanes, masked in [(7, 4, True), (7, 4, False), (3, 4, True), (7, 2, False), (7, 4, True)]:
+        x, targets = torch.randint(0, 9, (2, steps, lanes), generator=generator)
+        state = tuple(torch.randn(part.shape, generator=generator) for part in model.initial_state(lanes))
+        before = [part.clone() for part in state]
+        masks = [torch.rand(lanes, 6, generator=generator) for _ in range(2)] if masked else None
+        found = window_gradient(model, x, targets, state, masks, packed, rooms=rooms)
+        wanted = window_gradient(model, x, targets, state, masks, packed)
+        assert float(found.nats) == float(wanted.nats)
+        assert torch.equal(found.gradient, wanted.gradient)
+        assert all(map(torch.equal, found.state, wanted.state))
+        assert all(map(torch.equal, state, before))
 
 
 def test_a_workers_failure_is_told():
