@@ -47,7 +47,7 @@ def weight_mask(weight_drop: float, *, seed: int, step: int, layer: int, shape: 
     threshold = max(1, round((1.0 - weight_drop) * 256))
     size = shape[0] * shape[1]
     draws = _words(-(-size // 8), key=(seed, _WEIGHT_MASK), counter=(0, step, layer, 0)).view(np.uint8)[:size]
-    return np.where(draws < threshold, np.float32(256 / threshold), np.float32(0)).reshape(shape)
+    return ((draws < threshold) * np.float32(256 / threshold)).reshape(shape)  # np.where takes ten times as long
 
 
 def pass_offset(num_chars: int, *, seed: int, pass_index: int) -> int:
