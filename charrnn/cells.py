@@ -2,8 +2,9 @@
 
 A layer is a stock single-layer `torch.nn` module, so its parameters are named and laid out
 as PyTorch's. `run_layer` runs it by our own kernels (kernels/recurrent.py): on a CPU, in
-float32 or bfloat16 by how its weights were packed. `run_stock_layer` leaves it to cuDNN on
-a GPU, and to PyTorch in float64.
+float32 or bfloat16 by how its weights were packed; `forward_window` and `backward_window` are
+its two halves, on arrays. `run_stock_layer` leaves it to cuDNN on a GPU, and to PyTorch in
+float64.
 
 Letters: T steps, B lanes, I input size, H hidden size, N gates * H, V vocabulary.
 """
