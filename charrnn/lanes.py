@@ -51,14 +51,11 @@ class Workers:
 
     def __init__(self, model: CharRNN, *, num_workers: int, precision: Precision) -> None:
         self.model, self.num_workers, self.precision = model, num_workers, precision
-        # graphs in several threads must not share nodes, so each has leaves of its own
-        self._replicas = [model, *(replica(model) for _ in range(self.num_workers - 1))]
         # memory that a step leaves warm for the next
         self._packed: PackedNetwork | None = None
-        self._gradients = [
-            torch.empty(model.config.num_parameters, device=model.head.weight.device) for _ in self._replicas
-        ]
-        self._rooms = [[Room() for _ in range(model.config.num_layers + 1)] for _ in self._replicas]
+        size, device = model.config.num_parameters, model.head.weight.device
+        self._gradients = [torch.empty(size, device=device) for _ in range(num_workers)]
+        self._rooms = [[Room() for _ in range(model.config.num_layers + 1)] for _ in range(num_workers)]
         self._pool = worker_pool(num_workers)
         self.replays = Replays(self._of_one)  # on a GPU
 
@@ -98,15 +95,15 @@ class Workers:
     def _window_gradient(
         self, x: Tensor, targets: Tensor, state: State, masks: Sequence[Tensor] | None
     ) -> WindowResult:
-        if x.is_cuda:
-            nats, gradient, *after = self.replays(x, targets, *state, *(masks or ()))
+        if not is_fused(self.model):  # PyTorch has threads of its own, and its graphs must not be shared among them
+            run = self.replays if x.is_cuda else self._of_one
+            nats, gradient, *after = run(x, targets, *state, *(masks or ()))
             return WindowResult(nats, gradient, tuple(after))
-        if is_fused(self.model):
-            self._packed = self.model.pack(self.precision, out=self._packed, each=self._pool.map)
+        self._packed = self.model.pack(self.precision, out=self._packed, each=self._pool.map)
         futures = [
             self._pool.submit(
                 window_gradient,
-                model,
+                self.model,
                 x[:, lanes],
                 targets[:, lanes],
                 tuple(part[:, lanes] for part in state),
@@ -116,8 +113,8 @@ class Workers:
                 rooms,
                 self.precision,
             )
-            for model, lanes, buffer, rooms in zip(
-                self._replicas, share(x.shape[1], self.num_workers), self._gradients, self._rooms, strict=True
+            for lanes, buffer, rooms in zip(
+                share(x.shape[1], self.num_workers), self._gradients, self._rooms, strict=True
             )
         ]
         results = [future.result() for future in futures]
@@ -168,14 +165,6 @@ def recurrent_weights(model: CharRNN, flat: Tensor | None = None) -> list[Tensor
             )
         start += parameter.numel()
     return found
-
-
-def replica(model: CharRNN) -> CharRNN:
-    """A network with parameters of its own that lie in the model's memory."""
-    copy = CharRNN(model.config)
-    for own, shared in zip(copy.parameters(), model.parameters(), strict=True):
-        own.data = shared.data
-    return copy
 
 
 def window_gradient(

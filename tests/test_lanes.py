@@ -7,7 +7,7 @@ from charrnn.batches import IGNORED
 from charrnn.cells import Room
 from charrnn.config import CELLS, ModelConfig, share
 from charrnn.kernels.products import has_fast_bfloat16
-from charrnn.lanes import Workers, replica, window_gradient
+from charrnn.lanes import Workers, window_gradient
 from charrnn.model import CharRNN
 from tests import reference
 from tests.conftest import make_model_file, relative_error
@@ -239,14 +239,3 @@ def test_lanes_are_shared_without_gaps():
             shares = [range(num_lanes)[lanes] for lanes in share(num_lanes, num_workers)]
             assert [lane for share in shares for lane in share] == list(range(num_lanes))
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
-def test_a_replica_follows_the_model():
-    """Its parameters are others that lie in the same memory."""
-    model, _ = make_model()
-    copy = replica(model)
-    with torch.no_grad():
-        model.head.weight += 1
-    for own, shared in zip(copy.parameters(), model.parameters(), strict=True):
-        assert own is not shared
-        assert (own == shared).all()
