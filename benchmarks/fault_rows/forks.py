@@ -38,6 +38,7 @@ def prepare() -> None:
 
     from charrnn import cache, cli, corpus, plans, precompilation, sampling, training  # noqa: F401
     from charrnn.config import CELLS, ModelConfig, TrainConfig
+    from charrnn.evaluation import evaluate
     from charrnn.kernels.products import has_fast_bfloat16
     from charrnn.lanes import Workers, use_threads
     from charrnn.state import TrainState
@@ -53,7 +54,7 @@ def prepare() -> None:
             masks = training.dropout_masks(state, config, x.device), training.weight_masks(state, config, x.device)
             with Workers(state.model, num_workers=1, precision=precision) as workers:
                 workers.window_gradient(x, x, state.hidden, *masks)
-            training.evaluate(state.model, np.zeros(4, np.uint8), context=np.zeros(2, np.uint8))
+            evaluate(state.model, np.zeros(4, np.uint8), context=np.zeros(2, np.uint8))
     assert threading.active_count() == 1, "a fork would lack a thread"
 
 
