@@ -34,11 +34,11 @@ from charrnn.distributed import ALONE
 from charrnn.errors import CharrnnError
 from charrnn.lanes import Workers
 from charrnn.model import CharRNN
+from charrnn.recording import CALLS_BEFORE
 from charrnn.state import TrainState
 from charrnn.training import HEARD_EVERY, add_up, apply_gradient
 
 PRODUCT = 8192  # rows and columns of the large one
-UNTIMED = 12  # steps at first, in which ours finds out what is faster
 
 
 def stock_step(
@@ -94,8 +94,7 @@ def finish(device: torch.device) -> None:
 
 def seconds_of(step: Callable[[], Any], device: torch.device, *, at_least: float) -> float:
     """Seconds a step, over enough of them."""
-    for _ in range(UNTIMED):
-        step()
+    step()
     finish(device)
     count, start = 0, time.perf_counter()
     while True:
@@ -120,6 +119,8 @@ def row(cell: Any, layers: int, hidden: int, lanes: int, options: argparse.Names
     stock = stock_step(cell, layers, hidden, lanes, precision, device)
     with Workers(model, num_workers=1, precision=precision) as workers:
         ours = our_step(workers, lanes, device)
+        for _ in range(CALLS_BEFORE):  # in which it finds out what is faster
+            ours()
         pairs = [
             tuple(seconds_of(step, device, at_least=options.seconds) for step in (ours, stock))
             for _ in range(options.rounds)

@@ -220,7 +220,7 @@ def _cell(layer: Layer) -> str:
     return next(name for name, kind in LAYERS.items() if isinstance(layer, kind))
 
 
-class Window(NamedTuple):
+class Kept(NamedTuple):
     """What a layer's way there leaves for its way back; as in kernels/recurrent.py, where it says how much that is."""
 
     ids: NDArray[np.int64]
@@ -251,7 +251,7 @@ def forward_window(
     room: Room,
     *,
     keep: bool,
-) -> tuple[NDArray[Any], Window]:
+) -> tuple[NDArray[Any], Kept]:
     """Run a layer over a window: its outputs (T, B, H), stored as its weights are, and what backward_window needs.
 
     x: (T, B) ids for the first layer, else (T, B, I); resets: (T, B); h, c: (B, H), which become the
@@ -261,15 +261,15 @@ def forward_window(
     num_steps, num_lanes, size, is_first = *x.shape[:2], h.shape[1], len(packed.table) > 0
     dtype = packed.recurrent.dtype
     # the kernels trust what they are given
-    assert h.shape == c.shape == (num_lanes, size)
+    assert all(part.shape == (num_lanes, size) and part.dtype == np.float32 for part in (h, c))
     assert resets.shape == x.shape[:2]
-    assert mask is None or mask.shape == (num_lanes, size)
+    assert mask is None or (mask.shape == (num_lanes, size) and mask.dtype == np.float32)
     assert not is_first or (x.min() >= 0 and x.max() < len(packed.table))
     nothing = np.empty((0, 0, 0), dtype)
     y = room.empty("y", num_steps + 1, num_lanes, size, dtype=dtype)
     masked = nothing if mask is None else room.empty("masked", num_steps, num_lanes, size, dtype=dtype)
     width = 0 if packed.cell == recurrent.RNN else 4 * size
-    window = Window(
+    kept = Kept(
         ids=x if is_first else np.empty((0, 0), np.int64),
         x=nothing if is_first else x,
         resets=resets,
@@ -278,30 +278,29 @@ def forward_window(
         gates=room.empty("gates", num_steps if keep else 1, num_lanes, width, dtype=dtype),
         cells=room.empty("cells", *y.shape, dtype=dtype) if packed.cell == recurrent.LSTM else nothing,
     )
-    recurrent.forward(packed, window.ids, resets, window.x, h, c, window.mask, y, masked, window.gates, window.cells)
-    return (y[1:] if mask is None else masked), window
+    recurrent.forward(packed, kept.ids, resets, kept.x, h, c, kept.mask, y, masked, kept.gates, kept.cells)
+    return (y[1:] if mask is None else masked), kept
 
 
 def backward_window(
-    packed: Packed, window: Window, dy: NDArray[Any], dh: Floats, dc: Floats, room: Room
+    packed: Packed, kept: Kept, dy: NDArray[Any], dh: Floats, dc: Floats, room: Room
 ) -> tuple[NDArray[Any], Sums]:
     """From the gradient of a layer's outputs to that of its inputs, (T, B, I), none for ids, and to its weights' sums.
 
     dy: (T, B, H), stored as the weights are; dh, dc: (B, H), of the state after the window, which
     become those of the state before.
     """
-    num_gates, size = len(packed.bias), window.y.shape[2]
-    dx = room.empty("dx", *window.x.shape, dtype=dy.dtype)
+    num_gates, size = len(packed.bias), kept.y.shape[2]
+    dx = room.empty("dx", *kept.x.shape, dtype=dy.dtype)
     sums = Sums(
         table=room.zeros("table", *packed.table.shape),
         input=room.zeros("input", 0 if len(packed.table) else num_gates, padded(dx.shape[2])),
         recurrent=room.zeros("recurrent", num_gates, padded(size)),
         gates=room.zeros("sums", num_gates + len(packed.inner_bias)),
     )
-    ids, x, resets, mask, y, gates, cells = window
-    d_table, d_input, d_recurrent, d_sums = sums
-    kept = resets, x, dy, dh, dc, mask, y, gates, cells, dx
-    recurrent.backward(packed, ids, *kept, d_table, d_input, d_recurrent, d_sums)
+    ids, x, resets, mask, y, gates, cells = kept
+    there = ids, resets, x, dy, dh, dc, mask, y, gates, cells
+    recurrent.backward(packed, *there, dx, sums.table, sums.input, sums.recurrent, sums.gates)
     return dx, sums
 
 
@@ -339,7 +338,7 @@ class _Layer(torch.autograd.Function):
         state = [part.clone(memory_format=torch.contiguous_format) for part in rest[len(_NAMES) :]]
         masks, keep = None if mask is None else mask.numpy(), any(ctx.needs_input_grad)
         arrays = array_of(x.contiguous()), resets.contiguous().numpy(), state[0].numpy(), state[-1].numpy()
-        y, ctx.window = forward_window(packed, *arrays, masks, Room(), keep=keep)
+        y, ctx.kept = forward_window(packed, *arrays, masks, Room(), keep=keep)
         ctx.packed, ctx.layer, ctx.embedding = packed, layer, embedding
         ctx.set_materialize_grads(True)
         return (tensor_of(y), *state)
@@ -348,8 +347,8 @@ class _Layer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, *d_state: Tensor) -> Any:
         packed, before = ctx.packed, [part.clone() for part in d_state]
-        stored = array_of(dy.to(tensor_of(ctx.window.y).dtype).contiguous())
-        dx, sums = backward_window(packed, ctx.window, stored, before[0].numpy(), before[-1].numpy(), Room())
+        stored = array_of(dy.to(tensor_of(ctx.kept.y).dtype).contiguous())
+        dx, sums = backward_window(packed, ctx.kept, stored, before[0].numpy(), before[-1].numpy(), Room())
         gradients = weight_gradients(packed, sums, ctx.layer, ctx.embedding)
         if ctx.embedding is None:
             return (None, None, tensor_of(dx), None, None, None, *gradients, *before)

@@ -111,7 +111,6 @@ class Workers:
                 self._packed,
                 buffer,
                 rooms,
-                self.precision,
             )
             for lanes, buffer, rooms in zip(
                 share(x.shape[1], self.num_workers), self._gradients, self._rooms, strict=True
@@ -218,16 +217,16 @@ def _fused_window_gradient(
     resets = np.zeros(ids.shape, np.bool_) if reset_id is None else ids == reset_id
     after = tuple(np.array(part.detach().numpy(), order="C") for part in state)  # copies (L, B, H), which become it
     *layer_rooms, head_room = rooms or [Room() for _ in range(len(packed.layers) + 1)]
-    h, windows = ids, []
+    h, kept = ids, []
     for index, (weights, room) in enumerate(zip(packed.layers, layer_rooms, strict=True)):
         mask = None if masks is None else np.ascontiguousarray(masks[index].numpy())
-        h, window = forward_window(weights, h, resets, after[0][index], after[-1][index], mask, room, keep=True)
-        windows.append(window)
+        h, of_layer = forward_window(weights, h, resets, after[0][index], after[-1][index], mask, room, keep=True)
+        kept.append(of_layer)
     nats, d_h, *gradients = _head_gradients(packed.head, h, np.ascontiguousarray(targets.numpy()), head_room)
-    for index, window in reversed(list(enumerate(windows))):
+    for index, of_layer in reversed(list(enumerate(kept))):
         weights, room = packed.layers[index], layer_rooms[index]
         d_state = room.zeros("state", 2, *after[0][index].shape)  # no gradient comes from the window after
-        d_h, sums = backward_window(weights, window, d_h, d_state[0], d_state[1], room)
+        d_h, sums = backward_window(weights, of_layer, d_h, d_state[0], d_state[1], room)
         embedding = model.embedding.weight if index == 0 else None
         gradients = weight_gradients(weights, sums, cast(Layer, model.layers[index]), embedding) + gradients
     gradient = torch.cat([part.flatten() for part in gradients], out=out)

@@ -16,36 +16,35 @@ from charrnn.kernels.vectors import compile_apart
 from charrnn.sampling import Sampler
 from charrnn.vocab import Vocab
 
-_DRAW = "draw('float32', 'cpu')"
+_DRAW, _SCORE = "draw('float32', 'cpu')", "score('cpu')"
 _TOY = ModelConfig("gru", vocab_size=2, embedding_dim=1, hidden_size=2, num_layers=2)
 
 
 def for_training(precision: str, device: str) -> None:
     """What learns, scores and draws."""
-    _prepare([f"learn({precision!r}, {device!r})"], [_DRAW, f"score({device!r})"])
+    if device == "cpu":
+        _prepare([f"learn({precision!r}, 'cpu')"], [_DRAW, _SCORE])
     learn(precision, device)
     for_scoring(device)
 
 
 def for_scoring(device: str) -> None:
     """What scores, and draws the samples that belong to a score."""
-    _prepare([f"score({device!r})"], [_DRAW])
+    if device == "cpu":
+        _prepare([_SCORE], [_DRAW])
     score(device)
     for_sampling("float32", "cpu")
 
 
 def for_sampling(precision: str, device: str) -> None:
     """What draws."""
-    _prepare([f"draw({precision!r}, {device!r})"])
+    _prepare([f"draw({precision!r}, {device.partition(':')[0]!r})"])
     draw(precision, device)
 
 
 def _prepare(*queues: list[str]) -> None:
-    """Have other processes make these calls of functions of this module, those for a GPU left out."""
-    lines = [
-        [f"from charrnn import precompilation as p; p.{call}" for call in queue if "cuda" not in call]
-        for queue in queues
-    ]
+    """Have other processes make these calls of functions of this module."""
+    lines = [[f"from charrnn import precompilation as p; p.{call}" for call in queue] for queue in queues]
     compile_apart(product, *lines)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 Function = Callable[..., tuple[Tensor, ...]]
 
-_BEFORE = 10  # calls with inputs of a shape, before it is worth a recording
+CALLS_BEFORE = 10  # calls with inputs of a shape, before it is worth a recording
 _TIMED = 5  # calls, each way
 _SAME = 1e-3  # relative norm of the difference: kernels may add in another order
 
@@ -34,7 +34,7 @@ class Replays:
         """The function's result."""
         shape = inputs[0].shape
         self._calls[shape] += 1
-        if self._calls[shape] == _BEFORE:
+        if self._calls[shape] == CALLS_BEFORE:
             self._chosen[shape] = self._fastest(inputs)
         return self._chosen.get(shape, self._function)(*inputs)
 
