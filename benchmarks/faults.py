@@ -23,7 +23,7 @@ from typing import Any
 from fault_rows import files, processes
 from fault_rows.outcome import Outcome
 
-from charrnn.config import available_cores
+from charrnn.hardware import available_cores
 
 SCALES = ("smoke", "ci", "night")
 

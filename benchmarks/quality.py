@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from charrnn.metrics import bits
+from charrnn.events import bits
 
 CORPORA = Path(__file__).parent.parent / "corpora"
 

@@ -32,11 +32,11 @@ import numba
 import numpy as np
 import torch
 
-from charrnn.checkpoint import ModelFile
 from charrnn.config import ModelConfig
-from charrnn.model import CharRNN
-from charrnn.sampling import Sampler
-from charrnn.vocab import Vocab
+from charrnn.data.vocab import Vocab
+from charrnn.model.file import ModelFile
+from charrnn.model.network import CharRNN
+from charrnn.sampling.sampler import Sampler
 
 SIZES = [("gru", 2, 128), ("gru", 2, 256), ("gru", 2, 512), ("lstm", 2, 128), ("lstm", 2, 256), ("lstm", 2, 512)]
 

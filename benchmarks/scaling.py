@@ -27,13 +27,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does; it 
 
 import torch
 
-from charrnn.cells import select_precision
-from charrnn.config import ModelConfig, TrainConfig, available_cores
-from charrnn.distributed import Ranks, joined
-from charrnn.lanes import Workers, use_threads
-from charrnn.model import CharRNN
-from charrnn.state import TrainState
-from charrnn.training import add_up, apply_gradient
+from charrnn.config import ModelConfig, TrainConfig
+from charrnn.distributed import Ranks
+from charrnn.hardware import available_cores, select_precision, set_torch_threads
+from charrnn.model.gradients import Workers
+from charrnn.model.network import CharRNN
+from charrnn.training.loop import add_up, apply_gradient
+from charrnn.training.state import TrainState
 
 STEPS, VOCAB, EMBEDDING = 64, 65, 64
 SHORT = 16  # numbers, a message of which is all delay
@@ -50,7 +50,7 @@ def median_time(ranks: Ranks, do: Callable[[], Any], *, seconds: float = 0.6) ->
     start = time.perf_counter()
     do()
     count = max(5, int(seconds / max(1e-6, time.perf_counter() - start)))
-    count = ranks.said(count)
+    count = ranks.broadcast_number(count)
     times = []
     for _ in range(count):
         start = time.perf_counter()
@@ -62,7 +62,7 @@ def median_time(ranks: Ranks, do: Callable[[], Any], *, seconds: float = 0.6) ->
 def measure(options: argparse.Namespace, ranks: Ranks) -> dict[str, Any]:
     """In each of some processes: seconds of a whole step, of its parts, and of messages."""
     layers, hidden = map(int, options.size.split("x"))
-    use_threads(1)
+    set_torch_threads(1)
     precision = select_precision("auto", torch.device("cpu"))
     model = CharRNN(ModelConfig(options.cell, VOCAB, EMBEDDING, hidden, layers))
     found: dict[str, Any] = {"parameters": model.config.num_parameters, "precision": precision, "window": {}}
@@ -93,7 +93,7 @@ def measure(options: argparse.Namespace, ranks: Ranks) -> dict[str, Any]:
         found["update"] = median_time(
             ranks, lambda: apply_gradient(state, result, STEPS * options.lanes, rate=1e-5, grad_clip=1.0)
         )
-        found["short"], found["long"] = (median_time(ranks, lambda t=t: ranks.add(t)) for t in (short, gradient))
+        found["short"], found["long"] = (median_time(ranks, lambda t=t: ranks.all_reduce(t)) for t in (short, gradient))
         found["own"] = median_time(ranks, mine)
         found["step"] = median_time(ranks, step, seconds=1.5)
     return found
@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--one-of-them", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one_of_them:
-        with joined(Ranks.of_environment(), device="cpu") as ranks:
+        with process_group(Ranks.from_environment(), device="cpu") as ranks:
             facts = measure(options, ranks)
         if ranks.is_first:
             options.one_of_them.write_text(json.dumps(facts))

@@ -27,12 +27,14 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does; it 
 import torch
 from torch import nn
 
-from charrnn.cells import LAYERS, Precision, select_precision
-from charrnn.config import NUM_GATES, Cell, ModelConfig, TrainConfig, available_cores, count_workers
+from charrnn.config import NUM_GATES, Cell, ModelConfig, Precision, TrainConfig
+from charrnn.hardware import available_cores, count_workers, select_precision, set_torch_threads
 from charrnn.kernels.products import has_fast_bfloat16
-from charrnn.lanes import Workers, use_threads
-from charrnn.model import CharRNN
-from charrnn.training import TrainState, apply_gradient
+from charrnn.model.gradients import Workers
+from charrnn.model.layers import LAYERS
+from charrnn.model.network import CharRNN
+from charrnn.training.loop import apply_gradient
+from charrnn.training.state import TrainState
 
 SIZES = [(2, 128, 32), (2, 256, 64), (2, 512, 64), (1, 1024, 64)]  # layers, hidden size, lanes
 STEPS, VOCAB, EMBEDDING = 64, 65, 64
@@ -200,7 +202,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("train_speed.json"))
     options = parser.parse_args()
     options.precision = select_precision(options.precision, torch.device("cpu"))
-    use_threads(options.threads)
+    set_torch_threads(options.threads)
     kinds = {"float32": torch.float32}
     if has_fast_bfloat16():  # where it is emulated, nobody would wait for it
         kinds["bfloat16"] = torch.bfloat16

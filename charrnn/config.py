@@ -7,33 +7,24 @@ Letters: V vocabulary, E embedding, H hidden, L layers, G lanes, T steps in a wi
 """
 
 import dataclasses
-import itertools
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
-from charrnn.errors import ResourceError, UsageError
+from charrnn.errors import UsageError
 
 Cell = Literal["rnn", "gru", "lstm"]
-Precision = Literal["float32", "bfloat16", "float16"]  # the last on a GPU alone
+Precision = Literal["float32", "bfloat16"]
 CELLS: tuple[Cell, ...] = get_args(Cell)
 NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 NUM_STATES = {"rnn": 1, "gru": 1, "lstm": 2}
-
 C = TypeVar("C", "ModelConfig", "TrainConfig", "SourceConfig", "CorpusConfig", "SampleConfig")
-
 CHECKPOINTS = "checkpoints"  # the folder of all runs, under the current one
 MAX_VALID_CHARS = 2_000_000  # more says nothing new and costs minutes
 MIN_CHARS = 20  # a text of fewer can't be split in anything worth training on
-DEFAULT_MINUTES = 5.0
-_LONG_TEXT = 500_000  # characters to train on; a shorter one has a budget of passes
-_PASSES = 30
 SECONDS_BETWEEN_STATES = 60.0
 ADAPT_RATE = 4e-4  # of dynamic evaluation: of a step in which every gradient is as large as usual
-_SPEED = 2.5e11  # floating point operations a second and thread, roughly
 
 
 def setting(low: float, high: float, *, default: Any = dataclasses.MISSING) -> Any:
@@ -184,139 +175,7 @@ class SampleConfig(Checked):
             raise UsageError("--stop '' would end every sample before its first character; leave it out")
 
 
-class Recommendation(NamedTuple):
-    """What `recommend` chose, and why: a reason by the name of the setting."""
-
-    model: ModelConfig
-    training: TrainConfig
-    reasons: dict[str, str]
-
-
-def default_budget(num_chars: int, train_config: TrainConfig) -> tuple[float | None, int | None]:
-    """Minutes or steps of a run that was given neither: (minutes, None) or (None, steps).
-
-    A text of num_chars is learnt after at most thirty passes, from where on it is only
-    memorised; five minutes don't reach that where it is long.
-    """
-    if num_chars >= _LONG_TEXT:
-        return DEFAULT_MINUTES, None
-    return None, math.ceil(_PASSES * num_chars / (train_config.batch_size * train_config.seq_len))
-
-
-def recommend(
-    num_chars: int, vocab_size: int, *, seconds: float | None, device: str, threads: int, steps: int | None = None
-) -> Recommendation:
-    """Choose network and schedule for a text of num_chars training characters and a budget of seconds or of steps.
-
-    Both None: the default budget. The measurements behind it are in docs/recipe.md.
-    """
-    large = num_chars >= 20_000
-    model = ModelConfig(
-        cell="gru",
-        vocab_size=vocab_size,
-        embedding_dim=64 if num_chars >= 40_000 and vocab_size <= 1000 else 128,
-        hidden_size=512 if large else 256 if num_chars >= 3_000 else 64,
-        num_layers=2 if large and device != "cpu" else 1,
-    )
-    seq_len = 64 if large else 32
-    training = TrainConfig(
-        batch_size=min(32, max(1, num_chars // (8 * seq_len))),
-        seq_len=min(seq_len, num_chars),
-        dropout=0.0,
-        learning_rate=6e-3 if model.num_layers == 1 else 4e-3,
-        steps=steps,
-    )
-    if seconds is None and steps is None:
-        minutes, steps = default_budget(num_chars, training)
-        seconds = minutes and 60 * minutes
-    if steps is not None:
-        passes = steps * training.batch_size * training.seq_len / num_chars
-        often = f"{steps:,} steps"
-    else:
-        assert seconds is not None
-        passes = min(seconds * _SPEED * threads / _work(model), 10**15) / num_chars
-        often = f"{seconds / 60:,.3g} minutes"
-    # of the outputs and of the recurrent weights as much is dropped, more of a short text and of one read often
-    dropped = round(max(0.05, 0.1 * math.log2(min(passes, 16.0) * 250_000 / num_chars)), 2)
-    training = dataclasses.replace(training, dropout=min(0.55, dropped), weight_drop=min(0.4, dropped))
-    reasons = {
-        "cell": "learns more in a minute than an LSTM, and far more than an RNN",
-        "hidden_size": f"what pays for {num_chars:,} characters in this time; a smaller text is learnt by heart sooner",
-        "batch_size": "small steps, and many: the next ones profit from them",
-        "dropout": f"{often} read the text some {passes:,.3g} times; a short one is soon learnt by heart",
-        "weight_drop": "helps as dropout does, and each more beside the other",
-    }
-    return Recommendation(model, training, reasons)
-
-
-def _work(model: ModelConfig) -> int:
-    """Floating point operations that training on a character takes, roughly: forward and twice that back."""
-    recurrent = NUM_GATES[model.cell] * model.hidden_size**2 * (2 * model.num_layers - 1)
-    return 6 * (recurrent + model.vocab_size * model.hidden_size)
-
-
-def estimate_memory(model: ModelConfig, training: TrainConfig) -> int:
-    """Bytes a training step needs beyond the libraries: weights, moments and activations, in float32."""
-    gates = NUM_GATES[model.cell]
-    optimiser = 8 * 4 * model.num_parameters  # weights, copies laid out for products, gradients, two moments
-    kept = {"rnn": 4, "gru": 8, "lstm": 9}[model.cell]  # of a layer, for the way back: gates, outputs, their gradients
-    per_step = 4 * gates * model.num_layers * model.hidden_size
-    per_char = kept * model.num_layers * model.hidden_size
-    return optimiser + 4 * training.batch_size * (training.seq_len * per_char + per_step)
-
-
 def overlay(config: C, given: Mapping[str, Any]) -> C:
     """The settings with what the user gave laid over them, by field name."""
     names = {field.name for field in dataclasses.fields(config)}
     return dataclasses.replace(config, **{name: value for name, value in given.items() if name in names})
-
-
-def choose_precision(name: str, *, fast: bool) -> Precision:
-    """Turn `--precision` into what products are made in. fast: whether bfloat16 is faster than float32 there.
-
-    Raises UsageError for another name, ResourceError for bfloat16 where it would be emulated.
-    """
-    if name not in ("auto", "float32", "bfloat16"):
-        raise UsageError(f"--precision must be auto, bfloat16 or float32, not {name!r}")
-    if name == "bfloat16" and not fast:
-        raise ResourceError("--precision bfloat16: this processor has no such products; use --precision float32")
-    return "bfloat16" if fast and name != "float32" else "float32"
-
-
-def available_cores() -> int:
-    """Cores this process may use, which can be fewer than the machine has: by affinity, or in a container by quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(cores, _quota(Path("/")))))
-
-
-def _quota(root: Path) -> float:
-    """Cores' worth of time that Linux's control groups (version 2) grant, the least of any enclosing one; or inf.
-
-    root: of the file system, for /proc and /sys.
-    """
-    groups, least = root / "sys/fs/cgroup", math.inf
-    try:
-        own = (root / "proc/self/cgroup").read_text().strip().rpartition("::/")[2]
-    except (OSError, ValueError):
-        return least
-    for group in (groups / own, *(groups / own).parents):
-        if group == groups.parent:
-            break
-        try:
-            quota, period = (group / "cpu.max").read_text().split()
-            least = min(least, int(quota) / int(period))
-        except (OSError, ValueError, ZeroDivisionError):  # the root group has no such file; "max" is no number
-            continue
-    return least
-
-
-def share(total: int, num_parts: int, grain: int = 1) -> list[slice]:
-    """Cut a range into parts of nearly equal length, each but the last a multiple of the grain; some may be empty."""
-    grains = -(-total // grain)
-    places = [min(total, grains * part // num_parts * grain) for part in range(num_parts + 1)]
-    return [slice(*pair) for pair in itertools.pairwise(places)]
-
-
-def count_workers(batch_size: int, *, device: str, threads: int) -> int:
-    """Threads that share a step's lanes: one a core, as long as each has the rows that fill a product's tile."""
-    return max(1, min(threads, batch_size // 8)) if device == "cpu" else 1

@@ -19,19 +19,25 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from charrnn.config import share
-from charrnn.errors import CharrnnError, ElsewhereError, ResourceError, UsageError
+from charrnn.errors import CharrnnError, PeerError, ResourceError, UsageError
+from charrnn.hardware import split_range
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import Store  # type: ignore[attr-defined]
 
+
 T = TypeVar("T")
+
 
 _MOST_WAITED = timedelta(
     hours=6
 )  # for another rank, which may read a long text; torchrun ends who waits for a dead one
+
+
 _MOST_GATHERING = 600.0  # seconds until all ranks are there
+
+
 _LOST = "another process of this run is gone, or out of reach; the same command goes on from the last saved state"
 
 
@@ -52,7 +58,7 @@ class Ranks:
     store: "Store | None" = None
 
     @classmethod
-    def of_environment(cls) -> "Ranks":
+    def from_environment(cls) -> "Ranks":
         """As torchrun says; alone where it doesn't. Raises UsageError where what it says makes no sense."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         if not all(name in os.environ for name in names):
@@ -79,12 +85,12 @@ class Ranks:
 
     def lanes(self, num_lanes: int) -> slice:
         """Which of a run's lanes are this rank's; uneven where they can't be even."""
-        return share(num_lanes, self.size)[self.rank]
+        return split_range(num_lanes, self.size)[self.rank]
 
     # before training: by the store
 
     @contextmanager
-    def first_here(self, what: str) -> Iterator[None]:
+    def local_rank_first(self, what: str) -> Iterator[None]:
         """Let one rank of each machine do this before the others there, who profit from it."""
         key = f"{what} of {self.node}"
         if self.store and self.local_rank > 0:
@@ -100,7 +106,7 @@ class Ranks:
         """Do this in all ranks or in none, and with the same outcome.
 
         facts: of what comes out, those that must be the same everywhere. Raises, in the first
-        rank, what went wrong in any, or UsageError where facts differ; in all others ElsewhereError.
+        rank, what went wrong in any, or UsageError where facts differ; in all others PeerError.
         """
         if self.store is None:
             return prepare()
@@ -122,11 +128,11 @@ class Ranks:
         if self.is_first:
             assert problem is not None
             raise own or problem
-        raise ElsewhereError(code)
+        raise PeerError(code)
 
     # while training: by messages in which all take part
 
-    def add(self, *tensors: "Tensor") -> None:
+    def all_reduce(self, *tensors: "Tensor") -> None:
         """Replace the values of tensors by their sums over the ranks, in one message.
 
         They are of one type and on one device. The order of the terms is the same in each run
@@ -142,26 +148,26 @@ class Ranks:
             for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
 
-    def all_lanes(self, own: "Tensor", num_lanes: int) -> "Tensor":
+    def all_gather(self, own: "Tensor", num_lanes: int) -> "Tensor":
         """A state of all lanes, (L, G, H), from this rank's part of it, (L, B, H)."""
         if self.size == 1:
             return own
         whole = own.new_zeros(own.shape[0], num_lanes, own.shape[2])
         whole[:, self.lanes(num_lanes)] = own
-        self.add(whole)
+        self.all_reduce(whole)
         return whole
 
-    def said(self, number: int) -> int:
+    def broadcast_number(self, number: int) -> int:
         """The first rank's number, in all."""
         if self.size == 1:
             return number
         import torch
 
         word = torch.tensor(number)
-        self.spread([word])
+        self.broadcast([word])
         return int(word)
 
-    def spread(self, tensors: Iterable["Tensor"]) -> None:
+    def broadcast(self, tensors: Iterable["Tensor"]) -> None:
         """Replace the values of tensors by those of the first rank."""
         if self.size > 1:
             import torch
@@ -171,11 +177,11 @@ class Ranks:
                     torch.distributed.broadcast(tensor, 0)
 
 
-ALONE = Ranks()
+SINGLE = Ranks()
 
 
 @contextmanager
-def joined(ranks: Ranks, *, device: str) -> Iterator[Ranks]:
+def process_group(ranks: Ranks, *, device: str) -> Iterator[Ranks]:
     """Find the other ranks, and part from them in the end. device: as --device names it.
 
     Raises CharrnnError where some of them don't come.

@@ -8,7 +8,7 @@
     ├── RunLockedError           5   another process is training in this run's folder
     ├── ResourceError            6   out of memory, or no such device
     ├── DivergenceError          7   training produced numbers that are not finite
-    ├── ElsewhereError           n   another process of the run failed with n; it tells why
+    ├── PeerError           n   another process of the run failed with n; it tells why
     ├── OutputClosed           141   the reader of stdout went away; nobody is told
     └── Interrupted          128+n   ended by signal n, with the state saved
 
@@ -62,7 +62,7 @@ class DivergenceError(CharrnnError):
     exit_code = 7
 
 
-class ElsewhereError(CharrnnError):
+class PeerError(CharrnnError):
     """Another process of this run failed, and says why; this one ends alike, in silence."""
 
     def __init__(self, exit_code: int) -> None:

@@ -12,16 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn.cache import Cache
-from charrnn.checkpoint import ModelFile
-from charrnn.config import CorpusConfig, ModelConfig, TrainConfig
-from charrnn.corpus import Corpus, split
-from charrnn.model import CharRNN
-from charrnn.plans import RunPlan, make_plan
-from charrnn.runs import OF_A_SITTING, Log, Run
-from charrnn.training import train
-from charrnn.vocab import Vocab
-from charrnn.writer import Writer
+from charrnn.config import CorpusConfig, ModelConfig, SampleConfig, TrainConfig
+from charrnn.data.cache import Cache
+from charrnn.data.corpus import Corpus, split
+from charrnn.data.vocab import Vocab
+from charrnn.model.file import ModelFile
+from charrnn.model.network import CharRNN
+from charrnn.sampling.sampler import Sampler
+from charrnn.training.folder import SESSION_EVENTS, Log, Run
+from charrnn.training.loop import train
+from charrnn.training.plan import Environment, RunPlan, Task, plan_new_run
+from charrnn.training.resume import plan_resumed_run
+from charrnn.training.saving import Writer
 
 torch.set_num_threads(2)
 
@@ -92,16 +94,26 @@ def plan(tmp_path, corpus: Corpus) -> RunPlan:
 
 
 def small_plan(root: Path, corpus: Corpus) -> RunPlan:
-    """The same, in a folder of one's own."""
+    """The same, in a folder of the caller's."""
     model = ModelConfig(cell="gru", vocab_size=len(corpus.vocab), embedding_dim=8, hidden_size=16, num_layers=2)
     training = TrainConfig(batch_size=8, seq_len=16, dropout=0.25, learning_rate=1e-2, steps=24)
     (root / "made").mkdir(parents=True, exist_ok=True)
-    return RunPlan(Run("made", root=root), corpus, CorpusConfig(), model, training, device="cpu", threads=2)
+    task = Task(corpus, CorpusConfig(), model, training)
+    return RunPlan(Run("made", root=root), task, Environment(device="cpu", threads=2))
+
+
+def with_settings(plan: RunPlan, *, model=None, **training) -> RunPlan:
+    """The plan with other training settings, and, by name in `model`, other settings of the network."""
+    task = plan.task
+    return replace(
+        plan,
+        task=replace(task, model=replace(task.model, **(model or {})), training=replace(task.training, **training)),
+    )
 
 
 def with_cell(plan: RunPlan, cell: str, **training) -> RunPlan:
     """The plan for another cell, and other training settings."""
-    return replace(plan, model=replace(plan.model, cell=cell), training=replace(plan.training, **training))
+    return with_settings(plan, model={"cell": cell}, **training)
 
 
 def relative_error(found, expected) -> float:
@@ -110,39 +122,49 @@ def relative_error(found, expected) -> float:
     return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-30))
 
 
-def run_through(plan, *, stop_after=None, stop=None):
+def run_through(plan, *, stop_after=None, stop=None, **options):
     """Train to the end, or until so many events, logging as the command line does."""
     events, log = [], Log(plan.run)
-    for event in islice(train(plan, stop=stop), stop_after):
+    for event in islice(train(plan, stop=stop, **options), stop_after):
         assert log.append(event.record()) is None
         events.append(event)
     return events
 
 
 def digests(plan):
-    """SHA-256 of the model file and the newest state, and the log without clock, speed and what is of a sitting."""
+    """SHA-256 of the model file and the newest state, and the log without clock, speed and session events."""
     clock = {"chars_per_second", "seconds_left"}
     records = [json.loads(line) for line in plan.run.log_path.read_text().splitlines()]
     log = [
         {key: value for key, value in record.items() if key not in clock}
         for record in records
-        if record["event"] not in OF_A_SITTING
+        if record["event"] not in SESSION_EVENTS
     ]
     files = [plan.run.model_path, plan.run.newest_state().path]
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files], log
 
 
 def plan_again(plan, **given):
-    """What the same command finds when it is given again: a state to go on from, or nothing yet."""
-    if plan.run.newest_state() is None:
+    """What the same command finds when it is given again: a state to resume from, or nothing yet."""
+    saved = plan.run.newest_state()
+    if saved is None:
         return plan
-    place = {"device": plan.device, "threads": plan.threads, "precision": plan.precision}
-    rest = {"minutes": None, "save_every": plan.save_every, "ranks": plan.ranks, **place}
-    return make_plan(plan.run, plan.corpus, plan.corpus_config, given, **rest)
+    return plan_resumed_run(plan.run, saved, plan.task.corpus, given, plan.environment)
 
 
-class Waited(Writer):
-    """A writer that everybody waits for, so that each failure is seen in the step it happens in."""
+def make_new_plan(run, corpus, *, threads=2, base=None, fresh=False, **given):
+    """What `charrnn train` plans for a new run in an empty folder."""
+    return plan_new_run(run, corpus, CorpusConfig(), given, Environment(threads=threads), base=base, fresh=fresh)
+
+
+def draw_text(model: ModelFile | Sampler, prompt: str = "", *, number: int = 0, **settings) -> str:
+    """The text of one stream. settings: of SampleConfig."""
+    sampler = model if isinstance(model, Sampler) else Sampler(model, threads=1)
+    return "".join(sampler.stream(SampleConfig(prompt=prompt, **settings), number=number))
+
+
+class SynchronousWriter(Writer):
+    """A writer that is waited for at once, so that a failure is seen in the step it happens in."""
 
     def put(self, what):
         super().put(what)

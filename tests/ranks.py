@@ -14,14 +14,15 @@ from pathlib import Path
 
 import torch
 
-from charrnn import training as loop
-from charrnn.distributed import Ranks, joined
+from charrnn.distributed import Ranks
 from charrnn.errors import CharrnnError, InputError, Interrupted
-from charrnn.evaluation import evaluate
-from charrnn.metrics import Evaluated, Finished, Progress, Warned
-from charrnn.model import CharRNN
-from charrnn.runs import Log, StopRequest
-from charrnn.training import train
+from charrnn.evaluation.scoring import evaluate
+from charrnn.events import Evaluated, Finished, Progress, Warned
+from charrnn.model.network import CharRNN
+from charrnn.training import loop
+from charrnn.training.folder import Log
+from charrnn.training.loop import train
+from charrnn.training.recipe import StopRequest
 from tests.conftest import make_corpus, make_text, plan_again, small_plan, with_cell
 
 UNEVEN = {"batch_size": 9, "weight_drop": 0.2}  # lanes, for two and for four ranks
@@ -30,14 +31,14 @@ UNEVEN = {"batch_size": 9, "weight_drop": 0.2}  # lanes, for two and for four ra
 def messages(ranks, folder):
     """Everything that ranks tell one another."""
     sums = torch.full((2, 3), float(ranks.rank)), torch.tensor([1.0])
-    ranks.add(*sums)
+    ranks.all_reduce(*sums)
     own = torch.full((1, ranks.lanes(9).stop - ranks.lanes(9).start, 2), float(ranks.rank))
     spread = torch.tensor([float(ranks.rank + 5)])
-    ranks.spread([spread])
+    ranks.broadcast([spread])
     return {
         "sums": [part.tolist() for part in sums],
-        "all_lanes": ranks.all_lanes(own, 9)[0, :, 0].tolist(),
-        "said": ranks.said(100 + ranks.rank),
+        "all_gather": ranks.all_gather(own, 9)[0, :, 0].tolist(),
+        "said": ranks.broadcast_number(100 + ranks.rank),
         "spread": spread.tolist(),
         "agreed": ranks.agree("fine", lambda: 7 + ranks.rank, lambda _: {"same": 1}),
         "failed": problem(lambda: ranks.agree("fails", lambda: failing(ranks))),
@@ -62,7 +63,7 @@ def problem(do):
 
 def order(ranks, folder):
     """Whether the first of a machine had done its work when this rank began."""
-    with ranks.first_here("work"):
+    with ranks.local_rank_first("work"):
         done = (folder / "work").exists()
         if ranks.local_rank == 0:
             (folder / "work").touch()
@@ -133,10 +134,10 @@ def scoring(ranks, folder):
 
 def lost(ranks, folder):
     """What a rank says when another is gone."""
-    ranks.add(torch.ones(1))  # all are connected
+    ranks.all_reduce(torch.ones(1))  # all are connected
     if ranks.rank == ranks.size - 1:
         sys.exit(3)
-    return {"error": problem(lambda: [ranks.add(torch.ones(1000)) for _ in range(1000)])}
+    return {"error": problem(lambda: [ranks.all_reduce(torch.ones(1000)) for _ in range(1000)])}
 
 
 TASKS = {task.__name__: task for task in (messages, training, sitting, rest, diverging, scoring, lost)}
@@ -144,7 +145,7 @@ TASKS = {task.__name__: task for task in (messages, training, sitting, rest, div
 if __name__ == "__main__":
     torch.set_num_threads(1)
     place = Path(sys.argv[2])
-    with joined(Ranks.of_environment(), device="cpu") as all_ranks:
+    with process_group(Ranks.from_environment(), device="cpu") as all_ranks:
         found = TASKS[sys.argv[1]](all_ranks, place)
     (place / f"{all_ranks.rank}.json").write_text(json.dumps(found))
     os._exit(0)  # PyTorch's threads may abort an interpreter that is taken down, which is not the point here

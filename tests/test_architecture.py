@@ -133,8 +133,8 @@ def test_help_answers_without_torch(arguments):
 
 def test_sample_and_info_never_import_torch(tmp_path, monkeypatch):
     """Writing text on a CPU and looking a model up need no PyTorch."""
-    from charrnn.checkpoint import save_model
     from charrnn.config import ModelConfig
+    from charrnn.model.file import save_model
     from tests.conftest import make_model_file
 
     (tmp_path / "checkpoints" / "a").mkdir(parents=True)

@@ -17,15 +17,12 @@ from charrnn.config import (
     SampleConfig,
     SourceConfig,
     TrainConfig,
-    _quota,
-    available_cores,
-    default_budget,
-    estimate_memory,
     flag,
     overlay,
-    recommend,
 )
 from charrnn.errors import UsageError
+from charrnn.hardware import _quota, available_cores
+from charrnn.training.recipe import default_budget, estimate_memory, recommend
 
 LEGAL = {
     ModelConfig: {"cell": "gru", "vocab_size": 5, "embedding_dim": 3, "hidden_size": 4, "num_layers": 2},
@@ -94,7 +91,7 @@ def test_a_number_without_a_range_does_not_exist():
 
 @pytest.mark.parametrize(("kind", "name", "low", "high"), CASES)
 def test_the_ends_of_a_range_are_legal(kind, name, low, high):
-    """Both of them, and the value is kept as it is."""
+    """PackedPair of them, and the value is kept as it is."""
     for value in (low, high):
         assert getattr(make(kind, **{name: value}), name) == value
 

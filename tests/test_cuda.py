@@ -5,19 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
-from charrnn.cells import select_precision
-from charrnn.checkpoint import load_model
-from charrnn.config import CELLS
-from charrnn.evaluation import evaluate
 from charrnn.feed import Feed
-from charrnn.lanes import Workers, window_gradient
-from charrnn.metrics import Evaluated, Finished, Progress
-from charrnn.model import CharRNN
 from charrnn.recording import Recording
-from charrnn.runs import StopRequest
-from charrnn.sampling import Sampler
-from charrnn.training import step_of
+
+from charrnn.config import CELLS
+from charrnn.evaluation.scoring import evaluate
+from charrnn.events import Evaluated, Finished, Progress
+from charrnn.hardware import select_precision
+from charrnn.model.file import load_model
+from charrnn.model.gradients import Workers, window_gradient
+from charrnn.model.network import CharRNN
+from charrnn.sampling.sampler import Sampler
+from charrnn.training.loop import step_of
+from charrnn.training.recipe import StopRequest
 from tests.conftest import plan_again, relative_error, run_through, small_plan, with_cell
 
 pytestmark = [
@@ -110,7 +110,7 @@ def test_a_stopped_run_goes_on(tmp_path, corpus):
 
 def test_the_text_lies_in_its_memory(tmp_path, corpus):
     """And windows come out of it as the host reads them."""
-    from charrnn.training import starting_state
+    from charrnn.training.loop import starting_state
 
     plan = on_gpu(small_plan(tmp_path, corpus))
     state = starting_state(plan, torch.device("cuda:0"))

@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from charrnn import distributed
-from charrnn.checkpoint import load_model
 from charrnn.config import ModelConfig
-from charrnn.distributed import ALONE, Ranks
+from charrnn.distributed import SINGLE, Ranks
 from charrnn.errors import ResourceError, UsageError
-from charrnn.evaluation import predict
-from charrnn.model import CharRNN
-from charrnn.plans import make_plan
+from charrnn.evaluation.scoring import predict
+from charrnn.model.file import load_model
+from charrnn.model.network import CharRNN
+from charrnn.training.plan import make_plan
 from tests import ranks as program
 from tests.conftest import digests, make_corpus, make_text, plan_again
 
@@ -67,13 +67,13 @@ def assert_alike(told, expected, *, within=1e-5):
 
 def test_without_torchrun_a_process_is_alone(monkeypatch):
     """Nothing in the environment, or only some of it, as batch systems have."""
-    assert Ranks.of_environment() == ALONE
+    assert Ranks.from_environment() == SINGLE
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert Ranks.of_environment() == ALONE
-    assert ALONE.is_first
-    assert ALONE.label == ""
-    assert ALONE.lanes(7) == slice(0, 7)
+    assert Ranks.from_environment() == SINGLE
+    assert SINGLE.is_first
+    assert SINGLE.label == ""
+    assert SINGLE.lanes(7) == slice(0, 7)
 
 
 def test_who_a_process_is_stands_in_the_environment(monkeypatch):
@@ -82,13 +82,13 @@ def test_who_a_process_is_stands_in_the_environment(monkeypatch):
     for name, value in words.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
-    assert Ranks.of_environment() == Ranks(4, 6, 1, 3, 1, 2)
-    assert Ranks.of_environment().label == "rank 4: "
+    assert Ranks.from_environment() == Ranks(4, 6, 1, 3, 1, 2)
+    assert Ranks.from_environment().label == "rank 4: "
     for name, value in [("RANK", "6"), ("LOCAL_RANK", "x"), ("WORLD_SIZE", "-1")]:
         with monkeypatch.context() as changed:
             changed.setenv(name, value)
             with pytest.raises(UsageError, match="torchrun"):
-                Ranks.of_environment()
+                Ranks.from_environment()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -142,7 +142,7 @@ def test_each_rank_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
     """The one of its number there; fewer than ranks are too few."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert distributed.device_for(ALONE, "auto") == "auto"
+    assert distributed.device_for(SINGLE, "auto") == "auto"
     assert distributed.device_for(Ranks(3, 4, 1, 2), "auto") == "cuda:1"
     assert distributed.device_for(Ranks(2, 4, 0, 2), "cuda") == "cuda:0"
     with pytest.raises(ResourceError, match="4 processes for 2 CUDA devices"):
@@ -151,17 +151,17 @@ def test_each_rank_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_what_ranks_tell_one_another(tmp_path, size):
-    """Sums, the first one's word, what all agree on, and what goes wrong in one."""
+    """WeightGradients, the first one's word, what all agree on, and what goes wrong in one."""
     found = together(size, "messages", tmp_path)
     last, total = size - 1, sum(range(size))
     for rank, word in enumerate(found):
         assert word["sums"] == [[[total] * 3] * 2, [size]]
-        assert word["all_lanes"] == [float(r) for r in range(size) for _ in range(9)[Ranks(r, size).lanes(9)]]
+        assert word["all_gather"] == [float(r) for r in range(size) for _ in range(9)[Ranks(r, size).lanes(9)]]
         assert (word["said"], word["spread"], word["agreed"]) == (100, [5.0], 7 + rank)
         assert word["order"] == (rank > 0)
         if rank:
-            assert word["failed"][:2] == ["ElsewhereError", 3]
-            assert word["differing"][:2] == ["ElsewhereError", 2]
+            assert word["failed"][:2] == ["PeerError", 3]
+            assert word["differing"][:2] == ["PeerError", 2]
     assert found[0]["failed"] == ["CharrnnError", 3, f"rank {last}: no such text"]
     assert found[0]["differing"][:2] == ["UsageError", 2]
     assert found[0]["differing"][2].startswith("--seed is 0 in rank 0 and 1 in rank 1; all need the same command")
@@ -178,13 +178,13 @@ def test_a_rank_that_is_gone_is_missed_by_all(tmp_path):
 @pytest.mark.parametrize("size", [2, 4])
 def test_a_run_of_several_is_the_run_of_one(tmp_path, size):
     """All cells, uneven lanes, masks of outputs and of weights: the losses of each step, scores and weights."""
-    alone = program.training(ALONE, tmp_path / "alone")
+    alone = program.training(SINGLE, tmp_path / "alone")
     found = together(size, "training", tmp_path / "together")
     for cell, expected in alone.items():
         assert_alike(found[0][cell], expected)
         assert all(word[cell] == found[0][cell] for word in found)  # to the last bit
         one, several = (
-            load_model(program.plan_in(tmp_path / where, cell, ALONE).run.model_path).tensors
+            load_model(program.plan_in(tmp_path / where, cell, SINGLE).run.model_path).tensors
             for where in ("alone", "together")
         )
         for name, array in one.items():
@@ -193,7 +193,7 @@ def test_a_run_of_several_is_the_run_of_one(tmp_path, size):
 
 def test_equal_runs_of_as_many_are_equal_bytes(tmp_path):
     """In one sitting or two, the second begun with a signal to one of them."""
-    plan = program.plan_in(tmp_path, "gru", ALONE)
+    plan = program.plan_in(tmp_path, "gru", SINGLE)
     together(2, "rest", tmp_path)
     expected = digests(plan)
     plan.run.clear()
@@ -217,7 +217,7 @@ def test_what_is_not_finite_in_one_sends_all_back(tmp_path):
 @pytest.mark.parametrize("sizes", [(2, 3), (3, 1), (1, 2)], ids=str)
 def test_another_number_of_ranks_goes_on(tmp_path, sizes):
     """The lanes are shared anew; losses and scores are those of an uninterrupted run."""
-    expected = program.rest(ALONE, tmp_path / "alone")["gru"]
+    expected = program.rest(SINGLE, tmp_path / "alone")["gru"]
     first = run_with(sizes[0], "sitting", tmp_path / "moved")["gru"]
     second = run_with(sizes[1], "rest", tmp_path / "moved")["gru"]
     steps = first[-2][1]
@@ -227,13 +227,13 @@ def test_another_number_of_ranks_goes_on(tmp_path, sizes):
 
 def run_with(size, task, folder):
     """The first rank's word, of one process or several."""
-    return together(size, task, folder)[0] if size > 1 else program.TASKS[task](ALONE, folder)
+    return together(size, task, folder)[0] if size > 1 else program.TASKS[task](SINGLE, folder)
 
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_ranks_know_the_score_of_the_whole(tmp_path, size):
     """Each reads a part of the text."""
-    expected = program.scoring(ALONE, tmp_path)
+    expected = program.scoring(SINGLE, tmp_path)
     for word in together(size, "scoring", tmp_path):
         assert word == pytest.approx(expected, abs=1e-5)
 

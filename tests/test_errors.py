@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from charrnn import errors
-from charrnn.errors import CharrnnError, ElsewhereError, Interrupted
+from charrnn.errors import CharrnnError, Interrupted, PeerError
 
 CODES = {
     "CharrnnError": 1,
@@ -27,7 +27,7 @@ CLASSES = {
 
 def test_every_error_is_in_the_tree():
     """All are CharrnnErrors, which is what a program that uses the package catches; the docstring draws each."""
-    assert CLASSES.keys() == CODES.keys() | {"Interrupted", "ElsewhereError"}
+    assert CLASSES.keys() == CODES.keys() | {"Interrupted", "PeerError"}
     for name, kind in CLASSES.items():
         assert issubclass(kind, CharrnnError)
         assert f" {name} " in errors.__doc__
@@ -64,8 +64,8 @@ def test_a_signal_has_its_own_code(name, code):
 
 def test_a_failure_elsewhere_has_the_code_of_that_one():
     """So that all processes of a run end alike."""
-    first, second = ElsewhereError(3), ElsewhereError(6)
-    assert (first.exit_code, second.exit_code, ElsewhereError.exit_code) == (3, 6, 1)
+    first, second = PeerError(3), PeerError(6)
+    assert (first.exit_code, second.exit_code, PeerError.exit_code) == (3, 6, 1)
 
 
 def test_one_interruption_leaves_the_next_alone():

@@ -69,7 +69,8 @@ def test_links_lead_somewhere(page):
 
 def test_the_formats_page_names_every_event_and_exit_code():
     """docs/formats.md knows what metrics.py and errors.py define."""
-    from charrnn import errors, metrics
+    from charrnn import errors
+    from charrnn import events as metrics
 
     page = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
     for kind in metrics.Event.__subclasses__():
@@ -82,8 +83,8 @@ def test_the_formats_page_names_every_event_and_exit_code():
 
 def test_the_formats_pages_example_runs(tmp_path, monkeypatch):
     """The Python on docs/formats.md loads a model's tensors into PyTorch."""
-    from charrnn.checkpoint import save_model
     from charrnn.config import ModelConfig
+    from charrnn.model.file import save_model
     from tests.conftest import make_model_file
 
     (tmp_path / "checkpoints" / "poems").mkdir(parents=True)
@@ -98,8 +99,8 @@ def test_the_formats_pages_example_runs(tmp_path, monkeypatch):
 
 def test_readmes_python_runs(tmp_path, monkeypatch, capsys):
     """The Python in README writes text with a model that is there."""
-    from charrnn.checkpoint import save_model
     from charrnn.config import ModelConfig
+    from charrnn.model.file import save_model
     from tests.conftest import make_model_file
 
     (tmp_path / "checkpoints" / "poems").mkdir(parents=True)

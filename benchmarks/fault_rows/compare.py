@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from charrnn.checkpoint import load_model, read_tensors
 from charrnn.errors import ModelFileError
-from charrnn.runs import MODEL_NAME, OF_A_SITTING
+from charrnn.model.file import load_model, read_tensors
+from charrnn.training.folder import MODEL_NAME, SESSION_EVENTS
 
 RUN = "run"  # the name of every run here
 _OF_THE_CLOCK = ("chars_per_second", "seconds_left")
@@ -67,7 +67,7 @@ def told(folder: Path) -> list[dict[str, Any]]:
     return [
         {name: value for name, value in event.items() if name not in _OF_THE_CLOCK}
         for event in events
-        if event["event"] not in OF_A_SITTING
+        if event["event"] not in SESSION_EVENTS
     ]
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from charrnn.checkpoint import read_tensors, write_tensors
-from charrnn.runs import MODEL_NAME
+from charrnn.model.file import read_tensors, write_tensors
+from charrnn.training.folder import MODEL_NAME
 from fault_rows.compare import damage, difference, run_folder, states
 from fault_rows.forks import Child, new_folder
 from fault_rows.trials import Job, Tried, last_line, stop_at, tried_once

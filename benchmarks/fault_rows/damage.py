@@ -4,9 +4,9 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from charrnn.checkpoint import load_model, read_tensors
 from charrnn.errors import ModelFileError
-from charrnn.runs import Run
+from charrnn.model.file import load_model, read_tensors
+from charrnn.training.folder import Run
 from fault_rows.outcome import Outcome
 from fault_rows.scene import OLD, OLDEST, Scene
 

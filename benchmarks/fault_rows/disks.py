@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from charrnn.checkpoint import load_model, read_tensors, save_model
 from charrnn.errors import ModelFileError
-from charrnn.runs import Run
+from charrnn.model.file import load_model, read_tensors, save_model
+from charrnn.training.folder import Run
 from fault_rows.outcome import Outcome
 from fault_rows.scene import NEW, OLD, OLDEST, RUN, Scene, log_events, make_model, make_state, num_events
 from fault_rows.watching import Operation, watched

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from charrnn.errors import CharrnnError
-from charrnn.runs import Log, Run
-from charrnn.writer import Writer
+from charrnn.training.folder import Log, Run
+from charrnn.training.saving import Writer
 from fault_rows import tracing
 from fault_rows.kills import drawn
 from fault_rows.outcome import Outcome

@@ -36,14 +36,16 @@ def prepare() -> None:
     import numpy as np
     import torch
 
-    from charrnn import cache, cli, corpus, plans, precompilation, sampling, training  # noqa: F401
+    from charrnn import precompile as precompilation
     from charrnn.config import CELLS, ModelConfig, TrainConfig
-    from charrnn.evaluation import evaluate
+    from charrnn.evaluation.scoring import evaluate
+    from charrnn.hardware import set_torch_threads
     from charrnn.kernels.products import has_fast_bfloat16
-    from charrnn.lanes import Workers, use_threads
-    from charrnn.state import TrainState
+    from charrnn.model.gradients import Workers
+    from charrnn.training import loop as training
+    from charrnn.training.state import TrainState
 
-    use_threads(1)  # so that OpenMP starts no thread here, which a fork wouldn't have
+    set_torch_threads(1)  # so that OpenMP starts no thread here, which a fork wouldn't have
     x = torch.zeros(2, 1, dtype=torch.int64)
     for precision in ("float32", "bfloat16") if has_fast_bfloat16() else ("float32",):
         precompilation.for_sampling(precision, "cpu")
@@ -126,7 +128,7 @@ def be_command(arguments: Sequence[str], folder: Path, out: Path, err: Path, bef
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     sys.argv = ["charrnn", *arguments]
-    from charrnn import cli
+    from charrnn.cli import main as cli
 
     before()
     cli.main()

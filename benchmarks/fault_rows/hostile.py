@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.checkpoint import load_model, read_tensors
-from charrnn.runs import MODEL_NAME
+from charrnn.model.file import load_model, read_tensors
+from charrnn.training.folder import MODEL_NAME
 from fault_rows import impostors, values
 from fault_rows.impostors import Case
 from fault_rows.material import REMOVED, RUN, TRAIN, Good, Material

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from charrnn.runs import Run
+from charrnn.training.folder import Run
 from fault_rows import tracing
 from fault_rows.outcome import Outcome
 from fault_rows.scene import Scene, save_new

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charrnn.checkpoint import Tensors, read_tensors, write_tensors
-from charrnn.runs import MODEL_NAME
+from charrnn.model.file import Tensors, read_tensors, write_tensors
+from charrnn.training.folder import MODEL_NAME
 from fault_rows.measured import command
 
 RUN = "hostile"

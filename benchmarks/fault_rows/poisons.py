@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from charrnn.checkpoint import load_model
-from charrnn.runs import MODEL_NAME
+from charrnn.model.file import load_model
+from charrnn.training.folder import MODEL_NAME
 from fault_rows.compare import damage, left_behind, run_folder, told
 from fault_rows.forks import Child, new_folder
 from fault_rows.trials import SAVE_EVERY, Job, Tried, is_over, last_line, tried_once
@@ -57,7 +57,9 @@ def goes_on(job: Job, folder: Path) -> str | None:
 
 def poison(kind: str, at: int, value: float, *, lasting: bool) -> None:
     """Spoil a step's outcome, and note every file that is written with a value that isn't finite."""
-    from charrnn import checkpoint, runs, training
+    from charrnn.model import file as checkpoint
+    from charrnn.training import folder as runs
+    from charrnn.training import loop as training
 
     apply, write, calls = training.apply_gradient, checkpoint.write_tensors, itertools.count(1)
 

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import charrnn
-from charrnn.config import CELLS, available_cores
+from charrnn.config import CELLS
+from charrnn.hardware import available_cores
 from charrnn.kernels.products import has_fast_bfloat16
-from charrnn.runs import MODEL_NAME
+from charrnn.training.folder import MODEL_NAME
 from fault_rows import forks
 from fault_rows.compare import RUN, damage, difference, left_behind, run_folder, states, told
 from fault_rows.controls import CONTROLS, TAMPERINGS, control, tampered
@@ -424,7 +425,8 @@ def beside(job: Job) -> Tried:
 
 def evaluate_always() -> None:
     """Score, and so write a better model, after every step."""
-    from charrnn import state, training
+    from charrnn.training import loop as training
+    from charrnn.training import state
 
     state.AVERAGE_EVERY = 1
     training.evaluation_is_due = lambda *_: True

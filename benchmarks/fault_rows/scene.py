@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from charrnn.checkpoint import ModelFile, load_model, save_model
 from charrnn.config import ModelConfig
+from charrnn.data.vocab import Vocab
 from charrnn.errors import ModelFileError
-from charrnn.runs import MODEL_NAME, Log, Run
-from charrnn.vocab import Vocab
-from charrnn.writer import State
+from charrnn.model.file import ModelFile, load_model, save_model
+from charrnn.training.folder import MODEL_NAME, Log, Run
+from charrnn.training.saving import StateSnapshot
 
 OLDEST, OLD, NEW, LATER = 10, 20, 30, 40  # steps of the states: two that are there, and those saved next
 RUN = "run"
@@ -30,13 +30,13 @@ def make_model(number: int) -> ModelFile:
     return ModelFile(config, Vocab(_CHARS), tensors, scores, provenance)
 
 
-def make_state(step: int) -> State:
+def make_state(step: int) -> StateSnapshot:
     """A small state, one for each step, that counts on some events of the log."""
     rng = np.random.default_rng(step)
     tensors = {f"weights.{name}": rng.normal(size=(40, 50)).astype(np.float32) for name in "abc"}
     tensors["hidden.0"] = rng.normal(size=(1, 4, 24)).astype(np.float32)
     settings = {"model": asdict(make_model(1).config), "training": {"batch_size": 4, "seq_len": 8}}
-    return State(step, tensors, {"step": step, "num_events": num_events(step), "finished": False, **settings})
+    return StateSnapshot(step, tensors, {"step": step, "num_events": num_events(step), "finished": False, **settings})
 
 
 def num_events(step: int) -> int:

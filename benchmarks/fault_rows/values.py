@@ -5,9 +5,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from charrnn.batches import Cursor
 from charrnn.config import CorpusConfig, ModelConfig, TrainConfig
-from charrnn.standing import Standing
+from charrnn.data.batches import Cursor
+from charrnn.training.state import ScalarState
 from fault_rows.material import REMOVED, Good, nested
 
 Place = tuple[str, ...]  # keys, from the outermost on
@@ -48,7 +48,7 @@ def odd_in_model(good: Good) -> Iterator[tuple[Place, Any]]:
 
 def wrong_in_state(good: Good) -> Iterator[tuple[Place, Any]]:
     """The same for a state: every key but those about the place it was computed in."""
-    for field in dataclasses.fields(Standing):
+    for field in dataclasses.fields(ScalarState):
         if field.name != "cursor":
             yield from (((field.name,), value) for value in ODD if not _fits(value, field))
         yield (field.name,), REMOVED

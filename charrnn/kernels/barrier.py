@@ -13,7 +13,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from charrnn.kernels.vectors import compiled
+from charrnn.kernels.compilation import compiled
 
 _build: Any = cgutils  # untyped
 _ARRIVED, _TURN, _ABANDONED = 0, 8, 16  # places far enough apart to lie on cache lines of their own

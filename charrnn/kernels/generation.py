@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.kernels.barrier import meet
+from charrnn.kernels.compilation import compiled, inlined
 from charrnn.kernels.head import surprisal
-from charrnn.kernels.mixing import Mixture, mix
-from charrnn.kernels.ngrams import follow
+from charrnn.kernels.ngrams import Mixture, follow, mix
 from charrnn.kernels.products import BLOCK, padded, product
 from charrnn.kernels.recurrent import GRU, RNN, gru_step, lstm_step, rnn_step
-from charrnn.kernels.vectors import Floats, Stored, compiled, exp, inlined, narrow
+from charrnn.kernels.vectors import Floats, Stored, exp, narrow
 
 
 class Part(NamedTuple):
@@ -115,7 +115,7 @@ def advance(
 
 @inlined
 def new_buffers(part: Part, num_streams: int) -> tuple[Floats, Floats]:
-    """Room for what advance computes."""
+    """Buffers for what advance computes."""
     width = padded(part.table.shape[1])
     return np.empty((num_streams, width), np.float32), np.empty((num_streams, width), np.float32)
 
@@ -243,7 +243,7 @@ def draw(logits: Floats, uniform: float, temperature: float) -> int:
 
 @inlined
 def new_rooms(logits: Floats) -> tuple[Floats, NDArray[np.float64]]:
-    """Room for what choose computes from a row of logits (S, V)."""
+    """Buffers for what choose computes from a row of logits (S, V)."""
     return np.empty(logits.shape[1], np.float32), np.empty(logits.shape[1])
 
 
@@ -325,25 +325,3 @@ def generate(
                 filters, free, known, uniforms[stream, drawn], contexts[0, stream], mixture, rooms
             )
         meet(team.barrier, team.size)
-
-
-@compiled
-def choose_each(
-    filters: Filters,
-    logits: Floats,
-    ids: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    drawn: int,
-    uniforms: NDArray[np.float64],
-    contexts: NDArray[np.int32],
-    nats: NDArray[np.float64],
-    mixture: Mixture,
-) -> None:
-    """Draw character number `drawn` of each stream from a network's logits (S, V); the rest as generate's."""
-    rooms = new_rooms(logits)
-    for stream in range(len(ids)):
-        known = ids[stream, : starts[stream] + drawn + 1]
-        follow(mixture.trie, contexts[0, stream], known[len(known) - 2])
-        nats[stream, drawn] = choose(
-            filters, logits[stream], known, uniforms[stream, drawn], contexts[0, stream], mixture, rooms
-        )

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.kernels.mixing import Mixture, mix
+from charrnn.kernels.compilation import compiled
+from charrnn.kernels.ngrams import Mixture, mix
 from charrnn.kernels.products import add_outer_product, new_sides, padded, product
-from charrnn.kernels.vectors import Floats, Stored, compiled, exp, narrow
+from charrnn.kernels.vectors import Floats, Stored, exp, narrow
 
 _MAX_LOGITS = 1 << 17  # in a chunk: half a megabyte
 
@@ -40,7 +41,7 @@ def surprisal(logits: Floats, char: int) -> float:
 
 @compiled
 def new_logits(packed: PackedHead, num_rows: int) -> Floats:
-    """Room for the logits of as many rows, at most num_rows, as are made at a time: (rows, padded(V))."""
+    """Buffers for the logits of as many rows, at most num_rows, as are made at a time: (rows, padded(V))."""
     width = padded(len(packed.bias))
     return np.empty((min(num_rows, max(16, _MAX_LOGITS // width)), width), np.float32)
 
@@ -55,7 +56,7 @@ def fill_logits(packed: PackedHead, y: Stored, logits: Floats) -> None:
 
 
 @compiled
-def likeliest(logits: Floats, top: NDArray[np.int32]) -> None:
+def fill_top(logits: Floats, top: NDArray[np.int32]) -> None:
     """The characters (K,) with the largest logits (V,), largest first."""
     for char in range(len(logits)):
         place = min(char, len(top))
@@ -67,29 +68,29 @@ def likeliest(logits: Floats, top: NDArray[np.int32]) -> None:
             top[place] = char
 
 
-class Expected(NamedTuple):
-    """What is expected where R targets come, to be filled in.
+class Predictions(NamedTuple):
+    """What a model predicted where each of R characters came; the kernels fill in all but ids.
 
-    nats: (R,), what each costs; experts: (R, 2), what the network and the n-grams of a mixture want
-    each alone, or (R, 0); ranks: (R,), how many characters are likelier, of equally likely ones
-    those that come first; top, probabilities: (R, K), the K likeliest.
+    ids: (R,) int64, the characters that came; nats: (R,), the surprisal of each; ranks: (R,), how
+    many characters were likelier, counting equally likely ones in the order of their ids;
+    top, probabilities: (R, K), the K likeliest characters and their probabilities;
+    experts: (R, 2), the surprisal to the network and to the n-grams of a mixture alone, else (R, 0).
     """
 
+    ids: NDArray[np.int64]
     nats: NDArray[np.float64]
-    experts: NDArray[np.float64]
     ranks: NDArray[np.int32]
     top: NDArray[np.int32]
     probabilities: Floats
+    experts: NDArray[np.float64]
 
 
 @compiled
-def expect(
-    logits: Floats, mixture: Mixture, contexts: NDArray[np.int32], targets: NDArray[np.int64], out: Expected
-) -> None:
-    """Fill in what follows from logits (R, V), which become the mixture's. contexts: (R, order), of its n-grams."""
+def predict_from_logits(logits: Floats, mixture: Mixture, contexts: NDArray[np.int32], out: Predictions) -> None:
+    """Fill in the predictions of logits (R, V), which become the mixture's. contexts: (R, order), of its n-grams."""
     room = np.empty(logits.shape[1])
     for i in range(len(logits)):
-        row, target = logits[i], targets[i]
+        row, target = logits[i], out.ids[i]
         if len(mixture.weights) > 0:
             out.experts[i, 0] = surprisal(row, target)
             mix(mixture, contexts[i], row, room)
@@ -99,29 +100,26 @@ def expect(
         for char in range(len(row)):
             rank += row[char] > row[target] or (row[char] == row[target] and char < target)
         out.ranks[i] = rank
-        likeliest(row, out.top[i])
+        fill_top(row, out.top[i])
         for k in range(out.top.shape[1]):
             likelier = np.float64(row[target]) - np.float64(row[out.top[i, k]])
             out.probabilities[i, k] = math.exp(-out.nats[i] - likelier)
 
 
 @compiled
-def expect_after(
-    packed: PackedHead,
-    y: Stored,
-    mixture: Mixture,
-    contexts: NDArray[np.int32],
-    targets: NDArray[np.int64],
-    out: Expected,
+def predict_from_features(
+    packed: PackedHead, y: Stored, mixture: Mixture, contexts: NDArray[np.int32], out: Predictions
 ) -> None:
-    """The same from features y (R, H), contiguous, without all logits in memory."""
+    """The same from features y (R, H), contiguous, without all logits in memory at once."""
     logits = new_logits(packed, len(y))
     for first in range(0, len(y), len(logits)):
         rows = slice(first, min(first + len(logits), len(y)))
         fill_logits(packed, y[rows], logits)
-        part = Expected(out.nats[rows], out.experts[rows], out.ranks[rows], out.top[rows], out.probabilities[rows])
+        part = Predictions(
+            out.ids[rows], out.nats[rows], out.ranks[rows], out.top[rows], out.probabilities[rows], out.experts[rows]
+        )
         chunk = logits[: rows.stop - rows.start, : len(packed.bias)]
-        expect(chunk, mixture, contexts[rows], targets[rows], part)
+        predict_from_logits(chunk, mixture, contexts[rows], part)
 
 
 @compiled

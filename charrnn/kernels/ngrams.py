@@ -1,20 +1,33 @@
-"""Counting n-grams: loops over a text's places.
+"""n-grams: counting them, looking them up, mixing them into a network's logits, hashing them.
 
-A node is an n-gram that occurs. Those of one length are numbered in the order of their
-characters, so the nodes that prolong a node by a character, its children, are contiguous.
+A node is an n-gram that occurs. Nodes of one length are numbered in the order of their
+characters, so a node's children, the n-grams that extend it by one character, are contiguous.
 That makes numbering them two counting sorts, by the last character and by the parent.
 
-Letters: N characters, V vocabulary, K nodes of the length at hand, P of one less.
+The mixture is a product of experts: log probabilities are added, each with a weight that
+depends on how much of the context the n-grams know; softmax of the sum is the mixture.
+Source: Hinton 2002, "Training products of experts by minimizing contrastive divergence".
+
+A hash is a polynomial in the ids modulo 2^64, which rolls: the hash of the next n-gram takes one
+product and two sums.
+
+Letters: N characters, V vocabulary, K nodes of the length at hand, P of one less, M hashes to look for.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.kernels.vectors import Doubles, Floats, compiled
+from charrnn.kernels.compilation import compiled
+from charrnn.kernels.vectors import Doubles, Floats
 
 Ints = NDArray[np.int32]
+Hashes = NDArray[np.uint64]
+_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no character is multiplied away
+_ONE = np.uint64(1)
+_SHIFT = np.uint64(43)  # leaves 21 bits: a table of 2 MB, which stays in the cache
 
 
 class Level(NamedTuple):
@@ -209,3 +222,76 @@ def fill_distributions(trie: Trie, contexts: Ints, probabilities: Doubles, longe
     """The same for many places. contexts: (N, order); probabilities: (N, V); longest: (N,)."""
     for place in range(len(contexts)):
         longest[place] = fill_distribution(trie, contexts[place], probabilities[place])
+
+
+class Mixture(NamedTuple):
+    """n-grams, and for each length of the longest known context the weights of the network and of them.
+
+    weights: (order, 2); without any, the network is alone.
+    """
+
+    trie: Trie
+    weights: Doubles
+
+
+def nothing() -> Mixture:
+    """The network alone."""
+    none = np.zeros(0, np.int32)
+    return Mixture(Trie(none, np.zeros(0, np.uint16), np.zeros(0, np.float32), np.zeros(0)), np.zeros((0, 2)))
+
+
+@compiled
+def mix(mixture: Mixture, contexts: Ints, logits: Floats, room: Doubles) -> None:
+    """Turn the network's logits (V,) into the mixture's, in place.
+
+    contexts: (order,); room: (V,), filled with the log probabilities that the n-grams give.
+    """
+    longest = fill_distribution(mixture.trie, contexts, room)
+    network, counts = mixture.weights[longest]
+    for char in range(len(logits)):
+        room[char] = math.log(room[char])
+    for char in range(len(logits)):
+        logits[char] = np.float32(network * np.float64(logits[char]) + counts * room[char])
+
+
+@compiled
+def gram_hashes(ids: NDArray[Any], length: int) -> Hashes:
+    """The hash of the stretch that begins at each place: (N - length + 1,), none of a shorter text."""
+    hashes = np.empty(max(0, len(ids) - length + 1), np.uint64)
+    last = _power(length)
+    value = np.uint64(0)
+    for place in range(len(ids)):
+        value = value * _BASE + np.uint64(ids[place]) + _ONE
+        if place >= length:
+            value -= last * (np.uint64(ids[place - length]) + _ONE)
+        if place >= length - 1:
+            hashes[place - length + 1] = value
+    return hashes
+
+
+@compiled
+def _power(length: int) -> np.uint64:
+    value = np.uint64(1)
+    for _ in range(length):
+        value = value * _BASE
+    return value
+
+
+@compiled
+def find_hashes(ids: NDArray[Any], length: int, wanted: Hashes) -> NDArray[np.bool_]:
+    """Which of the hashes (M,), sorted, some stretch of the text has: (M,)."""
+    found = np.zeros(len(wanted), np.bool_)
+    may_be = np.zeros(1 << 21, np.bool_)  # most stretches are not looked for, which one byte tells
+    for value in wanted:
+        may_be[(value * _BASE) >> _SHIFT] = True
+    last = _power(length)
+    value = np.uint64(0)
+    for place in range(len(ids)):
+        value = value * _BASE + np.uint64(ids[place]) + _ONE
+        if place >= length:
+            value -= last * (np.uint64(ids[place - length]) + _ONE)
+        if place >= length - 1 and may_be[(value * _BASE) >> _SHIFT]:
+            index = np.searchsorted(wanted, value)
+            if index < len(wanted) and wanted[index] == value:
+                found[index] = True
+    return found

@@ -23,7 +23,8 @@ from llvmlite import ir
 from numba.core import cgutils, codegen, types
 from numba.extending import intrinsic, overload
 
-from charrnn.kernels.vectors import Floats, Stored, compiled
+from charrnn.kernels.compilation import compiled
+from charrnn.kernels.vectors import Floats, Stored
 
 _INDEX, _INT32, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
 _build: Any = cgutils  # these two are untyped
@@ -335,7 +336,7 @@ def product(a: Stored, packed: Stored, out: Floats) -> None:
 
 @compiled
 def new_sides(like: Stored, num_rows: int, num_columns: int) -> tuple[Stored, Stored]:
-    """Room for the rows of A (…, num_rows) and B (…, num_columns) that an outer product takes at a time.
+    """Buffers for the rows of A (…, num_rows) and B (…, num_columns) that an outer product takes at a time.
 
     A stride that is no multiple of the cache's sets keeps rows from driving each other out.
     """

@@ -19,8 +19,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn.kernels.compilation import compiled
 from charrnn.kernels.products import STEPS, add_outer_product, new_sides, padded, product, step_size
-from charrnn.kernels.vectors import Floats, Stored, compiled, narrow, sigmoid, tanh, widen
+from charrnn.kernels.vectors import Floats, Stored, narrow, sigmoid, tanh, widen
 
 RNN, GRU, LSTM = 0, 1, 2
 CELLS = {"rnn": RNN, "gru": GRU, "lstm": LSTM}

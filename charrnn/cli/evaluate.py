@@ -1,0 +1,296 @@
+"""`charrnn eval`: score a text, compare the score with baselines, write the report page."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from charrnn.cli import console, messages
+from charrnn.cli.options import Device, Encoding, Errors, Json, ModelName, Threads, given, output_option
+from charrnn.config import ADAPT_RATE
+from charrnn.errors import CharrnnError, InputError, UsageError
+
+if TYPE_CHECKING:
+    from charrnn.data.cache import Cache
+    from charrnn.data.corpus import Corpus
+    from charrnn.evaluation.scores import Assessment, Line
+    from charrnn.evaluation.scoring import ScoredText
+    from charrnn.evaluation.texts import EvalText
+    from charrnn.kernels.head import Predictions
+    from charrnn.model.file import ModelFile
+    from charrnn.training.plan import RunPlan
+
+NUM_TOP = 5  # likeliest characters shown for each character
+EXCERPT = 400  # characters of the text, coloured by surprisal
+MAX_SHOWN = 120_000  # characters of the text on a page
+NUM_HARDEST = 20  # lines on a page
+
+
+@dataclass(frozen=True)
+class Items:
+    """What is printed instead of a score: every line, every character, or the worst N lines."""
+
+    per_line: bool
+    per_char: bool
+    worst: int | None
+
+    def __post_init__(self) -> None:
+        if [self.per_line, self.per_char, self.worst is not None].count(True) > 1:
+            raise UsageError("--per-line, --per-char and --worst each print something else; give one of them")
+        if self.worst is not None and self.worst < 1:
+            raise UsageError(f"--worst must be at least 1, not {self.worst}")
+
+    @property
+    def are_wanted(self) -> bool:
+        return self.per_line or self.per_char or self.worst is not None
+
+
+def evaluate(
+    text: Annotated[
+        str | None,
+        typer.Argument(metavar="[TEXT|-]", help="Text to score. [default: the part held out in training]"),
+    ] = None,
+    model: ModelName = None,
+    train_text: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE", help="Where the training text is now; repeat it for each file, in the same order."
+        ),
+    ] = None,
+    yardsticks: Annotated[
+        bool, typer.Option(help="Compare with baselines (n-grams, xz) and measure copied text.")
+    ] = True,
+    adapt: Annotated[
+        bool, typer.Option("--adapt", help="Also score a copy of the model that learns from the text as it reads.")
+    ] = False,
+    adapt_rate: Annotated[
+        float | None, typer.Option(help="Learning rate of --adapt.", show_default=str(ADAPT_RATE))
+    ] = None,
+    per_line: Annotated[
+        bool, output_option("--per-line", help="Print the score of each line instead, as JSON.")
+    ] = False,
+    per_char: Annotated[
+        bool,
+        output_option(
+            "--per-char", help="Print the score and the likeliest alternatives of each character instead, as JSON."
+        ),
+    ] = False,
+    worst: Annotated[int | None, output_option(metavar="N", help="Show the N least predictable lines instead.")] = None,
+    html: Annotated[str | None, output_option(metavar="FILE", help="Write a report page to this file.")] = None,
+    encoding: Encoding = None,
+    errors: Errors = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Say how well a model predicts a text, and whether that is good.
+
+    Examples:
+
+      charrnn eval
+
+      charrnn eval chapter.txt --worst 5
+
+      charrnn eval -m poems --adapt --html report.html
+    """
+    items = Items(per_line, per_char, worst)
+    if adapt_rate is not None and not (adapt and 0 <= adapt_rate <= 1):
+        raise UsageError("--adapt-rate needs --adapt, and a value between 0 and 1")
+    if html is not None:
+        check_target(html)
+    from charrnn import precompile
+    from charrnn.data.cache import Cache
+    from charrnn.evaluation.texts import held_out_text, separate_text
+    from charrnn.hardware import count_threads, set_up_torch
+    from charrnn.model.file import load_model
+    from charrnn.training.folder import find_model
+
+    path = find_model(model)
+    file = load_model(path)
+    wants_score = html is not None or not items.are_wanted
+    is_needed = bool(text is None or train_text or adapt)
+    with console.slow_notice("reading the text"), Cache.of_user().writable() as cache:
+        corpus = None
+        if is_needed or (yardsticks and wants_score):
+            corpus = find_corpus(file, train_text, cache, is_needed=is_needed)
+        if text is not None:
+            scored_text = separate_text(file, text, given(encoding=encoding, errors=errors), cache)
+        else:
+            assert corpus is not None
+            scored_text = held_out_text(file, corpus)
+    cores = count_threads(threads)
+    target = set_up_torch(device, cores)
+    with console.slow_notice(messages.COMPILING):
+        precompile.for_training("float32") if adapt else precompile.for_scoring()
+
+    from charrnn.evaluation.assessment import assess
+    from charrnn.evaluation.scores import Assessment
+    from charrnn.evaluation.scoring import predictions, score_text
+    from charrnn.model.network import CharRNN
+
+    network = CharRNN.from_arrays(file.config, file.tensors).to(target)
+    parts = predictions(
+        network,
+        scored_text.ids,
+        context=scored_text.context,
+        num_top=NUM_TOP if per_char or html is not None else 0,
+        mixture=file.mixture,
+    )
+    with console.slow_notice("scoring the text"):
+        found = score_text(
+            print_items(parts, file, items),
+            file.vocab,
+            unknown=scored_text.unknown,
+            num_first=EXCERPT if html is None else MAX_SHOWN,
+            num_hardest=max(worst or 0, 0 if html is None else NUM_HARDEST),
+        )
+        if worst is not None:
+            print_worst(found, worst, json=json)
+        if not wants_score:
+            return
+        assessment = Assessment(found.score)
+        if corpus is not None:
+            assessment = assess(
+                found.score,
+                file,
+                network,
+                scored_text,
+                corpus.train_ids,
+                with_baselines=yardsticks,
+                adapt_rate=(ADAPT_RATE if adapt_rate is None else adapt_rate) if adapt else None,
+                threads=cores,
+            )
+    if not items.are_wanted:
+        print_assessment(path, file, scored_text, found, assessment, json=json)
+    if html is not None:
+        write_page(Path(html), path, file, scored_text, found, assessment, threads=cores)
+        console.note(f"wrote {html}")
+
+
+def check_target(path: str) -> None:
+    """Refuse a page's file name before the work for it is done."""
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(path) or not path:
+        raise UsageError(f"--html {path!r} is not a file name; name one, for example --html report.html")
+    if not os.path.isdir(folder) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise CharrnnError(f"{path}: can't be written; --html needs an existing folder that you can write to")
+
+
+def find_corpus(file: "ModelFile", train_text: list[str] | None, cache: "Cache", *, is_needed: bool) -> "Corpus | None":
+    """Find the text that a model was trained on; if it is missing and nothing needs it, say so and go without."""
+    from charrnn.evaluation.texts import find_training_text
+
+    try:
+        return find_training_text(file, train_text, cache)
+    except InputError as error:
+        if is_needed:
+            raise
+        console.note(f"no comparison with baselines: {error}")
+    return None
+
+
+def print_items(parts: "Iterator[Predictions]", file: "ModelFile", items: Items) -> "Iterator[Predictions]":
+    """Print each line or each character of the predictions that pass through, if that is wanted."""
+    from charrnn.evaluation.scoring import LineSplitter
+
+    splitter = LineSplitter(file.vocab)
+    for part in parts:
+        if items.per_char:
+            for record in messages.char_records(part, file.vocab):
+                console.result_json(record)
+        elif items.per_line:
+            print_lines(splitter.split(part))
+        yield part
+    if items.per_line:
+        print_lines(splitter.rest())
+
+
+def print_lines(lines: "Iterable[Line]") -> None:
+    """Print lines' scores as JSON."""
+    for line in lines:
+        console.result_json(messages.line_record(line))
+
+
+def print_worst(found: "ScoredText", count: int, *, json: bool) -> None:
+    """Print the least predictable lines."""
+    lines = found.hardest[:count]
+    if json:
+        print_lines(lines)
+    else:
+        console.table([messages.line_row(line) for line in lines], header=messages.LINE_HEADER)
+
+
+def print_assessment(
+    path: Path, file: "ModelFile", text: "EvalText", found: "ScoredText", assessment: "Assessment", *, json: bool
+) -> None:
+    """Print a score, what it is worth, and on a terminal the beginning of the text coloured by surprisal."""
+    if json:
+        console.result_json({"model": str(path), "text": text.name, **messages.assessment_record(assessment)})
+        return
+    console.table(messages.score_rows(str(path), text.name, found.score))
+    if assessment.baselines or assessment.adapted or found.score.experts:
+        console.table(messages.comparison_rows(assessment), header=messages.COMPARISON_HEADER)
+    console.sentences(messages.sentences(assessment))
+    if console.in_colour():
+        excerpt = file.vocab.decode(found.first.ids[:EXCERPT])
+        shown = excerpt.rfind("\n") + 1 or len(excerpt)  # whole lines
+        console.surprises(excerpt[:shown].rstrip("\n"), found.first.nats)
+
+
+def write_page(
+    target: Path,
+    path: Path,
+    file: "ModelFile",
+    text: "EvalText",
+    found: "ScoredText",
+    assessment: "Assessment",
+    *,
+    threads: int,
+) -> None:
+    """Write the report page about a model, which is at `path`."""
+    from charrnn.files import write_atomically
+    from charrnn.pages.report import Report, draw_samples, render
+    from charrnn.training.folder import read_log
+
+    page = render(
+        Report(
+            model=str(path),
+            text=text.title,
+            card=messages.card_rows(messages.card(str(path), file)),
+            assessment=assessment,
+            verdict=messages.verdict(assessment.score, assessment.baselines),
+            vocab=file.vocab,
+            predictions=found.first,
+            hardest=found.hardest[:NUM_HARDEST],
+            samples=draw_samples(file, threads=threads),
+            log=read_log(path.parent),
+        )
+    )
+    if target.exists() and not target.is_file():  # a pipe, for example
+        target.write_bytes(console.faithful(page))
+    else:
+        write_atomically(target, console.faithful(page))
+
+
+def write_run_report(plan: "RunPlan") -> Path:
+    """Write the report page about a finished run next to its model; return its path."""
+    from charrnn.evaluation.assessment import assess
+    from charrnn.evaluation.scoring import predictions, score_text
+    from charrnn.evaluation.texts import held_out_text
+    from charrnn.training.folder import REPORT_NAME
+    from charrnn.training.saving import load_best_model
+
+    file, network = load_best_model(plan)
+    corpus, threads = plan.task.corpus, plan.environment.threads
+    text = held_out_text(file, corpus)
+    parts = predictions(network, text.ids, context=text.context, num_top=NUM_TOP, mixture=file.mixture)
+    found = score_text(parts, file.vocab, unknown=text.unknown, num_first=MAX_SHOWN, num_hardest=NUM_HARDEST)
+    assessment = assess(
+        found.score, file, network, text, corpus.train_ids, with_baselines=True, adapt_rate=None, threads=threads
+    )
+    target = plan.run.folder / REPORT_NAME
+    write_page(target, plan.run.model_path, file, text, found, assessment, threads=threads)
+    return target

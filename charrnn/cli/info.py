@@ -1,0 +1,77 @@
+"""`charrnn info`: list the runs, or describe one model or the cache."""
+
+import shlex
+from typing import Annotated
+
+import typer
+
+from charrnn.cli import console, messages
+from charrnn.cli.options import Json
+from charrnn.errors import ModelFileError
+
+
+def info(
+    which: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN|FILE]", help="Describe this model. [default: list all runs in ./checkpoints]"),
+    ] = None,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Show where encoded texts are cached, and their size.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """List the runs in ./checkpoints, or describe one model.
+
+    Examples:
+
+      charrnn info
+
+      charrnn info poems
+
+      charrnn info --cache
+    """
+    from charrnn.model.file import load_model
+    from charrnn.training import folder
+
+    if cache:
+        show_cache(json=json)
+        return
+    paths = folder.list_models() if which is None else [folder.find_model(which)]
+    stopped = folder.list_without_model() if which is None else []
+    for name in stopped:
+        console.note(f"run {name!r} was stopped before it saved a model; the same charrnn train command resumes it")
+    if not paths and not stopped:
+        raise ModelFileError(f"no model in ./{folder.ROOT}; make one with: charrnn train TEXT")
+    cards = []
+    for path in paths:
+        try:
+            cards.append(messages.card(str(path), load_model(path)))
+        except ModelFileError as error:
+            if which is not None:
+                raise
+            console.error(str(error))
+    if json:
+        for card in cards:
+            console.result_json(card)
+    elif which is not None:
+        console.table(messages.card_rows(cards[0]))
+    else:
+        console.table([messages.card_line(card) for card in cards], header=messages.CARD_HEADER)
+
+
+def show_cache(*, json: bool) -> None:
+    """Show what the cache of encoded texts holds, and how to empty it."""
+    from charrnn.data.cache import MOST_BYTES, Cache
+
+    cache = Cache.of_user()
+    facts = {
+        "folder": str(cache.folder),
+        "num_texts": len(cache.entries()),
+        "num_bytes": cache.num_bytes(),
+        "most_bytes": MOST_BYTES,
+        "empty": f"rm -r {shlex.quote(str(cache.folder))}",
+    }
+    if json:
+        console.result_json(facts)
+    else:
+        console.table(messages.cache_rows(facts))

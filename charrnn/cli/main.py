@@ -1,0 +1,101 @@
+"""The command line: which commands there are, and how a failure becomes one line and an exit code.
+
+Heavy imports stand inside the commands that need them, so that `--help` and `info` answer at once.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from charrnn import __version__
+from charrnn.cli import console
+from charrnn.cli.evaluate import evaluate
+from charrnn.cli.info import info
+from charrnn.cli.sample import sample
+from charrnn.cli.train import train
+from charrnn.distributed import Ranks
+from charrnn.errors import CharrnnError, Interrupted, OutputClosed, PeerError, ResourceError, UsageError
+
+app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False)
+app.command()(train)
+app.command()(sample)
+app.command("eval")(evaluate)
+app.command()(info)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Learn from any text, character by character, and write more of it."""
+    if version:
+        console.result(f"charrnn {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        console.result(context.get_help())
+        raise typer.Exit(UsageError.exit_code)
+    if context.invoked_subcommand != "train" and Ranks.from_environment().size > 1:
+        raise UsageError(f"only train runs in several processes; start charrnn {context.invoked_subcommand} alone")
+
+
+def main() -> NoReturn:
+    """Run the command line; every failure that a user can cause is one line on stderr and its exit code."""
+    if sys.stderr is None:  # closed by the caller; print would use stdout instead
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    try:
+        code = app(standalone_mode=False)
+    except (PeerError, OutputClosed) as error:
+        code = error.exit_code
+    except Interrupted as error:
+        if Ranks.from_environment().is_first:
+            complain(str(error))
+        end_by(error.signal_number)
+        code = error.exit_code
+    except CharrnnError as error:
+        complain(str(error))
+        code = error.exit_code
+    except typer.TyperException as error:  # the parser's own errors
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "charrnn"
+        complain(f"{error.format_message().rstrip('.')}; try {command} --help")
+        code = UsageError.exit_code
+    except KeyboardInterrupt:
+        end_by(signal.SIGINT)
+        code = 130
+    except OSError as error:  # what no other place could say better: a full disk, a folder that went away
+        console.drop_stdout()
+        complain(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+        code = CharrnnError.exit_code
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        complain("out of memory; train with a smaller --batch-size, --seq-len or --hidden-size, sample with fewer -N")
+        code = ResourceError.exit_code
+    sys.exit(code)
+
+
+def complain(text: str) -> None:
+    """Print the line that a failed command ends with; of several processes, each names its rank."""
+    label = ""
+    with contextlib.suppress(UsageError):
+        label = Ranks.from_environment().label
+    console.error(label + text)
+
+
+def end_by(number: int) -> None:
+    """End this process by a signal, so that the parent sees it, as a shell's loop needs to stop."""
+    if os.name == "posix":
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether PyTorch, numpy or Python could not allocate; PyTorch's CPU allocator has no class for it."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )

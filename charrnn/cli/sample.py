@@ -1,0 +1,204 @@
+"""`charrnn sample`: write new text with a trained model. Never imports PyTorch."""
+
+import dataclasses
+import itertools
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from charrnn.cli import console, messages
+from charrnn.cli.options import (
+    Json,
+    ModelName,
+    Quiet,
+    Threads,
+    default,
+    drawing_option,
+    ending_option,
+    given,
+    machine_option,
+    output_option,
+)
+from charrnn.config import SampleConfig, overlay
+from charrnn.errors import UsageError
+from charrnn.events import bits
+
+if TYPE_CHECKING:
+    from charrnn.sampling.sampler import Batch
+
+
+def sample(
+    model: ModelName = None,
+    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="Text to continue.")] = None,
+    prompt_file: Annotated[
+        str | None,
+        typer.Option(
+            "-f",
+            "--prompt-file",
+            metavar="FILE",
+            help="Read the prompt from a file, or - for stdin; -p comes after it.",
+        ),
+    ] = None,
+    num_samples: Annotated[
+        int | None,
+        typer.Option(
+            "-N", "--num-samples", help="Number of texts to write.", show_default=default(SampleConfig, "num_samples")
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        drawing_option(
+            "--temp",
+            "--temperature",
+            help="Below 1 is safer, above 1 wilder; 0 always takes the likeliest character.",
+            show_default=default(SampleConfig, "temperature"),
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        drawing_option(
+            help="Choose among the k likeliest characters; 0 = off.", show_default=default(SampleConfig, "top_k")
+        ),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        drawing_option(
+            help="Choose among the likeliest characters that together have this probability; 1 = off.",
+            show_default=default(SampleConfig, "top_p"),
+        ),
+    ] = None,
+    min_p: Annotated[
+        float | None,
+        drawing_option(
+            help="Leave out characters below this share of the top probability; 0 = off.",
+            show_default=default(SampleConfig, "min_p"),
+        ),
+    ] = None,
+    no_repeat_ngram: Annotated[
+        int | None,
+        drawing_option(
+            metavar="N",
+            help="Never write the same N characters twice; 0 = off.",
+            show_default=default(SampleConfig, "no_repeat_ngram"),
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        drawing_option(help="Same seed, same text. If omitted, a random seed is chosen and printed."),
+    ] = None,
+    length: Annotated[
+        int | None,
+        ending_option(
+            "-n", "--length", help="Characters to write; -1 = endless.", show_default=default(SampleConfig, "length")
+        ),
+    ] = None,
+    lines: Annotated[
+        int | None,
+        ending_option(help="Stop after this many lines; 0 = off.", show_default=default(SampleConfig, "lines")),
+    ] = None,
+    stop: Annotated[
+        list[str] | None,
+        ending_option(metavar="TEXT", help="Stop before this text; can be given more than once."),
+    ] = None,
+    echo: Annotated[bool, output_option(help="Write the prompt before the text.")] = True,
+    null: Annotated[
+        bool, output_option("-0", "--null", help="Separate samples with a NUL character instead of a newline.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    unknown: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompt characters the model doesn't know: error (stop) or skip.",
+            show_default=default(SampleConfig, "unknown"),
+        ),
+    ] = None,
+    threads: Threads = None,
+    precision: Annotated[
+        str, machine_option(help="Number format of the weights: float32, bfloat16 or auto (the fastest here).")
+    ] = "float32",
+) -> None:
+    """Write new text with a trained model.
+
+    Filters apply in this order: --no-repeat-ngram, --top-k, --top-p, --min-p, then --temp.
+
+    Examples:
+
+      charrnn sample
+
+      charrnn sample -m poems -p 'The kettle' --temp 0.6 -n 300 --seed 7
+
+      charrnn sample -m names -N 20
+    """
+    from charrnn import precompile
+    from charrnn.hardware import count_threads
+    from charrnn.sampling.sampler import Sampler, random_seed
+    from charrnn.training.folder import find_model
+
+    if prompt_file is not None:
+        prompt = read_prompt(prompt_file) + (prompt or "")
+    settings = given(
+        prompt=prompt,
+        length=length,
+        lines=lines,
+        stop=None if stop is None else tuple(stop),
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        no_repeat_ngram=no_repeat_ngram,
+        num_samples=num_samples,
+        seed=seed,
+        unknown=unknown,
+    )
+    config = overlay(SampleConfig(seed=random_seed()), settings)
+    path = find_model(model)
+    sampler = Sampler.load(path, threads=count_threads(threads), precision=precision)
+    if sampler.writes_documents and length is None:  # whole documents
+        config = dataclasses.replace(config, length=-1)
+    if json and config.length < 0 and not (config.lines or config.stop or sampler.writes_documents):
+        raise UsageError("--json prints a sample once it is complete, so give it an end: --length, --lines or --stop")
+    with console.slow_notice(messages.COMPILING, quiet=quiet):
+        precompile.for_sampling(sampler.precision)
+    streams = sampler.streams(config)
+    if seed is None and not quiet and not json:
+        console.note(f"seed {config.seed}")
+    with console.slow_notice("reading the prompt", quiet=quiet):
+        streams.read_prompt()
+    if json:
+        print_json(streams, {"precision": sampler.precision, "model": str(path)})
+        return
+    for stream in streams:
+        if stream.number > 0:
+            console.write(b"\0" if null else b"\n")
+        console.stream(itertools.chain([config.prompt] if echo else [], stream))
+
+
+def read_prompt(name: str) -> str:
+    """Read a prompt from a file or stdin."""
+    from charrnn.data.cache import Cache
+    from charrnn.data.corpus import read_text
+
+    with Cache.of_user().writable() as cache:
+        return read_text(name, cache)
+
+
+def print_json(streams: "Batch", facts: dict[str, Any]) -> None:
+    """Print each sample as a JSON object. facts: `precision` of the settings, and `model`."""
+    config = streams.config
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("prompt", "seed")}
+    for stream in streams:
+        text = "".join(stream)
+        console.result_json(
+            {
+                "text": text,
+                "prompt": config.prompt,
+                "seed": config.seed,
+                "stream": stream.number,
+                "settings": settings | {"precision": facts["precision"]},
+                "num_chars": len(text),
+                "seconds": stream.seconds,
+                "bits_per_char": bits(stream.nats / stream.num_drawn) if stream.num_drawn else None,
+                "model": facts["model"],
+            }
+        )

@@ -1,0 +1,311 @@
+"""`charrnn train`: learn from texts and save the best model."""
+
+import contextlib
+import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from charrnn.cli import console, messages
+from charrnn.cli.options import (
+    Device,
+    Encoding,
+    Errors,
+    Json,
+    Quiet,
+    Threads,
+    budget_option,
+    default,
+    given,
+    learning_option,
+    machine_option,
+    network_option,
+    output_option,
+    run_option,
+    text_option,
+)
+from charrnn.config import SECONDS_BETWEEN_STATES, CorpusConfig, SourceConfig, TrainConfig
+from charrnn.distributed import Ranks
+from charrnn.errors import UsageError
+
+if TYPE_CHECKING:
+    from charrnn.training.folder import Log
+    from charrnn.training.plan import RunPlan
+
+
+def train(
+    texts: Annotated[
+        list[str], typer.Argument(metavar="TEXT...", help="Text files (also compressed), folders, or - for stdin.")
+    ],
+    minutes: Annotated[float | None, budget_option(help="Time limit, from the first step to the saved model.")] = None,
+    steps: Annotated[int | None, budget_option(help="Number of optimiser updates, instead of --minutes.")] = None,
+    cell: Annotated[str | None, network_option(help="Recurrent cell: rnn, gru or lstm.")] = None,
+    num_layers: Annotated[int | None, network_option(help="Number of recurrent layers.")] = None,
+    hidden_size: Annotated[int | None, network_option(help="Units per layer.")] = None,
+    embedding_dim: Annotated[int | None, network_option(help="Embedding size.")] = None,
+    dropout: Annotated[float | None, learning_option(help="Dropout on each layer's output.")] = None,
+    weight_drop: Annotated[float | None, learning_option(help="Dropout on the recurrent weights.")] = None,
+    seq_len: Annotated[int | None, learning_option(help="Characters per window of backpropagation.")] = None,
+    batch_size: Annotated[int | None, learning_option(help="Windows per step.")] = None,
+    learning_rate: Annotated[float | None, learning_option(help="Peak learning rate.")] = None,
+    weight_decay: Annotated[
+        float | None, learning_option(help="Weight decay.", show_default=default(TrainConfig, "weight_decay"))
+    ] = None,
+    grad_clip: Annotated[
+        float | None,
+        learning_option(help="Maximum gradient norm.", show_default=default(TrainConfig, "grad_clip")),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        learning_option(
+            help="Stop after this many evaluations without improvement; 0 = never.",
+            show_default=default(TrainConfig, "patience"),
+        ),
+    ] = None,
+    seed: Annotated[int | None, learning_option(help="Random seed.", show_default=default(TrainConfig, "seed"))] = None,
+    mix: Annotated[
+        bool | None,
+        learning_option("--mix/--no-mix", help="Mix n-grams into the predictions if that helps.", show_default="mix"),
+    ] = None,
+    init_from: Annotated[
+        str | None, learning_option(metavar="MODEL", help="Start from this model's weights: a run name or a file.")
+    ] = None,
+    documents: Annotated[
+        str | None,
+        text_option(
+            metavar="SEPARATOR",
+            help="Treat the text as separate documents, split at lines, blank-lines or any string.",
+        ),
+    ] = None,
+    bytes_: Annotated[bool | None, text_option("--bytes", help="Learn bytes instead of characters.")] = None,
+    encoding: Encoding = None,
+    errors: Errors = None,
+    min_count: Annotated[
+        int | None,
+        text_option(
+            help="Treat characters that occur less often as one unknown symbol.",
+            show_default=default(CorpusConfig, "min_count"),
+        ),
+    ] = None,
+    glob: Annotated[
+        str | None,
+        text_option(
+            metavar="PATTERN",
+            help="Which files of a folder to read, for example '*.txt'.",
+            show_default=default(SourceConfig, "glob"),
+        ),
+    ] = None,
+    max_bytes: Annotated[
+        int | None, text_option(help="Stop if the text is larger. [default: half of the free disk space]")
+    ] = None,
+    valid: Annotated[
+        str | None, text_option(metavar="FILE", help="Hold out this text instead of the end of TEXT.")
+    ] = None,
+    valid_fraction: Annotated[
+        float | None,
+        text_option(
+            help="Share of the text to hold out, from its end.", show_default=default(CorpusConfig, "valid_fraction")
+        ),
+    ] = None,
+    test_fraction: Annotated[
+        float | None,
+        text_option(
+            help="Extra share held out after that and scored once, at the end.",
+            show_default=default(CorpusConfig, "test_fraction"),
+        ),
+    ] = None,
+    run: Annotated[
+        str | None,
+        run_option(metavar="NAME", help="Name of the run's folder in ./checkpoints. [default: the text's name]"),
+    ] = None,
+    fresh: Annotated[bool, run_option("--fresh", help="Start over and discard the earlier run.")] = False,
+    save_every: Annotated[
+        float, run_option(metavar="SECONDS", help="Time between two saved states.")
+    ] = SECONDS_BETWEEN_STATES,
+    dry_run: Annotated[bool, run_option("--dry-run", help="Show the plan and exit.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    precision: Annotated[
+        str, machine_option(help="Number format for matrix products: float32, bfloat16 or auto (the fastest here).")
+    ] = "auto",
+    report: Annotated[bool, output_option("--report", help="Write a report page next to the model.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn from TEXT and save the best model in ./checkpoints. Prints the model's path.
+
+    Network, settings and budget follow from the text: 30 passes over a short text, 5 minutes for
+    a long one. Training stops early if the model no longer improves. The same command resumes
+    an unfinished run; a larger --minutes or --steps extends a finished one.
+
+    Examples:
+
+      charrnn train poems.txt
+
+      charrnn train novels/ --glob '*.txt' --minutes 10
+
+      zcat names.gz | charrnn train - --documents lines --run names
+    """
+    if not 0 <= save_every <= 1e6:
+        raise UsageError(f"--save-every must lie between 0 and 1e+06, not {save_every}")
+    settings = given(
+        minutes=minutes,
+        steps=steps,
+        cell=cell,
+        num_layers=num_layers,
+        hidden_size=hidden_size,
+        embedding_dim=embedding_dim,
+        dropout=dropout,
+        weight_drop=weight_drop,
+        seq_len=seq_len,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        grad_clip=grad_clip,
+        patience=patience,
+        seed=seed,
+        mix=mix,
+        init_from=init_from,
+        documents=documents,
+        bytes=bytes_,
+        encoding=encoding,
+        errors=errors,
+        min_count=min_count,
+        glob=glob,
+        max_bytes=max_bytes,
+        valid=valid,
+        valid_fraction=valid_fraction,
+        test_fraction=test_fraction,
+    )
+    from charrnn import distributed
+    from charrnn.data import sources
+    from charrnn.hardware import count_threads, select_precision, set_up_torch
+    from charrnn.training.folder import Run, run_name
+
+    sources.check(texts[0])  # before its name becomes the run's
+    folder = Run(run_name(texts[0]) if run is None else run)
+    with distributed.process_group(Ranks.from_environment(), device=device) as ranks, contextlib.ExitStack() as held:
+        is_first = ranks.is_first
+        quiet = quiet or not is_first
+        fresh = fresh and ranks.restarts == 0  # torchrun restarts the same command: it must resume then
+
+        def plan_run() -> "RunPlan":
+            cores = count_threads(threads, ranks.local_size)
+            target = set_up_torch(device, cores)
+
+            from charrnn.training.plan import Environment
+            from charrnn.training.start import make_plan
+
+            environment = Environment(str(target), cores, select_precision(precision, target), ranks)
+            with console.slow_notice("reading the text", quiet=quiet):
+                return make_plan(folder, texts, settings, environment, fresh=fresh)
+
+        if not dry_run:
+            ranks.agree("writable", lambda: is_first and folder.check_writable())  # before a long text is read
+        plan = ranks.agree("plan", plan_run, lambda plan: plan.shared_facts)
+        if dry_run:
+            if is_first:
+                show_plan(plan, json=json)
+            return
+        ranks.agree("folder", lambda: is_first and held.enter_context(lock(plan, fresh=fresh)))
+        was_trained = run_plan(plan, console.TrainView(json_lines=json and is_first, quiet=quiet), save_every)
+    if not is_first:
+        return
+    finish(plan, with_baselines=was_trained and not quiet, report=report, quiet=quiet)
+    if not json:
+        console.result_path(plan.run.model_path)
+    if not quiet:
+        console.note(f"next: charrnn sample -m {shlex.quote(plan.run.name)} --temp 0.8")
+
+
+def show_plan(plan: "RunPlan", *, json: bool) -> None:
+    """Print what a run would do."""
+    event = plan.event()
+    if json:
+        console.result_json(event.record())
+    else:
+        console.result(messages.plan_lines(event, with_reasons=True))
+
+
+@contextlib.contextmanager
+def lock(plan: "RunPlan", *, fresh: bool) -> Iterator[None]:
+    """Hold the run's folder, still as it was when the plan was made; with fresh, discard the earlier run in it."""
+    from charrnn.training.start import check_unchanged
+
+    with plan.run.locked():
+        if fresh:
+            plan.run.clear()
+        else:
+            check_unchanged(plan)
+        yield
+
+
+def run_plan(plan: "RunPlan", view: console.TrainView, save_every: float) -> bool:
+    """Train as planned, logging and showing events. Returns whether there was anything left to do."""
+    from charrnn import precompile
+    from charrnn.cli.signals import catching_signals
+    from charrnn.events import Warned
+    from charrnn.training.folder import Log
+    from charrnn.training.loop import train as train_events
+
+    ranks, log = plan.environment.ranks, Log(plan.run)
+    if plan.is_finished:
+        if ranks.is_first:
+            show_finished(plan, view, log)
+        return False
+    if plan.environment.device == "cpu":
+        with ranks.local_rank_first("kernels"), console.slow_notice(messages.COMPILING, quiet=view.quiet):
+            precompile.for_training(plan.environment.precision)
+    try:
+        with catching_signals(view.stopping) as stop:
+            for event in train_events(plan, stop=stop, save_every=save_every):
+                if not ranks.is_first:
+                    continue
+                if problem := log.append(event.record()):
+                    view.show(Warned(event.step, problem))
+                view.show(event)
+    finally:
+        view.close()
+    if ranks.is_first:
+        log.finish()
+    return True
+
+
+def show_finished(plan: "RunPlan", view: console.TrainView, log: "Log") -> None:
+    """Show the end of a run that had finished before, and log it if the run was killed before it could."""
+    from charrnn.events import Resumed
+    from charrnn.training.saving import read_finished_event
+
+    assert plan.resume is not None
+    scalars = plan.resume.scalars
+    finished = read_finished_event(plan.run, scalars.step)
+    view.show(Resumed(scalars.step, plan.notes[0]))
+    view.show(finished)
+    if plan.run.num_logged() < scalars.num_events:
+        log.append(finished.record())
+
+
+def finish(plan: "RunPlan", *, with_baselines: bool, report: bool, quiet: bool) -> None:
+    """Compare a finished run's score with baselines, and write the report page."""
+    from charrnn.cli.evaluate import write_run_report
+    from charrnn.data.batches import MOST_COUNTED
+    from charrnn.evaluation.assessment import compute_baselines
+    from charrnn.evaluation.scores import Assessment, Evaluation
+    from charrnn.evaluation.texts import held_out_text
+    from charrnn.model.file import load_model
+
+    with console.slow_notice(messages.COMPARING, quiet=quiet):
+        if with_baselines:
+            file, corpus = load_model(plan.run.model_path), plan.task.corpus
+            text = held_out_text(file, corpus)
+            nats, num_chars = file.scores["nats_per_char"], file.scores["num_chars"]
+            baselines = compute_baselines(
+                corpus.train_ids, text.ids, context=text.context, vocab=file.vocab, max_read=MOST_COUNTED
+            )
+            score = Evaluation(nats * num_chars, num_chars, {})
+            console.paragraph(messages.comparison_lines(Assessment(score, baselines)))
+        if report:
+            path = write_run_report(plan)
+    if report and not quiet:
+        console.note(f"wrote {path}")

@@ -1,0 +1,149 @@
+"""What this machine offers: cores, threads, devices and the number formats they are fast in.
+
+PyTorch and numba are imported only inside the functions that need them.
+"""
+
+import itertools
+import math
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from charrnn.config import Precision
+from charrnn.errors import ResourceError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def available_cores() -> int:
+    """Cores this process may use: fewer than the machine has under an affinity mask or a container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _cpu_quota(Path("/")))))
+
+
+def _cpu_quota(root: Path) -> float:
+    """Cores' worth of time that Linux control groups (version 2) grant: the smallest of all enclosing groups, or inf.
+
+    root: of the file system, for /proc and /sys.
+    """
+    groups, smallest = root / "sys/fs/cgroup", math.inf
+    try:
+        own = (root / "proc/self/cgroup").read_text().strip().rpartition("::/")[2]
+    except (OSError, ValueError):
+        return smallest
+    for group in (groups / own, *(groups / own).parents):
+        if group == groups.parent:
+            break
+        try:
+            quota, period = (group / "cpu.max").read_text().split()
+            smallest = min(smallest, int(quota) / int(period))
+        except (OSError, ValueError, ZeroDivisionError):  # the root group has no such file; "max" is not a number
+            continue
+    return smallest
+
+
+def count_threads(threads: int | None, num_processes: int = 1) -> int:
+    """CPU threads to use in each of the processes that share the cores. threads: what the user asked for.
+
+    Raises UsageError for a number out of range.
+    """
+    if threads is not None and not 1 <= threads <= 1024:
+        raise UsageError(f"--threads must lie between 1 and 1024, not {threads}")
+    return threads or max(1, available_cores() // num_processes)
+
+
+def count_workers(batch_size: int, *, device: str, threads: int) -> int:
+    """Worker threads for a step's lanes: one per core, as long as each has enough rows to fill a product's tile."""
+    return max(1, min(threads, batch_size // 8)) if device == "cpu" else 1
+
+
+def split_range(total: int, num_parts: int, grain: int = 1) -> list[slice]:
+    """Cut range(total) into parts of nearly equal length, each but the last a multiple of grain; some may be empty."""
+    grains = -(-total // grain)
+    bounds = [min(total, grains * part // num_parts * grain) for part in range(num_parts + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(bounds)]
+
+
+def set_torch_threads(count: int) -> None:
+    """Set the number of PyTorch's threads for work that this thread asks for.
+
+    The number belongs to each thread, but only once that thread has read it: until then it follows
+    whatever was set last anywhere. So it is read at once.
+    """
+    import torch
+
+    torch.set_num_threads(count)
+    torch.get_num_threads()
+
+
+def worker_pool(num_workers: int) -> ThreadPoolExecutor:
+    """Start worker threads in which PyTorch is single-threaded; the caller's own number of threads stays."""
+    import torch
+
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(num_workers, "worker", set_torch_threads, (1,))
+    all_started = threading.Barrier(num_workers)
+    list(pool.map(lambda _: all_started.wait(), range(num_workers)))
+    set_torch_threads(threads)
+    return pool
+
+
+def set_up_torch(device: str, threads: int) -> "torch.device":
+    """Import PyTorch, set its threads and find the device that `--device` names.
+
+    OpenMP's threads spin while they wait, which starves other processes on the same cores. A short
+    spin costs nothing on a quiet machine and trains half as fast again beside another run.
+    Errors as those of select_device.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when PyTorch is imported
+    import torch
+
+    set_torch_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False  # or a GPU's recurrent layers would round "float32"
+    return select_device(device)
+
+
+def select_device(name: str) -> "torch.device":
+    """Turn `--device` into a device: auto, cpu, cuda or cuda:N.
+
+    Raises UsageError for another name, ResourceError where PyTorch has no such device.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, number = name.partition(":")
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind != "cuda" or (number and not number.isdecimal()):
+        raise UsageError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
+    if int(number or 0) >= available:
+        found = f"PyTorch sees {available} CUDA device{'' if available == 1 else 's'}"
+        raise ResourceError(f"--device {name}: {found}; use --device cpu")
+    return torch.device(name)
+
+
+def select_precision(name: str, device: "torch.device | None" = None) -> Precision:
+    """Turn `--precision` into the number format of a device's matrix products. device: None means the CPU.
+
+    Raises UsageError for an unknown name, ResourceError for bfloat16 where it would be emulated.
+    """
+    if name not in ("auto", *get_args(Precision)):
+        raise UsageError(f"--precision must be auto, {' or '.join(get_args(Precision))}, not {name!r}")
+    if name == "float32":
+        return "float32"
+    if device is not None and device.type == "cuda":
+        import torch
+
+        is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        from charrnn.kernels.products import has_fast_bfloat16
+
+        is_fast = has_fast_bfloat16()
+    if name == "bfloat16" and not is_fast:
+        raise ResourceError("--precision bfloat16: this processor has no bfloat16 products; use --precision float32")
+    return "bfloat16" if is_fast else "float32"

@@ -1,0 +1,207 @@
+"""The gradient of one window: the sum of nats over its lanes, computed by worker threads.
+
+Each worker owns a slice of the lanes. It computes sums, not means, over its own lanes, and the
+sums are added in the workers' order; so for a given number of workers a run is the same to
+the last bit. The kernels hold Python's global lock for a fraction of a window, so there is one
+worker per core and no thread inside a product.
+
+Letters: T steps, B lanes, L layers, H hidden size, P parameters in all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from charrnn.config import Precision
+from charrnn.hardware import split_range, worker_pool
+from charrnn.kernels.head import PackedHead, nats_and_gradients
+from charrnn.kernels.products import padded
+from charrnn.model.layers import (
+    Buffers,
+    HiddenState,
+    Layer,
+    backward_window,
+    forward_window,
+    is_fused,
+    parameter_gradients,
+)
+from charrnn.model.network import CharRNN, PackedNetwork
+
+
+@dataclass(frozen=True)
+class WindowResult:
+    """nats: summed over the window's targets; gradient: (P,) of that sum; state: tensors (L, B, H), detached."""
+
+    nats: float
+    gradient: Tensor
+    state: HiddenState
+
+
+class Workers:
+    """The threads that share a window's lanes; a context manager that ends them.
+
+    The model's weights may be changed between windows, in place.
+    """
+
+    def __init__(self, model: CharRNN, *, num_workers: int, precision: Precision) -> None:
+        self.model, self.num_workers, self.precision = model, num_workers, precision
+        # memory that stays allocated from window to window: new pages cost more than what is computed in them
+        self._packed: PackedNetwork | None = None
+        size, device = model.config.num_parameters, model.head.weight.device
+        self._gradients = [torch.empty(size, device=device) for _ in range(num_workers)]
+        self._buffers = [[Buffers() for _ in range(model.config.num_layers + 1)] for _ in range(num_workers)]
+        self._pool = worker_pool(num_workers)
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def compute(
+        self,
+        x: Tensor,
+        targets: Tensor,
+        state: HiddenState,
+        masks: Sequence[Tensor] | None = None,
+        weight_masks: Sequence[Tensor] | None = None,
+    ) -> WindowResult:
+        """Run one window forward and back: backpropagation through time, truncated at its start.
+
+        x, targets: (T, B) ids; state: tensors (L, B, H) after the window before, which no gradient
+        flows back into; masks: one (B, H) factor per layer for its output; weight_masks: one
+        factor per layer for its recurrent weight. The gradient's memory is reused by the next call.
+        """
+        if weight_masks is None:
+            return self._compute(x, targets, state, masks)
+        weights = recurrent_weights(self.model)
+        originals = [weight.clone() for weight in weights]
+        for weight, mask in zip(weights, weight_masks, strict=True):
+            weight.mul_(mask)
+        try:
+            result = self._compute(x, targets, state, masks)
+        finally:
+            for weight, original in zip(weights, originals, strict=True):
+                weight.copy_(original)
+        for gradient, mask in zip(recurrent_weights(self.model, result.gradient), weight_masks, strict=True):
+            gradient *= mask
+        return result
+
+    def _compute(self, x: Tensor, targets: Tensor, state: HiddenState, masks: Sequence[Tensor] | None) -> WindowResult:
+        """The same with the recurrent weights as they are."""
+        if not is_fused(self.model):  # PyTorch has its own threads, and graphs must not be shared among workers
+            return autograd_window(self.model, x, targets, state, masks, self.precision)
+        self._packed = packed = self.model.pack(self.precision, out=self._packed, each=self._pool.map)
+        futures = [
+            self._pool.submit(
+                fused_window,
+                self.model,
+                packed,
+                x[:, lanes],
+                targets[:, lanes],
+                tuple(part[:, lanes] for part in state),
+                None if masks is None else [mask[lanes] for mask in masks],
+                buffers=buffers,
+                out=gradient,
+            )
+            for lanes, gradient, buffers in zip(
+                split_range(x.shape[1], self.num_workers), self._gradients, self._buffers, strict=True
+            )
+        ]
+        results = [future.result() for future in futures]
+        gradient = results[0].gradient
+        for result in results[1:]:
+            gradient += result.gradient
+        parts = zip(*(result.state for result in results), strict=True)
+        return WindowResult(
+            nats=float(torch.tensor([result.nats for result in results], dtype=torch.float64).sum()),
+            gradient=gradient,
+            state=tuple(torch.cat(part, dim=1) for part in parts),
+        )
+
+
+def recurrent_weights(model: CharRNN, flat: Tensor | None = None) -> list[Tensor]:
+    """Each layer's recurrent weight as a view of the model's memory, or of flat, (P,), which may be a gradient."""
+    views, start = [], 0
+    for name, parameter in model.named_parameters():
+        if name.endswith("weight_hh_l0"):
+            part = parameter.detach() if flat is None else flat[start : start + parameter.numel()]
+            views.append(part.view_as(parameter))
+        start += parameter.numel()
+    return views
+
+
+def autograd_window(
+    model: CharRNN,
+    x: Tensor,
+    targets: Tensor,
+    state: HiddenState,
+    masks: Sequence[Tensor] | None = None,
+    precision: Precision = "float32",
+) -> WindowResult:
+    """Compute a window's gradient with PyTorch's own layers and autograd, in autocast where precision is bfloat16."""
+    before = tuple(part.detach() for part in state)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        h, after = model.features(x, before, masks)
+        logits = model.head(h)
+    if logits.dtype != torch.float64:
+        logits = logits.float()
+    nats = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    gradients = torch.autograd.grad(nats, list(model.parameters()))
+    gradient = torch.cat([part.flatten() for part in gradients])
+    return WindowResult(float(nats.detach()), gradient, tuple(part.detach().to(before[0].dtype) for part in after))
+
+
+def fused_window(
+    model: CharRNN,
+    packed: PackedNetwork,
+    x: Tensor,
+    targets: Tensor,
+    state: HiddenState,
+    masks: Sequence[Tensor] | None = None,
+    *,
+    buffers: Sequence[Buffers] | None = None,
+    out: Tensor | None = None,
+) -> WindowResult:
+    """Compute a window's gradient with our kernels, on arrays: each PyTorch call would hand the lock to another worker.
+
+    packed: the model's weights; buffers: one per layer and one for the head; out: (P,), memory for the gradient.
+    """
+    ids, reset_id = np.ascontiguousarray(x.numpy()), model.config.reset_id
+    resets = np.zeros(ids.shape, np.bool_) if reset_id is None else ids == reset_id
+    after = tuple(np.array(part.detach().numpy(), order="C") for part in state)  # copies (L, B, H), updated in place
+    *layer_buffers, head_buffers = buffers or [Buffers() for _ in range(len(packed.layers) + 1)]
+    h, saved = ids, []
+    for index, (weights, memory) in enumerate(zip(packed.layers, layer_buffers, strict=True)):
+        mask = None if masks is None else np.ascontiguousarray(masks[index].numpy())
+        h, activations = forward_window(
+            weights, h, resets, after[0][index], after[-1][index], mask, memory, needs_backward=True
+        )
+        saved.append(activations)
+    nats, d_h, *gradients = _head_gradients(packed.head, h, np.ascontiguousarray(targets.numpy()), head_buffers)
+    for index, activations in reversed(list(enumerate(saved))):
+        weights, memory = packed.layers[index], layer_buffers[index]
+        d_state = memory.zeros("state", 2, *after[0][index].shape)  # no gradient comes from the window after
+        d_h, sums = backward_window(weights, activations, d_h, d_state[0], d_state[1], memory)
+        embedding = model.embedding.weight if index == 0 else None
+        gradients = parameter_gradients(weights, sums, cast(Layer, model.layers[index]), embedding) + gradients
+    gradient = torch.cat([part.flatten() for part in gradients], out=out)
+    return WindowResult(nats, gradient, tuple(map(torch.from_numpy, after)))
+
+
+def _head_gradients(
+    packed: PackedHead, h: NDArray[Any], targets: NDArray[np.int64], buffers: Buffers
+) -> tuple[float, NDArray[Any], Tensor, Tensor]:
+    """The nats of targets (T, B) given features h (T, B, H), and the gradients of h, the head's weight and its bias."""
+    vocab_size, size = len(packed.bias), h.shape[2]
+    d_h = buffers.empty("h", *h.shape, dtype=h.dtype)
+    d_weight, d_bias = buffers.zeros("weight", vocab_size, padded(size)), buffers.zeros("bias", vocab_size)
+    rows = h.reshape(-1, size), targets.ravel(), d_h.reshape(-1, size)
+    nats = nats_and_gradients(packed, *rows, d_weight, d_bias)
+    return nats, d_h, torch.from_numpy(d_weight)[:, :size], torch.from_numpy(d_bias)

@@ -1,0 +1,158 @@
+"""How a run continues from its saved state: resumed, extended by a larger budget, or already finished."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from charrnn.config import Checked, CorpusConfig, ModelConfig, TrainConfig, flag, overlay, setting
+from charrnn.data.corpus import Corpus
+from charrnn.errors import ModelFileError, UsageError
+from charrnn.training.folder import Run, SavedState
+from charrnn.training.plan import Budget, Environment, Resume, RunPlan, Task, advice_for, check_ranks, fit_batch_size
+from charrnn.training.state import ScalarState, verify_state
+
+_UNCHECKED = ("steps", "known")  # settings that a run may be given again with another value
+
+
+@dataclass(frozen=True)
+class _SavedText(Checked):
+    """The text a run was trained on: its SHA-256, its vocabulary's fingerprint, its length and its files."""
+
+    sha256: str
+    vocab: str
+    paths: list[str]
+    num_chars: int = setting(1, 10**15)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.paths, list) or not all(isinstance(path, str) for path in self.paths):
+            raise UsageError("its files are not a list of names")
+
+
+def settle_corpus_config(run: Run, saved: SavedState | None, given: Mapping[str, Any]) -> CorpusConfig:
+    """How the text is read and split: as at the run's start, else as the user says.
+
+    Raises UsageError where those differ.
+    """
+    if saved is None:
+        return overlay(CorpusConfig(), given)
+    config = _saved_configs(run, saved)[0]
+    _check_same(run, asdict(config), {name: value for name, value in given.items() if name != "known"})
+    return config
+
+
+def plan_resumed_run(
+    run: Run, saved: SavedState, corpus: Corpus, given: Mapping[str, Any], environment: Environment
+) -> RunPlan:
+    """Settle how a run continues. What the user left open stays as it was.
+
+    given: as for plan_new_run. Raises UsageError where the text or a setting differs from the run's,
+    ModelFileError where the state contradicts itself.
+    """
+    task = Task(corpus, *_saved_configs(run, saved))
+    given, _ = fit_batch_size(given, len(task.train_text))
+    settings = {name: value for name, value in task.settings().items() if name not in _UNCHECKED}
+    _check_same(run, settings, given)
+    try:
+        budget = Budget(saved.meta["minutes"], saved.meta["seconds"])
+        text, place = _SavedText(**saved.meta["text"]), dict(saved.meta["place"])
+    except (UsageError, KeyError, TypeError, ValueError) as error:
+        raise _not_a_state(run, saved, error) from None
+    _check_text(run, task, text)
+    check_ranks(environment.ranks, task.training)
+    scalars = verify_state(saved, task.model, batch_size=task.training.batch_size)
+    longest_lane = -(-len(task.train_text) // task.training.batch_size)
+    if scalars.cursor.time >= longest_lane or scalars.valid_chars > len(corpus.valid_ids):
+        raise _not_a_state(run, saved, UsageError("its position is outside the text"))
+    plan = RunPlan(run, task, environment, budget, Resume(saved, scalars))
+    if scalars.finished:
+        return _extended(plan, scalars, given.get("steps"), given.get("minutes"))
+    return _resumed(plan, scalars, place, given.get("steps"), given.get("minutes"))
+
+
+def _resumed(
+    plan: RunPlan, scalars: ScalarState, place: Mapping[str, Any], steps: int | None, minutes: float | None
+) -> RunPlan:
+    """The plan of a run that was stopped before its end."""
+    total, spent = scalars.num_steps, plan.budget.minutes
+    if (steps or total) != total or (minutes or spent) != spent:
+        raise UsageError(
+            f"run {plan.run.name!r} isn't finished; finish it first, without --minutes or --steps, "
+            f"or {advice_for(plan.run)}"
+        )
+    left = None if total else plan.budget.seconds  # all of it, if the run stopped before its speed was known
+    return replace(
+        plan,
+        budget=replace(plan.budget, seconds=left),
+        notes=(f"resuming from step {scalars.step}", *_environment_changes(place, plan.environment)),
+    )
+
+
+def _extended(plan: RunPlan, scalars: ScalarState, steps: int | None, minutes: float | None) -> RunPlan:
+    """The plan of a run that had finished: nothing to do, unless its budget has grown."""
+    assert plan.resume is not None
+    extension, spent = replace(plan.resume, extends=True), plan.budget.minutes
+    restart = "the learning rate starts again from its peak"
+    if steps and steps > (scalars.num_steps or 0):
+        note = f"extending the finished run from step {scalars.step} to step {steps}; {restart}"
+        task = replace(plan.task, training=replace(plan.task.training, steps=steps))
+        return replace(plan, task=task, resume=extension, notes=(note,))
+    if minutes and minutes > (spent or 0):
+        growth = f"from {spent:g} to {minutes:g}" if spent else f"by {minutes:g}"
+        note = f"extending the finished run {growth} minutes; {restart}"
+        budget = Budget(minutes, 60 * (minutes - (spent or 0)))
+        return replace(plan, budget=budget, resume=extension, notes=(note,))
+    note = (
+        f"run {plan.run.name!r} finished after {scalars.step} steps; "
+        "more --steps or --minutes extend it, --fresh starts over"
+    )
+    return replace(plan, resume=replace(plan.resume, is_finished=True), notes=(note,))
+
+
+def _saved_configs(run: Run, saved: SavedState) -> tuple[CorpusConfig, ModelConfig, TrainConfig]:
+    """The settings a run has had since its first step. Raises ModelFileError where the file contradicts itself."""
+    try:
+        meta = saved.meta
+        return CorpusConfig(**meta["corpus"]), ModelConfig(**meta["model"]), TrainConfig(**meta["training"])
+    except (UsageError, KeyError, TypeError) as error:
+        raise _not_a_state(run, saved, error) from None
+
+
+def _not_a_state(run: Run, saved: SavedState, error: Exception) -> ModelFileError:
+    why = str(error) if isinstance(error, UsageError) else repr(error)
+    return ModelFileError(f"{saved.path}: not a state of a run ({why}); {advice_for(run)}")
+
+
+def _check_same(run: Run, settings: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise UsageError where the user gives another value than the run has."""
+    for name, value in given.items():
+        if settings.get(name, value) != value:
+            raise UsageError(f"{flag(name)} {value} differs from this run's {settings[name]}; {advice_for(run)}")
+
+
+def _check_text(run: Run, task: Task, then: _SavedText) -> None:
+    """Raise UsageError where the text is not the one that the run was trained on."""
+    corpus = task.corpus
+    if (then.sha256, then.vocab) == (corpus.sha256, corpus.vocab.fingerprint):
+        return
+    if then.paths != task.paths:
+        other = next((name for name in task.paths if name not in then.paths), None)
+        difference = f"it was trained on {_list_paths(then.paths)}" + (f", {other} is new" if other else "")
+    elif then.num_chars != len(corpus.ids):
+        difference = f"it had {then.num_chars:,} characters then and has {len(corpus.ids):,} now"
+    else:
+        difference = f"it has {then.num_chars:,} characters as before, but not the same ones"
+    raise UsageError(f"not the text that run {run.name!r} was trained on: {difference}; {advice_for(run)}")
+
+
+def _list_paths(paths: list[str]) -> str:
+    return ", ".join(map(str, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+
+
+def _environment_changes(before: Mapping[str, Any], environment: Environment) -> list[str]:
+    """Warn about a run that resumes in another environment than it was in."""
+    now = environment.facts()
+    changes = [f"{name} was {before.get(name)}, is {now[name]}" for name in now if before.get(name) != now[name]]
+    if not changes:
+        return []
+    return [f"the run will not end bit for bit as it would have, because sums round differently: {'; '.join(changes)}"]

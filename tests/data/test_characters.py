@@ -1,0 +1,37 @@
+"""Signs for what can't be shown."""
+
+import pytest
+
+from charrnn.data.characters import name, readable, sign
+from charrnn.data.vocab import END, UNKNOWN, spell_bytes
+
+
+@pytest.mark.parametrize(
+    ("char", "shown", "called"),
+    [
+        ("\n", "↵", "newline"),
+        ("\t", "␉", "tab"),
+        ("\r", "␍", "carriage return"),
+        (" ", " ", "space"),
+        ("\x07", "␇", "U+0007"),
+        ("\udce2", "�", "byte 0xE2"),
+        (END, "␃", "end of document"),
+        (UNKNOWN, "�", "one of the rarer characters"),
+        ("\u202e", "�", "U+202E RIGHT-TO-LEFT OVERRIDE"),
+        ("\ufe0f", "�", "U+FE0F VARIATION SELECTOR-16"),
+        ("\U0001f600", "\U0001f600", "U+1F600 GRINNING FACE"),
+        ("中", "中", "U+4E2D"),
+        ("\ufffd", "\ufffd", "U+FFFD REPLACEMENT CHARACTER"),
+    ],
+)
+def test_signs_and_names(char, shown, called):
+    """What can't be shown has a sign, and its name tells what it is."""
+    assert sign(char) == shown
+    assert name(char) == called
+
+
+def test_text_for_people_reads_bytes_as_characters():
+    """In samples and lines whole characters count, and the joiners of emoji stay."""
+    assert readable(spell_bytes("né 中\n")) == "né 中\n"
+    assert readable("a\udcffb" + END) == "a\ufffdb␃"
+    assert readable("\u202e\x1b\r\t\U0001f469\u200d\U0001f680\ufe0f") == "\ufffd␛␍\t\U0001f469\u200d\U0001f680\ufe0f"

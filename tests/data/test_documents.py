@@ -1,0 +1,304 @@
+"""A text that is many: where each document ends, the order they are put into, and where one begins."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from charrnn.data import documents
+from charrnn.data.decoding import end_documents
+from charrnn.data.documents import next_document, shuffled
+from charrnn.data.vocab import END
+
+STOP = 0  # the id of a document's end
+WIDTHS = [np.uint8, np.uint16, np.uint32]
+SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=8)
+DOCUMENTS = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1, max_size=40)
+
+
+def cut(whole, sizes):
+    """Cut a text or an array into pieces of these lengths, over and over; none is empty."""
+    pieces, start = [], 0
+    for size in itertools.cycle(sizes):
+        if start >= len(whole):
+            return pieces
+        pieces.append(whole[start : start + size])
+        start += size
+    return pieces
+
+
+def all_chunkings(whole):
+    """Every way to cut a text into pieces that aren't empty."""
+    for borders in itertools.product([False, True], repeat=max(0, len(whole) - 1)):
+        places = [0, *(place for place, border in enumerate(borders, 1) if border), len(whole)]
+        yield [whole[start:stop] for start, stop in itertools.pairwise(places) if stop > start]
+
+
+def ended(parts):
+    """Those that aren't empty, each with an end."""
+    return "".join(part + END for part in parts if part)
+
+
+def split_by(text, separator):
+    """What stands between the places where a separator is found, searched from the left one character at a time."""
+    parts, part, place = [], "", 0
+    while place < len(text):
+        if text.startswith(separator, place):
+            parts.append(part)
+            part, place = "", place + len(separator)
+        else:
+            part, place = part + text[place], place + 1
+    return [*parts, part]
+
+
+def paragraphs(text):
+    """Runs of lines with anything but spaces, tabs and carriage returns in them."""
+    groups = itertools.groupby(text.split("\n"), key=lambda line: line.strip(" \t\r") == "")
+    return ["\n".join(lines) for blank, lines in groups if not blank]
+
+
+def documents_of(pieces, kind):
+    """The documents, joined, with what has to hold of any: no piece is empty, no document is, and each is ended."""
+    pieces = list(end_documents(pieces, kind))
+    text = "".join(pieces)
+    assert all(pieces)
+    assert END * 2 not in text
+    assert not text.startswith(END)
+    assert not text or text.endswith(END)
+    return text
+
+
+@settings(deadline=None)
+@given(text=st.text("ab\r\n \u2028"), sizes=SIZES)
+def test_each_line_is_a_document(text, sizes):
+    """Only a line feed ends one, lines of nothing are dropped, and the last one needs no line feed."""
+    assert documents_of(cut(text, sizes), "lines") == ended(text.split("\n"))
+
+
+@settings(deadline=None, max_examples=300)
+@given(text=st.text("ab\r\n \t\f"), blank=st.sampled_from(["", "\n\n", "\n \t\n\r\n"]), sizes=SIZES)
+def test_blank_lines_stand_between_documents(text, blank, sizes):
+    """One or more of nothing but spaces, tabs and carriage returns, also before the first and behind the last."""
+    text = blank + "x" + text
+    assert documents_of(cut(text, sizes), "blank-lines") == ended(paragraphs(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", []),
+        ("\n", []),
+        ("\n\n\n", []),
+        ("a", ["a"]),
+        ("a\n", ["a"]),
+        ("a\n\n", ["a"]),
+        ("a\nb", ["a\nb"]),
+        ("a\n\nb", ["a", "b"]),
+        ("a\n\n\n\nb", ["a", "b"]),
+        ("a\n \t \n\t\nb", ["a", "b"]),
+        ("a\n  b\n\n  c\n", ["a\n  b", "  c"]),
+        ("a \n\n b", ["a ", " b"]),
+        ("a\r\n\r\nb\r\n", ["a\r", "b\r"]),
+        ("a\n\f\nb", ["a\n\f\nb"]),
+        ("a\n\u00a0\nb", ["a\n\u00a0\nb"]),
+        ("\n\na\n", ["a"]),
+        ("a\n  ", ["a"]),
+    ],
+)
+def test_examples_of_blank_lines(text, parts):
+    """Indentation and single line feeds inside a document stay; every way to cut the text gives the same."""
+    for pieces in all_chunkings(text):
+        assert documents_of(pieces, "blank-lines") == ended(parts)
+
+
+SEPARATORS = [
+    "aa",
+    "aba",
+    "abab",
+    "a",
+    "<|end|>",
+    ".*",
+    "a|b",
+    "(a",
+    "[ab]",
+    "\\",
+    "$",
+    "^",
+    "\n%\n",
+    "\n\n",
+    "aab",
+    "\r\n",
+]
+
+
+@settings(deadline=None, max_examples=300)
+@given(separator=st.sampled_from(SEPARATORS), data=st.data(), sizes=SIZES)
+def test_any_text_can_stand_between_documents(separator, data, sizes):
+    """It is searched from the left, without overlaps, and as it is written, whatever it means in a pattern."""
+    parts = st.one_of(st.just(separator), st.sampled_from(sorted(set(separator + "abc\n"))))
+    text = "".join(data.draw(st.lists(parts, max_size=20)))
+    assert documents_of(cut(text, sizes), separator) == ended(split_by(text, separator))
+
+
+@pytest.mark.parametrize(
+    ("text", "separator"),
+    [
+        ("aaaaaaaaaaa", "aa"),
+        ("aaaaaaaaaaa", "aaa"),
+        ("abababababa", "aba"),
+        ("x<|end|>y<", "<|end|>"),
+        ("<|<|end|>y", "<|end|>"),
+        ("x\n%\n\n%\ny%\n", "\n%\n"),
+        ("aabaaabaab", "aab"),
+    ],
+)
+def test_a_separator_is_found_across_every_border(text, separator):
+    """Every way to cut the text gives what the whole gives."""
+    expected = ended(split_by(text, separator))
+    for pieces in all_chunkings(text):
+        assert documents_of(pieces, separator) == expected
+
+
+@pytest.mark.parametrize(("kind", "separator"), [("lines", "\n"), ("blank-lines", "\n\n"), ("%%", "%%")])
+@pytest.mark.parametrize("times", range(4))
+def test_the_last_document_is_ended_once(kind, separator, times):
+    """Whether or not separators follow it."""
+    text = "a" + separator + "b" + times * separator
+    assert documents_of([text], kind) == ended(["a", "b"])
+    assert documents_of(list(text), kind) == ended(["a", "b"])
+
+
+@pytest.mark.parametrize(("kind", "separator"), [("lines", "\n"), ("blank-lines", "\n\n"), ("%%", "%%")])
+@pytest.mark.parametrize("times", range(4))
+def test_a_text_of_nothing_has_no_documents(kind, separator, times):
+    """Separators alone stand between documents of nothing."""
+    assert list(end_documents(list(separator * times), kind)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "piece"), [("lines", "ab\n"), ("blank-lines", "ab\n\n"), ("%%", "ab%%"), ("%%", "ab")]
+)
+def test_documents_are_passed_on_as_they_come(kind, piece):
+    """A text without end is read no further than needed."""
+    given_out = iter(end_documents(itertools.repeat(piece), kind))
+    first = "".join(itertools.islice(given_out, 3))
+    assert re.match("ab", first)
+
+
+def ids_of(docs, dtype=np.uint8):
+    """Documents as one array, the end behind each."""
+    return np.array([char for doc in docs for char in [*doc, STOP]], dtype)
+
+
+def docs_of(ids):
+    """The documents in an array that ends with one's end."""
+    found, doc = [], []
+    for char in ids.tolist():
+        if char == STOP:
+            found.append(tuple(doc))
+            doc = []
+        else:
+            doc.append(char)
+    assert doc == []
+    return found
+
+
+def shuffle(pieces, folder, num_ids):
+    """The shuffled ids, joined."""
+    return np.concatenate(list(shuffled(pieces, STOP, num_ids=num_ids, folder=folder)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One folder for all examples of a property."""
+    return tmp_path_factory.mktemp("shuffled")
+
+
+@settings(deadline=None, max_examples=150)
+@given(docs=DOCUMENTS, sizes=SIZES, bucket=st.sampled_from([1, 8, 50, 1 << 22]), dtype=st.sampled_from(WIDTHS))
+def test_shuffling_keeps_every_document(folder, docs, sizes, bucket, dtype):
+    """Each is there as often as before, in one piece, in the same type; where pieces were cut makes no difference."""
+    ids = ids_of(docs, dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(documents, "_BUCKET", bucket)
+        patch.setattr(documents, "_AT_ONCE", 3)
+        found = shuffle(cut(ids, sizes), folder, len(ids))
+        whole = shuffle([ids], folder, len(ids))
+    assert found.dtype == dtype
+    assert sorted(docs_of(found)) == sorted(map(tuple, docs))
+    assert found.tolist() == whole.tolist()
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data(), number=st.integers(1, 60), bucket=st.sampled_from([16, 1 << 22]))
+def test_the_order_depends_on_the_number_of_documents_only(folder, data, number, bucket):
+    """Documents of other contents are put into the same places."""
+    marks = [[1 + place // 9, 1 + place % 9] for place in range(number)]
+    lengths = data.draw(st.lists(st.integers(0, 9), min_size=number, max_size=number))
+    others = [[mark[0]] + [9] * length for mark, length in zip(marks, lengths, strict=True)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(documents, "_BUCKET", bucket)
+        order = [marks.index(list(doc)) for doc in docs_of(shuffle([ids_of(marks)], folder, 3 * number))]
+        found = docs_of(shuffle(cut(ids_of(others), [5]), folder, 3 * number))
+    assert found == [tuple(others[place]) for place in order]
+
+
+@pytest.mark.parametrize("bucket", [100, 1000, 1 << 22])
+def test_shuffling_leaves_no_trace_of_the_order(tmp_path, monkeypatch, bucket):
+    """Old and new places of many documents are no more alike than chance has it, in any part of the text."""
+    monkeypatch.setattr(documents, "_BUCKET", bucket)
+    number = 5000
+    docs = [[1 + place // 100, 1 + place % 100] for place in range(number)]
+    found = docs_of(shuffle(cut(ids_of(docs), [999]), tmp_path, 3 * number))
+    order = np.array([100 * (first - 1) + second - 1 for first, second in found])
+    assert sorted(order.tolist()) == list(range(number))
+    assert abs(np.corrcoef(order, np.arange(number))[0, 1]) < 5 / np.sqrt(number)
+    assert abs(np.corrcoef(order[1:], order[:-1])[0, 1]) < 5 / np.sqrt(number)
+    for tenth in np.split(order, 10):
+        assert abs(tenth.mean() / number - 0.5) < 5 * np.sqrt(1 / 12 / len(tenth))
+
+
+def test_shuffling_leaves_nothing_behind(tmp_path, monkeypatch):
+    """The files it needs have gone when it is done, or given up."""
+    monkeypatch.setattr(documents, "_BUCKET", 10)
+    ids = ids_of([[1], [2, 3]] * 50)
+    shuffle([ids], tmp_path, len(ids))
+    half = shuffled([ids], STOP, num_ids=len(ids), folder=tmp_path)
+    next(half)
+    half.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def naive_next(ids, place):
+    """Where a document begins, the first from the place on, or else the last of all."""
+    begins = [0, *(index + 1 for index, char in enumerate(ids[:-1]) if char == STOP)]
+    return min((begin for begin in begins if begin >= place), default=begins[-1])
+
+
+@settings(deadline=None, max_examples=300)
+@given(ids=st.lists(st.integers(0, 2), min_size=1, max_size=40), bucket=st.sampled_from([1, 2, 3, 7, 1 << 22]))
+def test_the_next_document_is_the_one_a_scan_finds(ids, bucket):
+    """From any place, one behind the text included, however long the pieces are that it looks at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(documents, "_BUCKET", bucket)
+        for place in range(1, len(ids) + 3):
+            assert next_document(np.array(ids, np.uint8), place, STOP) == naive_next(ids, place)
+
+
+@pytest.mark.parametrize(("place", "expected"), [(1, 3), (3, 3), (4, 5), (5, 5), (6, 5), (8, 5)])
+def test_examples_of_the_next_document(place, expected):
+    """None begins where the text ends, so there the last one is found."""
+    assert next_document(np.array([1, 1, 0, 2, 0, 3, 3, 0], np.uint8), place, STOP) == expected
+
+
+@pytest.mark.parametrize("lines", ["\n", " \n", "\n\n", "\t\n \r\n"])
+def test_blank_lines_at_the_beginning_are_dropped(lines):
+    """One is enough there, as the beginning is one border already."""
+    for size in (1, 2, 99):
+        text = lines + "a\nb\n\nc"
+        pieces = [text[start : start + size] for start in range(0, len(text), size)]
+        assert "".join(end_documents(pieces, "blank-lines")) == f"a\nb{END}c{END}"
+    assert "".join(end_documents([" a\n\n"], "blank-lines")) == f" a{END}"

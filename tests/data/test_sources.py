@@ -1,0 +1,778 @@
+"""From names to bytes: which files are read and in which order, streams read twice, packed texts, limits."""
+
+import bz2
+import contextlib
+import gzip
+import io
+import itertools
+import lzma
+import os
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import types
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from charrnn.config import SourceConfig
+from charrnn.data import sources
+from charrnn.data.sources import CHUNK, Limit, Source, check, find_sources, is_binary
+from charrnn.errors import CharrnnError, InputError, UsageError
+
+KINDS = ["gzip", "bzip2", "xz", "Zstandard"]
+MARK_SIZES = {"gzip": 2, "bzip2": 10, "xz": 6, "Zstandard": 4}  # bytes by which each is recognised
+BZIP2_LEVEL = 3  # the byte of a bzip2 file's mark that may be any
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs FIFOs and links")
+
+
+def pack(kind, data):
+    """Pack bytes, with a checksum."""
+    if kind == "Zstandard":
+        try:
+            from compression import zstd
+        except ImportError:
+            zstd = pytest.importorskip("backports.zstd")
+        return zstd.compress(data, options={zstd.CompressionParameter.checksum_flag: 1})
+    return {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}[kind](data)
+
+
+def write(folder, name, content):
+    """Write a file, folders above it included, and return its path as an argument."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def find(*names, **config):
+    """Find sources as the command line does, with these settings."""
+    return find_sources(names, SourceConfig(**config))
+
+
+def names_in(folder, **config):
+    """What is read of a folder, as paths in it."""
+    return [os.path.relpath(source.name, folder) for source in find(str(folder), **config).sources]
+
+
+def read(source, folder, **config):
+    """All bytes of a source."""
+    with Limit(SourceConfig(**config), folder) as limit:
+        return b"".join(source.chunks(limit))
+
+
+def read_often(source, folder, times=3):
+    """All bytes of a source, again and again."""
+    with Limit(SourceConfig(), folder) as limit:
+        return [b"".join(source.chunks(limit)) for _ in range(times)]
+
+
+def refusal(name, folder, **config):
+    """What is said of a text that can't be read; its name comes first."""
+    with pytest.raises(InputError) as caught:
+        read(Source(name), folder, **config)
+    message = str(caught.value)
+    assert message.startswith(f"{name}: ")
+    assert "\n" not in message
+    return message
+
+
+def feed_stdin(monkeypatch, data):
+    """Put bytes, or a stream of them, on stdin."""
+    stream = io.BytesIO(data) if isinstance(data, bytes) else data
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=stream))
+
+
+class Dripping(io.RawIOBase):
+    """A stream that gives few bytes at a time, as a slow pipe does."""
+
+    def __init__(self, data):
+        self._data, self._sizes = io.BytesIO(data), itertools.cycle([1, 3, 2])
+
+    def readable(self):
+        return True
+
+    def read(self, size=-1):
+        few = next(self._sizes)
+        return self._data.read(few if size < 0 else min(size, few))
+
+
+@pytest.fixture
+def fifo(tmp_path):
+    """A FIFO's name, and a function that writes bytes into it from another thread."""
+    name, threads = str(tmp_path / "fifo"), []
+    os.mkfifo(name)
+
+    def fill(data):
+        def work():
+            with open(name, "wb") as file:
+                file.write(data)
+
+        threads.append(threading.Thread(target=work, daemon=True))
+        threads[-1].start()
+
+    yield name, fill
+    for thread in threads:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One folder for all examples of a property."""
+    return tmp_path_factory.mktemp("sources")
+
+
+def test_names_stand_in_the_order_of_the_command_line(tmp_path, monkeypatch):
+    """Files, folders and stdin mix; a folder's files stand where it was named."""
+    first, last = write(tmp_path, "z.txt", "z"), write(tmp_path, "a.txt", "a")
+    inside = [write(tmp_path, "middle/m", "m"), write(tmp_path, "middle/n/o", "o")]
+    feed_stdin(monkeypatch, b"s")
+    found = find(first, "-", str(tmp_path / "middle"), last)
+    assert [source.name for source in found.sources] == [first, "-", *inside, last]
+    assert found.notes == []
+    assert b"".join(read(source, tmp_path) for source in found.sources) == b"zsmoa"
+
+
+PARTS = st.text("aB.-_", min_size=1, max_size=3).filter(lambda part: part.strip(".") != "")
+
+
+@settings(deadline=None, max_examples=60)
+@given(paths=st.lists(st.lists(PARTS, min_size=1, max_size=4), min_size=1, max_size=12))
+def test_a_folder_is_its_files_sorted_part_by_part(paths):
+    """At any depth; what is hidden inside of it is passed over and counted, a hidden folder once."""
+    with tempfile.TemporaryDirectory(prefix=".hidden-above") as place:
+        expected, hidden = set(), set()
+        for parts in paths:
+            with contextlib.suppress(OSError):  # where a file stands in a folder's place, or the other way round
+                write(Path(place), "/".join(parts), "text")
+                dots = [index for index, part in enumerate(parts) if part.startswith(".")]
+                hidden |= {tuple(parts[: dots[0] + 1])} if dots else set()
+                expected |= set() if dots else {tuple(parts)}
+        if not expected:
+            with pytest.raises(InputError):
+                find(place)
+            return
+        found = find(place)
+        assert [Path(source.name).relative_to(place).parts for source in found.sources] == sorted(expected)
+        assert found.notes == ([f"{place}: {len(hidden)} hidden left out, {len(expected)} read"] if hidden else [])
+
+
+def test_a_folder_is_its_text_files(tmp_path):
+    """Hidden files, files in hidden folders and binary ones are passed over, and their number is told."""
+    place = tmp_path / ".hidden-above"  # only what is hidden inside the folder counts
+    names = ["B.txt", "a.md", "b/one", "b/two/x", "c"]
+    for name in names:
+        write(place, name, "text")
+    for name in (".x", ".git/config", ".git/other", "b/.cache/y", "b/.z"):
+        write(place, name, "hidden")
+    write(place, "b/picture.png", b"\x89PNG\0")
+    write(place, "packed.gz", gzip.compress(b"\x89PNG\0" * 100))
+    assert names_in(place) == names
+    assert find(str(place)).notes == [f"{place}: 4 hidden and 2 binary left out, 5 read"]
+    assert find(str(place / "b")).notes == [f"{place / 'b'}: 2 hidden and 1 binary left out, 2 read"]
+    assert find(str(place / "b" / "two")).notes == []
+    shutil.rmtree(place / "b" / ".cache")
+    os.remove(place / "b" / ".z")
+    assert find(str(place / "b")).notes == [f"{place / 'b'}: 1 binary left out, 2 read"]
+
+
+def test_wide_and_packed_text_in_a_folder_is_not_binary(tmp_path):
+    """It has NULs, but says by its mark what it is."""
+    contents = {encoding: "text".encode(encoding) for encoding in ("utf-16", "utf-32")}
+    contents |= {
+        "gz": gzip.compress(b"text"),
+        "xz": lzma.compress("text".encode("utf-16")),
+        "bz2": bz2.compress(b"text"),
+    }
+    for name, content in contents.items():
+        write(tmp_path, name, content)
+    assert names_in(tmp_path) == sorted(contents)
+    assert find(str(tmp_path)).notes == []
+
+
+@pytest.mark.parametrize(
+    ("glob", "expected"),
+    [
+        ("*", ["a.md", "b/c.txt", "b/d/e.txt", "f.txt"]),
+        ("*.txt", ["b/c.txt", "b/d/e.txt", "f.txt"]),
+        ("?.txt", ["b/c.txt", "b/d/e.txt", "f.txt"]),
+        ("[ac].*", ["a.md", "b/c.txt"]),
+        ("e.txt", ["b/d/e.txt"]),
+        ("b/*", ["b/c.txt", "b/d/e.txt"]),
+        ("b/?.txt", ["b/c.txt"]),
+        ("*/d/*", ["b/d/e.txt"]),
+        ("d/*", []),
+        ("b", []),
+        ("*.TXT", []),
+    ],
+)
+def test_a_pattern_chooses_files_of_a_folder(tmp_path, glob, expected):
+    """By their names; by their paths below the folder if there is a slash in it."""
+    for name in ("f.txt", "a.md", "b/d/e.txt", "b/c.txt"):
+        write(tmp_path, name, "text")
+    write(tmp_path, "b.png", b"\0")
+    if expected:
+        assert names_in(tmp_path, glob=glob) == expected
+    else:
+        with pytest.raises(InputError) as caught:
+            find(str(tmp_path), glob=glob)
+        assert str(caught.value).startswith(f"{tmp_path}: ")
+        assert glob in str(caught.value)
+
+
+def test_a_pattern_says_nothing_of_files_that_are_named(tmp_path):
+    """Only a folder's files are chosen by it, and only of those that match is anything said."""
+    name = write(tmp_path, "a.md", "text")
+    inside = write(tmp_path, "b/c.txt", "text")
+    write(tmp_path, "b/picture.png", b"\0")
+    found = find(name, str(tmp_path / "b"), glob="*.txt")
+    assert [source.name for source in found.sources] == [name, inside]
+    assert found.notes == []
+
+
+def test_what_training_wrote_is_no_text(tmp_path):
+    """`charrnn train .` doesn't read its own folder of runs, but one that is named it does."""
+    write(tmp_path, "a.txt", "text")
+    write(tmp_path, "b/checkpoints/a/log.jsonl", "{}")
+    name = write(tmp_path, "checkpoints/a/log.jsonl", "{}")
+    assert names_in(tmp_path) == ["a.txt"]
+    assert find(str(tmp_path)).notes == []
+    assert [source.name for source in find(str(tmp_path / "checkpoints")).sources] == [name]
+    write(tmp_path, "c/checkpoints", "a file of that name")
+    assert names_in(tmp_path) == ["a.txt", "c/checkpoints"]
+
+
+@pytest.mark.parametrize("names", [[], [".hidden"], ["picture.png"], ["checkpoints/a"], ["a/b/.hidden"]])
+def test_a_folder_without_texts_is_refused(tmp_path, names):
+    """It is named, so that a mistyped path is noticed."""
+    for name in names:
+        write(tmp_path, name, b"\0")
+    with pytest.raises(InputError) as caught:
+        find(str(tmp_path))
+    assert str(caught.value).startswith(f"{tmp_path}: ")
+
+
+@POSIX
+def test_links_to_folders_are_not_followed(tmp_path):
+    """A loop of them ends; links to files are read."""
+    name = write(tmp_path, "place/a.txt", "text")
+    os.symlink(tmp_path / "place", tmp_path / "place" / "loop")
+    os.symlink("..", tmp_path / "place" / "up")
+    outside = write(tmp_path, "outside.txt", "other text")
+    os.symlink(outside, tmp_path / "place" / "b.txt")
+    assert names_in(tmp_path / "place") == ["a.txt", "b.txt"]
+    os.symlink(tmp_path / "place", tmp_path / "link")
+    found = find(str(tmp_path / "link"))
+    assert [read(source, tmp_path) for source in found.sources] == [b"text", b"other text"]
+    assert os.path.samefile(found.sources[0].name, name)
+
+
+@POSIX
+@pytest.mark.parametrize("make", [os.link, os.symlink])
+def test_a_file_named_twice_is_read_twice_and_said_to_be(tmp_path, make):
+    """By the same name, another way to write it, or a link of either kind; equal files are not the same."""
+    name, equal = write(tmp_path, "a.txt", "text"), write(tmp_path, "equal.txt", "text")
+    link = str(tmp_path / "link.txt")
+    make(name, link)
+    around = f"{tmp_path}/./a.txt"
+    assert find(name, equal).notes == []
+    for other in (name, link, around):
+        found = find(name, equal, other)
+        assert [source.name for source in found.sources] == [name, equal, other]
+        assert len(found.notes) == 1
+        assert found.notes[0].startswith(f"{other} is read twice")
+        assert [read(source, tmp_path) for source in found.sources] == [b"text"] * 3
+    assert len(find(name, name, name).notes) == 2
+
+
+def test_a_file_and_its_folder_are_the_same_file_twice(tmp_path):
+    """It doesn't matter how it was found."""
+    name = write(tmp_path, "b/a.txt", "text")
+    found = find(str(tmp_path), name)
+    assert [source.name for source in found.sources] == [name, name]
+    assert [note for note in found.notes if note.startswith(f"{name} is read twice")] == found.notes != []
+
+
+def test_a_path_is_absolute(tmp_path, monkeypatch):
+    """So that the text is found again from another folder; a stream isn't."""
+    name = write(tmp_path, "b/a.txt", "text")
+    monkeypatch.chdir(tmp_path / "b")
+    assert [source.path for source in find("a.txt", "../b/a.txt", "-").sources] == [name, name, "-"]
+    assert [source.path for source in find(".").sources] == [name]
+    assert Source(name).status.st_size == 4
+    assert Source("-").status is None
+
+
+def test_a_missing_file_is_named(tmp_path):
+    """The error says what can be named instead, and comes before anything is read."""
+    there, gone = write(tmp_path, "a.txt", "text"), str(tmp_path / "gone.txt")
+    for names in ([gone], [there, gone], [gone, "-"], [str(tmp_path), gone, "other"]):
+        with pytest.raises(InputError) as caught:
+            find(*names)
+        assert str(caught.value).startswith(f"{gone}: no such file")
+        assert "- for stdin" in str(caught.value)
+    assert "no such file" in refusal(gone, tmp_path)
+
+
+def test_whether_there_is_a_text_can_be_asked(tmp_path):
+    """A file, a folder, or stdin, which is not opened; nothing else."""
+    for name in (write(tmp_path, "a.txt", "text"), str(tmp_path), "-"):
+        assert check(name) is None
+    with pytest.raises(InputError, match="no such file") as caught:
+        check(str(tmp_path / "gone.txt"))
+    assert str(caught.value).startswith(f"{tmp_path / 'gone.txt'}: ")
+
+
+def test_a_file_that_goes_away_is_named(tmp_path):
+    """Between being found and being read."""
+    name = write(tmp_path, "a.txt", "text")
+    found = find(name)
+    os.remove(name)
+    with pytest.raises(InputError) as caught:
+        read(found.sources[0], tmp_path)
+    assert str(caught.value).startswith(f"{name}: no such file")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user whom permissions bind")
+def test_a_file_without_permission_is_named(tmp_path):
+    """The system's own words follow the name."""
+    name = write(tmp_path, "a.txt", "text")
+    os.chmod(name, 0)
+    assert "ermission" in refusal(name, tmp_path)
+
+
+@POSIX
+def test_what_the_system_complains_of_follows_the_name(tmp_path):
+    """A link to itself, a name that is too long, a file under a file: an error of input like any other."""
+    loop, under = str(tmp_path / "loop"), write(tmp_path, "a.txt", "text") + "/b.txt"
+    os.symlink(loop, loop)
+    for name in (loop, str(tmp_path / ("x" * 5000)), under):
+        with pytest.raises(InputError) as caught:
+            find(name)
+        assert str(caught.value).startswith(f"{name}: ")
+        refusal(name, tmp_path)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs Linux's /proc")
+def test_an_error_while_reading_is_one_of_that_file(tmp_path):
+    """The memory of a process is a regular file whose first byte can't be read."""
+    assert "rror" in refusal("/proc/self/mem", tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 8192, CHUNK - 1, CHUNK, CHUNK + 17, 3 * CHUNK + 5])
+def test_a_file_comes_in_pieces(tmp_path, size):
+    """All its bytes in order, as often as they are asked for; no piece is empty or much larger than others."""
+    data = random.Random(size).randbytes(size)
+    source, limit = Source(write(tmp_path, "a.bin", b"x" + data)), Limit(SourceConfig(), tmp_path)
+    for _ in range(2):
+        chunks = list(source.chunks(limit))
+        assert b"".join(chunks) == b"x" + data
+        assert all(0 < len(chunk) <= CHUNK for chunk in chunks)
+        assert len(chunks) <= size // CHUNK + 3
+
+
+def test_stdin_is_not_read_unless_named(tmp_path, monkeypatch):
+    """A program in a pipe must not wait for what it doesn't need, nor before it needs it."""
+    monkeypatch.setattr("sys.stdin", None)
+    name = write(tmp_path, "a.txt", "file")
+    assert read(*find(name).sources, tmp_path) == b"file"
+    assert [source.name for source in find(name, "-").sources] == [name, "-"]
+
+
+def test_a_closed_stdin_is_refused(tmp_path, monkeypatch):
+    """The error says what to name instead."""
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(InputError, match=r"stdin .*closed"):
+        read(Source("-"), tmp_path)
+
+
+def test_stdin_can_be_named_once(tmp_path):
+    """The second reading would be of nothing."""
+    with pytest.raises(UsageError, match="stdin"):
+        find("-", write(tmp_path, "a.txt", "file"), "-")
+
+
+def test_a_file_called_dash_can_be_read(tmp_path, monkeypatch):
+    """Written with a folder before it."""
+    write(tmp_path, "-", "dash")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", None)
+    assert read(*find("./-").sources, tmp_path) == b"dash"
+
+
+STREAMED = {
+    "nothing": b"",
+    "few": b"x",
+    "some": "pipé\r\n".encode(),
+    "many": random.Random(1).randbytes(2 * CHUNK + 99).replace(b"\x1f\x8b", b"xx"),
+    "gzip": gzip.compress(b"some text\n" * 1000) + gzip.compress(b"more"),
+    "xz": lzma.compress("some text\n".encode("utf-16") * 1000),
+    "bzip2": bz2.compress(b"some text\n" * 1000),
+}
+UNPACKED = STREAMED | {
+    "gzip": b"some text\n" * 1000 + b"more",
+    "xz": "some text\n".encode("utf-16") * 1000,
+    "bzip2": b"some text\n" * 1000,
+}
+
+
+SLOWLY = [name for name, content in STREAMED.items() if len(content) < CHUNK]
+
+
+@pytest.mark.parametrize(
+    ("content", "wrap"), [*((name, io.BytesIO) for name in STREAMED), *((name, Dripping) for name in SLOWLY)]
+)
+def test_stdin_is_read_again(tmp_path, monkeypatch, content, wrap):
+    """The same bytes each time, unpacked if need be, also where they come in drops; nothing is left in the folder."""
+    feed_stdin(monkeypatch, wrap(STREAMED[content]))
+    source = find("-").sources[0]
+    assert read_often(source, tmp_path) == [UNPACKED[content]] * 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@POSIX
+@pytest.mark.parametrize("content", STREAMED)
+def test_a_fifo_is_read_again(tmp_path, fifo, content):
+    """Finding it doesn't open it; the second reading needs no writer."""
+    name, fill = fifo
+    source = find(name).sources[0]
+    assert (source.path, source.status) == ("-", None)
+    fill(STREAMED[content])
+    assert read_often(source, tmp_path) == [UNPACKED[content]] * 3
+    assert list(tmp_path.iterdir()) == [Path(name)]
+
+
+@POSIX
+def test_a_fifo_in_a_folder_is_not_opened(tmp_path, monkeypatch):
+    """It is no text file, and nobody may be writing."""
+    os.mkfifo(tmp_path / "fifo")
+    name, opened = write(tmp_path, "a.txt", "text"), []
+    monkeypatch.setattr(Source, "head", lambda source: opened.append(source.name) or b"text")
+    assert names_in(tmp_path) == ["a.txt"]
+    assert opened == [name]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"), [(gzip.compress(b"text" * 9)[:-9], "cut short"), (b"text" * 9, "max-bytes")]
+)
+def test_errors_on_stdin_name_it(tmp_path, monkeypatch, data, words):
+    """A dash stands for its name."""
+    feed_stdin(monkeypatch, data)
+    assert words in refusal("-", tmp_path, max_bytes=10 if words == "max-bytes" else None)
+
+
+@POSIX
+def test_a_copy_that_can_not_be_written_is_no_error_of_the_text(tmp_path, monkeypatch):
+    """A full disk, here a limit on the size of files, is named as what it is."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    feed_stdin(monkeypatch, b"text" * CHUNK)
+    with Limit(SourceConfig(), tmp_path) as limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2 * CHUNK, limits[1]))
+        try:
+            with pytest.raises(CharrnnError, match=r"^-: can't be copied") as caught:
+                list(Source("-").chunks(limit))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not isinstance(caught.value, InputError)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=25)
+@given(parts=st.lists(st.binary(min_size=1, max_size=200), min_size=1, max_size=4), times=st.sampled_from([1, 50]))
+def test_packed_texts_are_unpacked(folder, kind, parts, times):
+    """Several of them one after the other are one text, whatever the file is called."""
+    packed = b"".join(pack(kind, part * times) for part in parts)
+    assert read_often(Source(write(folder, "a.txt", packed)), folder) == [b"".join(part * times for part in parts)] * 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_packed_text_comes_in_pieces(tmp_path, kind):
+    """None is much larger than others, however well it was packed."""
+    text = b"".join(random.Random(1).randbytes(1000) * 50 for _ in range(70))
+    source = Source(write(tmp_path, "a", pack(kind, text)))
+    chunks = list(source.chunks(Limit(SourceConfig(), tmp_path)))
+    assert b"".join(chunks) == text
+    assert all(0 < len(chunk) <= CHUNK for chunk in chunks)
+    assert source.head() == text[:8192]
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst", "tar.gz"])
+def test_a_suffix_says_nothing(tmp_path, suffix):
+    """A text is one by its content."""
+    name = write(tmp_path, f"a.{suffix}", "text")
+    assert read(Source(name), tmp_path) == b"text"
+    assert Source(name).head() == b"text"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"BZh", b"BZh9 is how a packed text begins", b"BZh91AY&SX", b"\x1f", b"\xfd7zXY\0", b"\xfd7zXZ", b"(\xb5/", b"("],
+)
+def test_almost_a_mark_is_no_mark(tmp_path, text):
+    """What isn't quite the beginning of a packed text is left as it is."""
+    assert read(Source(write(tmp_path, "a.txt", text)), tmp_path) == text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_packed_text_cut_short_is_refused(tmp_path, kind):
+    """Anywhere but between two that were joined, where nothing tells that one is missing."""
+    first = pack(kind, b"first text\n" * 20)
+    packed = first + pack(kind, random.Random(1).randbytes(100))
+    for size in range(len(packed)):
+        name = write(tmp_path, "a.txt", packed[:size])
+        if size < MARK_SIZES[kind]:
+            assert read(Source(name), tmp_path) == packed[:size]
+        elif size == len(first):
+            assert read(Source(name), tmp_path) == b"first text\n" * 20
+        else:
+            assert "damaged or cut short" in refusal(name, tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "number"), [(kind, number) for kind in KINDS for number in (1, 2)])
+def test_a_flipped_bit_is_noticed(tmp_path, kind, number):
+    """It is refused, or made no difference, or the file isn't packed any more by its mark; no text comes out wrong."""
+    texts = [random.Random(place).randbytes(20) + b"text\n" * 20 for place in range(number)]
+    packed, refused = b"".join(pack(kind, text) for text in texts), 0
+    for place, bit in itertools.product(range(len(packed)), range(8)):
+        damaged = bytearray(packed)
+        damaged[place] ^= 1 << bit
+        name = write(tmp_path, "a.txt", bytes(damaged))
+        unmarked = place < MARK_SIZES[kind] and not (kind == "bzip2" and place == BZIP2_LEVEL)
+        try:
+            found = read(Source(name), tmp_path)
+        except InputError as error:
+            message, refused = str(error), refused + 1
+        else:
+            message = None
+            assert found == (damaged if unmarked else b"".join(texts)), (place, bit)
+        assert message is None or (message.startswith(f"{name}: ") and "None" not in message)
+    assert refused > 4 * len(packed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_file_in_a_folder_is_named(tmp_path, kind):
+    """It isn't left out in silence."""
+    name = write(tmp_path, "b/a.txt", pack(kind, b"text" * 20)[:-8])
+    write(tmp_path, "c.txt", "text")
+    with pytest.raises(InputError) as caught:
+        read(find(str(tmp_path)).sources[0], tmp_path)
+    assert str(caught.value).startswith(f"{name}: damaged or cut short")
+
+
+def test_without_its_module_zstandard_names_the_extra(tmp_path, monkeypatch):
+    """And how to unpack the file without it."""
+    name = write(tmp_path, "a.txt", pack("Zstandard", b"text"))
+    for module in ("compression.zstd", "backports.zstd"):
+        monkeypatch.setitem(sys.modules, module, None)
+    message = refusal(name, tmp_path)
+    assert "charrnn[zst]" in message
+    assert "zstd -dc" in message
+    with pytest.raises(InputError, match="zst"):
+        find(str(tmp_path))
+    assert read(Source(write(tmp_path, "b.gz", gzip.compress(b"text"))), tmp_path) == b"text"
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+@pytest.mark.parametrize("size", [1, 16, 17, 5000])
+def test_the_limit_is_exact(tmp_path, kind, size):
+    """As many bytes as were allowed are read, counted after unpacking, and not one more."""
+    text = random.Random(size).randbytes(size).replace(b"\x1f", b"x")
+    name = write(tmp_path, "a.txt", pack(kind, text) if kind else text)
+    assert read(Source(name), tmp_path, max_bytes=size) == text
+    if size > 1:
+        message = refusal(name, tmp_path, max_bytes=size - 1)
+        assert f"more than {size - 1:,} bytes" in message
+        assert "--max-bytes" in message
+        assert "free" not in message
+
+
+def test_the_limit_is_one_of_all_texts_together(tmp_path):
+    """It is counted over them, and from nothing again when they are read again."""
+    found = [Source(write(tmp_path, f"{name}.txt", "text" * 5)) for name in "abc"]
+    limit = Limit(SourceConfig(max_bytes=60), tmp_path)
+    for _ in range(3):
+        limit.begin()
+        assert [b"".join(source.chunks(limit)) for source in found] == [b"text" * 5] * 3
+    with pytest.raises(InputError, match=r"a\.txt: more than 60 bytes"):
+        list(found[0].chunks(limit))
+    limit = Limit(SourceConfig(max_bytes=59), tmp_path)
+    with pytest.raises(InputError, match=r"c\.txt: more than 59 bytes"):
+        [list(source.chunks(limit)) for source in found]
+
+
+def test_half_of_what_is_free_is_the_limit(tmp_path, monkeypatch):
+    """Unless another was asked for; the error says where it comes from."""
+    name = write(tmp_path, "a.txt", "x" * 50)
+    free = {tmp_path: 100}
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=free[folder]))
+    assert len(read(Source(name), tmp_path)) == 50
+    free[tmp_path] = 99
+    message = refusal(name, tmp_path)
+    assert "more than 49 bytes of text, half of what is free on the disk" in message
+    assert "--max-bytes" in message
+    assert len(read(Source(name), tmp_path, max_bytes=50)) == 50
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs /dev/zero")
+def test_a_stream_without_end_is_stopped(tmp_path):
+    """At the limit, and not much more than that was copied."""
+    made = []
+
+    class Watched(Limit):
+        def new_copy(self):
+            made.append(super().new_copy())
+            return made[-1]
+
+    with Watched(SourceConfig(max_bytes=5_000_000), tmp_path) as limit:
+        with pytest.raises(InputError, match=r"/dev/zero: more than 5,000,000 bytes"):
+            list(Source("/dev/zero").chunks(limit))
+        assert [copy.tell() <= 5_000_000 + 2 * CHUNK for copy in made] == [True]
+
+
+def test_copies_end_with_their_limit(tmp_path):
+    """They have no name, and are closed behind its block, whether it ends well or not."""
+    made = []
+    for error in (None, InputError):
+        with contextlib.suppress(InputError), Limit(SourceConfig(), tmp_path) as limit:
+            made += [limit.new_copy(), limit.new_copy()]
+            made[-1].write(b"text")
+            assert list(tmp_path.iterdir()) == []
+            if error:
+                raise error
+    assert [copy.closed for copy in made] == [True] * 4
+
+
+@pytest.fixture(scope="module")
+def bombs(tmp_path_factory):
+    """Files of a few kilobytes that unpack to a hundred million NULs."""
+    place, zeros = tmp_path_factory.mktemp("bombs"), bytes(10**6)
+    return {kind: write(place, kind, pack(kind, zeros) * 100) for kind in ("gzip", "bzip2", "xz")}
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bzip2", "xz"])
+def test_a_text_that_unpacks_to_far_too_much_is_stopped(tmp_path, bombs, kind):
+    """Long before its end, unless it was said how much may come; then that is the limit."""
+    sizes, chunks = [], Source(bombs[kind]).chunks(Limit(SourceConfig(), tmp_path))
+    with pytest.raises(InputError) as caught:
+        sizes.extend(len(chunk) for chunk in chunks)
+    assert 10_000_000 < sum(sizes) < 80_000_000
+    assert str(caught.value).startswith(f"{bombs[kind]}: unpacks to more than")
+    assert "--max-bytes" in str(caught.value)
+    limit = Limit(SourceConfig(max_bytes=10**8), tmp_path)
+    assert sum(map(len, Source(bombs[kind]).chunks(limit))) == 10**8
+    assert "more than 99,999,999 bytes" in refusal(bombs[kind], tmp_path, max_bytes=10**8 - 1)
+
+
+def test_a_text_that_packs_well_is_no_trap(tmp_path):
+    """Neither a short one, however well, nor a long one that is a hundred times its packed size."""
+    short = write(tmp_path, "short.gz", gzip.compress(bytes(10**7)))
+    assert len(read(Source(short), tmp_path)) == 10**7
+    member = gzip.compress(random.Random(1).randbytes(9000) + bytes(991_000))
+    long = write(tmp_path, "long.gz", member * 80)
+    limit = Limit(SourceConfig(), tmp_path)
+    assert sum(map(len, Source(long).chunks(limit))) == 80 * 10**6
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"", False),
+        (b"text", False),
+        (b"\xff\xfea\0", False),
+        (b"\xfe\xff\0a", False),
+        (b"\0\0\xfe\xff\0\0\0a", False),
+        (b"\xff\xfe\0\0a\0\0\0", False),
+        (b"a\0b\0", True),
+        (b"\0", True),
+        (b"\xef\xbb\xbf\0", True),
+        (b"a" * 8191 + b"\0", True),
+        (b"a" * 8192 + b"\0", False),
+    ],
+)
+def test_a_nul_makes_a_binary_file(head, expected):
+    """Near its beginning, if that isn't the mark of a wide encoding."""
+    assert is_binary(head) is expected
+
+
+def test_the_marks_of_wide_encodings_are_pythons_own():
+    """Each decodes to the encoding that it is said to be of, and is found before a shorter one like it."""
+    for mark, encoding in sources.WIDE_MARKS.items():
+        assert mark.decode(encoding) == ""
+    marks = list(sources.WIDE_MARKS)
+    assert not any(later.startswith(mark) for place, mark in enumerate(marks) for later in marks[place + 1 :])
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+def test_a_nul_anywhere_in_the_head_is_seen(tmp_path, kind):
+    """The first bytes are not only those that tell how a text is packed; a folder leaves it out."""
+    data = b"a" * 8000 + b"\0"
+    name = write(tmp_path / "texts", "a", data if kind is None else pack(kind, data))
+    write(tmp_path / "texts", "b", b"b")
+    assert is_binary(Source(name).head())
+    assert len(next(iter(Source(name).chunks(Limit(SourceConfig(), tmp_path))))) == 8001
+    assert names_in(tmp_path / "texts") == ["b"]
+
+
+def test_padding_between_packed_texts_is_nothing(tmp_path):
+    """As the format of xz allows it; other bytes there are damage."""
+    one, two = lzma.compress(b"one"), lzma.compress(b"two")
+    assert read(Source(write(tmp_path, "a", one + bytes(4) + two + bytes(8))), tmp_path) == b"onetwo"
+    assert "damaged" in refusal(write(tmp_path, "a", one + b"abcd" + two), tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_packed_text_is_empty(tmp_path, kind):
+    """Alone and before another one."""
+    assert read(Source(write(tmp_path, "a", pack(kind, b""))), tmp_path) == b""
+    assert read(Source(write(tmp_path, "a", pack(kind, b"") + pack(kind, b"text"))), tmp_path) == b"text"
+
+
+def test_a_skippable_frame_may_come_first(tmp_path):
+    """As parallel compressors write it."""
+    frame = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"size"
+    assert read(Source(write(tmp_path, "a", frame + pack("Zstandard", b"text"))), tmp_path) == b"text"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
+@pytest.mark.parametrize("size", [4 * CHUNK, 5000])
+def test_a_full_disk_is_named_when_a_stream_is_copied(tmp_path, monkeypatch, size):
+    """Not the text is wrong but the place of its copy; also where the copy is small enough to wait in memory."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    feed_stdin(monkeypatch, b"t" * size)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+    try:
+        with pytest.raises(CharrnnError, match="cache folder") as caught:
+            read(Source("-"), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not isinstance(caught.value, InputError)
+
+
+def test_a_link_to_nothing_is_left_out(tmp_path):
+    """In a folder; named alone it is missing."""
+    write(tmp_path / "texts", "a.txt", b"text")
+    (tmp_path / "texts" / "b.txt").symlink_to("gone")
+    assert names_in(tmp_path / "texts") == ["a.txt"]
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    """Rather than trained without."""
+    write(tmp_path / "texts", "sub/a.txt", b"text")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match="Permission denied"):
+        names_in(tmp_path / "texts")

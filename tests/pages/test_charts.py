@@ -1,0 +1,146 @@
+"""Charts: round ticks, places on the plot, and words for those who can't see it."""
+
+import math
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charrnn.pages import charts
+from charrnn.pages.charts import Axis, Series
+
+STEPS, LOSS = Axis("optimiser step", 0, 100), Axis("loss", 1, 3, " bits")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "most", "expected"),
+    [
+        (0, 100, 6, [0, 20, 40, 60, 80, 100]),
+        (0, 1500, 6, [0, 500, 1000, 1500]),
+        (1.8, 3.4, 6, [2, 2.5, 3]),
+        (-1, 1, 5, [-1, -0.5, 0, 0.5, 1]),
+        (0, 0.006, 6, [0, 0.002, 0.004, 0.006]),
+        (0, 0.006, 7, [0, 0.001, 0.002, 0.003, 0.004, 0.005, 0.006]),
+        (0.3, 0.30001, 3, [0.3, 0.300005, 0.30001]),
+        (7, 7, 6, []),
+        (math.nan, 1, 6, []),
+        (0, math.inf, 6, []),
+    ],
+)
+def test_ticks_are_one_two_or_five_times_a_power_of_ten_apart(low, high, most, expected):
+    """Worked out by hand."""
+    assert charts.ticks(low, high, most=most) == expected
+
+
+@given(st.floats(-1e9, 1e9), st.floats(1e-3, 1e9), st.integers(2, 10))
+def test_ticks_stay_on_the_axis_and_are_not_too_many(low, length, most):
+    """At most as many as asked, and none beyond the ends."""
+    found = charts.ticks(low, low + length, most=most)
+    assert len(found) <= most
+    assert all(low - 1e-6 * length <= tick <= low + length + 1e-6 * length for tick in found)
+
+
+def test_labels_have_the_decimals_that_the_finest_needs():
+    """All of an axis have the same."""
+    assert charts.labels([0, 0.002, 0.004]) == ["0.000", "0.002", "0.004"]
+    assert charts.labels([2, 2.5]) == ["2.0", "2.5"]
+    assert charts.labels([0, 20000]) == ["0", "20,000"]
+    assert charts.labels([0, 1e6, 2e6]) == ["0M", "1M", "2M"]
+    assert charts.labels([1e-9, 2e-9]) == ["1.0e-09", "2.0e-09"]
+    assert charts.labels([]) == []
+
+
+def test_a_range_is_never_empty():
+    """One value, equal ones or none still have an axis."""
+    assert charts.around([2, 4]) == pytest.approx((1.9, 4.1))
+    assert charts.around([2, 4], zero=True) == pytest.approx((0, 4.2))
+    for values in ([], [3.0], [0.0, 0.0], [math.nan, math.inf]):
+        low, high = charts.around(values)
+        assert low < high
+
+
+def test_smoothing_is_the_mean_of_the_neighbours():
+    """And of fewer at the ends."""
+    points = [(0.0, 1.0), (1.0, 2.0), (2.0, 6.0)]
+    assert charts.smooth(points, 1) == [(0.0, 1.5), (1.0, 3.0), (2.0, 4.0)]
+    assert charts.smooth(points, 0) == points
+    assert charts.smooth([], 3) == []
+
+
+def test_thinning_averages_groups():
+    """PackedPair coordinates."""
+    assert charts.thin([(0, 1), (2, 3), (4, 5)], 2) == [(1, 2), (4, 5)]
+    assert charts.thin([(0, 1), (2, 3)], 5) == [(0, 1), (2, 3)]
+    assert charts.thin([], 5) == []
+
+
+def draw(points, **more):
+    """A chart of one series, parsed: that it parses is a test too."""
+    return ElementTree.fromstring(
+        charts.lines("c", "A <title>", [Series("train & co", points, "train", **more)], STEPS, LOSS)
+    )
+
+
+def test_a_point_is_where_its_axes_say():
+    """The middle of both axes is the middle of the plot."""
+    (dot,) = draw([(50, 2)], dots=True).iter("circle")
+    assert float(dot.get("cx")) == pytest.approx(54 + (720 - 54 - 16) / 2)
+    assert float(dot.get("cy")) == pytest.approx(32 + (340 - 32 - 52) / 2)
+
+
+def test_a_line_leaves_out_what_has_no_place():
+    """NaN and infinities are skipped, and the others joined."""
+    (path,) = draw([(0, 1), (25, math.nan), (50, math.inf), (100, 3)]).iter("path")
+    assert path.get("d") == "M0.0 256.0L650.0 0.0"
+
+
+@pytest.mark.parametrize("points", [[], [(50, 2)], [(50, 2), (50, 2)], [(math.nan, math.nan)]])
+def test_charts_of_next_to_nothing(points):
+    """One point is a dot; none is an empty plot."""
+    picture = draw(points)
+    assert len(list(picture.iter("circle"))) == (len(points) == 1 and points[0] == (50, 2))
+
+
+def test_a_line_chart_says_in_words_what_it_shows():
+    """First, lowest, last; what comes from outside is escaped."""
+    picture = draw([(10, 3), (20, 1.25), (30, 2)])
+    assert picture.get("role") == "img"
+    assert picture.get("aria-labelledby") == "c-title c-words"
+    assert picture.find("title").text == "A <title>"
+    assert picture.find("desc").text == "train & co: first 3 at step 10, lowest 1.25 at step 20, last 2 at step 30."
+
+
+def test_axes_are_named_with_their_units():
+    """And ticks have labels."""
+    words = [text.text for text in draw([(10, 3)]).iter("text")]
+    assert {"optimiser step", "loss (bits)", "1.5", "100"} <= set(words)
+
+
+def test_the_best_point_is_marked_and_its_label_stays_in_the_picture():
+    """Near the right edge the label stands to its left."""
+    for step, anchor in [(10, "start"), (100, "end")]:
+        chart = charts.lines("c", "t", [], STEPS, LOSS, best=(step, 2))
+        assert "best 2.000" in chart
+        assert f'text-anchor="{anchor}">best' in chart
+
+
+def test_calibration_has_the_diagonal_and_a_dot_a_bin():
+    """Empty bins and those that are no numbers have none; the words give the figures."""
+    chart = charts.reliability("c", "t", [(0.05, 0.1, 400), (0.5, 0.4, 100), (0.9, 0.9, 0), (math.nan, 0.5, 3)])
+    picture = ElementTree.fromstring(chart)
+    dots = list(picture.iter("circle"))
+    assert len([line for line in picture.iter("line") if line.get("class") == "ideal"]) == 1
+    assert [float(dot.get("r")) for dot in dots] == [14, 8.5]  # areas follow counts, but for a least size
+    assert picture.find("desc").text == "said 5 %, came 10 % of 400 times; said 50 %, came 40 % of 100 times."
+    assert ElementTree.fromstring(charts.reliability("c", "t", [])).find("desc").text == "no values."
+
+
+@pytest.mark.parametrize(
+    ("value", "most", "width"), [(1, 4, "25.00"), (5, 4, "100.00"), (math.inf, 4, "100.00"), (0, 0, "100.00")]
+)
+def test_a_bar_is_as_long_as_its_share(value, most, width):
+    """Never longer than the greatest; its words are its title."""
+    picture = ElementTree.fromstring(charts.bar(value, most, "1 of <4>"))
+    assert [shape.get("width") for shape in picture.iter("rect")] == ["100", width]
+    assert picture.find("title").text == "1 of <4>"
