@@ -23,11 +23,11 @@ from pathlib import Path
 
 READ = """
 import sys, time
-from charrnn.cache import Cache
+from charrnn.data.cache import Cache
 from charrnn.config import CorpusConfig, SourceConfig
-from charrnn.corpus import load_corpus
+from charrnn.data.corpus import load_corpus
 start = time.perf_counter()
-with Cache.of_user().writable() as cache:
+with Cache.for_user().writable() as cache:
     corpus = load_corpus([sys.argv[1]], CorpusConfig(), SourceConfig(), cache)
 print(time.perf_counter() - start, len(corpus.ids), len(corpus.vocab))
 """

@@ -32,7 +32,7 @@ import numba
 import numpy as np
 import torch
 
-from charrnn.config import ModelConfig
+from charrnn.config import ModelConfig, SampleConfig
 from charrnn.data.vocab import Vocab
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
@@ -44,7 +44,7 @@ SIZES = [("gru", 2, 128), ("gru", 2, 256), ("gru", 2, 512), ("lstm", 2, 128), ("
 def ours(sampler: Sampler, count: int, batch: int) -> float:
     """Seconds for `count` characters of each of so many streams."""
     start = time.perf_counter()
-    for stream in sampler.streams(length=count, seed=1, num_samples=batch):
+    for stream in sampler.streams(SampleConfig(length=count, seed=1, num_samples=batch)):
         for _ in stream:
             pass
     return time.perf_counter() - start
@@ -135,10 +135,10 @@ def measure(sampler: Sampler, batch: int, seconds: float, rounds: int) -> dict[s
             fast.append(batch * counts[0] / ours(sampler, counts[0], batch))
             slow.append(batch * counts[1] / theirs(counts[1]))
     row = {"cell": config.cell, "layers": config.num_layers, "hidden": config.hidden_size, "streams": batch}
-    row |= {"threads": len(sampler.crew.parts), "ours": statistics.median(fast), "stock": statistics.median(slow)}
+    row |= {"threads": len(sampler.engine.parts), "ours": statistics.median(fast), "stock": statistics.median(slow)}
     row["ratio"] = statistics.median(a / b for a, b in zip(fast, slow, strict=True))
     if batch == 1:
-        parts = sampler.crew.parts
+        parts = sampler.engine.parts
         read_whole = ("input", "recurrent", "bias", "inner_bias", "head", "head_bias")
         num_bytes = sum(p.table[0].nbytes + sum(getattr(p, name).nbytes for name in read_whole) for p in parts)
         row["bytes_per_second"] = row["ours"] * num_bytes

@@ -28,11 +28,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does; it 
 import torch
 
 from charrnn.config import ModelConfig, TrainConfig
-from charrnn.distributed import Ranks
+from charrnn.distributed import Ranks, process_group
 from charrnn.hardware import available_cores, select_precision, set_torch_threads
 from charrnn.model.gradients import Workers
 from charrnn.model.network import CharRNN
-from charrnn.training.loop import add_up, apply_gradient
+from charrnn.training.loop import add_ranks, apply_gradient
 from charrnn.training.state import TrainState
 
 STEPS, VOCAB, EMBEDDING = 64, 65, 64
@@ -63,7 +63,7 @@ def measure(options: argparse.Namespace, ranks: Ranks) -> dict[str, Any]:
     """In each of some processes: seconds of a whole step, of its parts, and of messages."""
     layers, hidden = map(int, options.size.split("x"))
     set_torch_threads(1)
-    precision = select_precision("auto", torch.device("cpu"))
+    precision = select_precision("auto")
     model = CharRNN(ModelConfig(options.cell, VOCAB, EMBEDDING, hidden, layers))
     found: dict[str, Any] = {"parameters": model.config.num_parameters, "precision": precision, "window": {}}
     config = TrainConfig(batch_size=options.lanes, seq_len=STEPS, dropout=0.0, learning_rate=1e-4)
@@ -72,18 +72,17 @@ def measure(options: argparse.Namespace, ranks: Ranks) -> dict[str, Any]:
         def window(lanes: int) -> Callable[[], Any]:
             x, y = torch.randint(VOCAB, (2, STEPS, lanes))
             state = model.initial_state(lanes)
-            return lambda: workers.window_gradient(x, y, state, None)
+            return lambda: workers.compute(x, y, state)
 
         own = ranks.lanes(options.lanes)
-        state = TrainState.around(model, config, ranks)
+        state = TrainState.initial(model, config, ranks)
         mine = window(own.stop - own.start)
         gradient, short = torch.zeros(model.config.num_parameters), torch.zeros(SHORT)
 
         def step() -> None:
             result = mine()
-            result, word = add_up(ranks, result, (False, False))
-            word.tolist()
-            apply_gradient(state, result, STEPS * options.lanes, rate=1e-5, grad_clip=1.0)
+            nats, _, _ = add_ranks(ranks, result, False, False)
+            apply_gradient(state, result.gradient, nats, STEPS * options.lanes, rate=1e-5, grad_clip=1.0)
 
         result = mine()
         if ranks.size == 1:
@@ -91,7 +90,10 @@ def measure(options: argparse.Namespace, ranks: Ranks) -> dict[str, Any]:
                 if options.lanes // parts:
                     found["window"][options.lanes // parts] = median_time(ranks, window(options.lanes // parts))
         found["update"] = median_time(
-            ranks, lambda: apply_gradient(state, result, STEPS * options.lanes, rate=1e-5, grad_clip=1.0)
+            ranks,
+            lambda: apply_gradient(
+                state, result.gradient, result.nats, STEPS * options.lanes, rate=1e-5, grad_clip=1.0
+            ),
         )
         found["short"], found["long"] = (median_time(ranks, lambda t=t: ranks.all_reduce(t)) for t in (short, gradient))
         found["own"] = median_time(ranks, mine)

@@ -87,14 +87,14 @@ def stock_step(cell: str, layers: int, hidden: int, lanes: int, *, autocast: boo
 def our_step(workers: Workers, lanes: int) -> Callable[[], float]:
     """The same with our kernels, as the training loop has it."""
     config = TrainConfig(batch_size=lanes, seq_len=STEPS, dropout=0.0, learning_rate=1e-4)
-    state = TrainState.around(workers.model, config)
+    state = TrainState.initial(workers.model, config)
     x, y = torch.randint(VOCAB, (2, STEPS, lanes))
 
     def step() -> float:
-        result = workers.window_gradient(x, y, state.hidden, None)
-        apply_gradient(state, result, x.numel(), rate=1e-4, grad_clip=1.0)
+        result = workers.compute(x, y, state.hidden)
+        apply_gradient(state, result.gradient, result.nats, x.numel(), rate=1e-4, grad_clip=1.0)
         state.hidden = result.state
-        return float(result.nats) / x.numel()
+        return result.nats / x.numel()
 
     return step
 
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--product", type=int, default=4096, help="rows and columns of the large product")
     parser.add_argument("--json", type=Path, default=Path("train_speed.json"))
     options = parser.parse_args()
-    options.precision = select_precision(options.precision, torch.device("cpu"))
+    options.precision = select_precision(options.precision)
     set_torch_threads(options.threads)
     kinds = {"float32": torch.float32}
     if has_fast_bfloat16():  # where it is emulated, nobody would wait for it

@@ -1,12 +1,11 @@
-"""The processes of one run, which are called ranks, and what they tell one another.
+"""The processes of one run (ranks), started by torchrun on CPUs, and what they exchange.
 
-torchrun starts them and says in the environment who each is; nobody else reads that. All do
-the same on slices of the lanes of their own; the first of them alone writes files and speaks.
-Until training begins they talk through torchrun's store of keys and values, where none has to
-wait for one that failed; then by gloo on a CPU, by NCCL between GPUs. A process that is
-alone has nothing to tell, and needs no PyTorch here.
+torchrun describes each process in environment variables; only this file reads them. All ranks
+run the same code on their own slices of the lanes; only the first one writes files and prints.
+Before training they use torchrun's key-value store, in which no rank has to wait for one that
+failed; during training they use gloo. A single process exchanges nothing and needs no PyTorch here.
 
-Letters: L layers, G lanes of all ranks, B of this one, H hidden size.
+Letters: L layers, G lanes of all ranks, B lanes of this rank, H hidden size.
 """
 
 import json
@@ -19,34 +18,25 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from charrnn.errors import CharrnnError, PeerError, ResourceError, UsageError
+from charrnn.errors import CharrnnError, PeerError, UsageError
 from charrnn.hardware import split_range
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import Store  # type: ignore[attr-defined]
 
-
 T = TypeVar("T")
-
-
-_MOST_WAITED = timedelta(
-    hours=6
-)  # for another rank, which may read a long text; torchrun ends who waits for a dead one
-
-
-_MOST_GATHERING = 600.0  # seconds until all ranks are there
-
-
-_LOST = "another process of this run is gone, or out of reach; the same command goes on from the last saved state"
+_MAX_WAIT = timedelta(hours=6)  # for a rank that reads a long text; torchrun ends ranks that wait for a dead one
+_JOIN_TIMEOUT = 600.0  # seconds until all ranks must have joined
+_LOST = "another process of this run is gone or unreachable; the same command resumes from the last saved state"
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Who this process is: the rank-th of size; of local_size on its machine, the node-th, the local_rank-th.
+    """This process among the others: number `rank` of `size`; number local_rank of local_size on machine `node`.
 
-    restarts: how often torchrun has started the run again. store: where the ranks of a run
-    that has begun leave word for one another.
+    restarts: how often torchrun has restarted the run. store: a key-value store that all ranks
+    share; None before the process group exists, and for a single process.
     """
 
     rank: int = 0
@@ -59,7 +49,7 @@ class Ranks:
 
     @classmethod
     def from_environment(cls) -> "Ranks":
-        """As torchrun says; alone where it doesn't. Raises UsageError where what it says makes no sense."""
+        """Read torchrun's variables; without them, the process is a single one. Raises UsageError for invalid ones."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         if not all(name in os.environ for name in names):
             return cls()
@@ -75,27 +65,27 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this one writes and speaks."""
+        """Whether this rank writes files and prints."""
         return self.rank == 0
 
     @property
     def label(self) -> str:
-        """What this process's complaints begin with, so that one knows whose they are."""
+        """The beginning of this rank's error messages."""
         return f"rank {self.rank}: " if self.rank else ""
 
     def lanes(self, num_lanes: int) -> slice:
-        """Which of a run's lanes are this rank's; uneven where they can't be even."""
+        """Return this rank's share of a run's lanes; shares differ by at most one."""
         return split_range(num_lanes, self.size)[self.rank]
 
-    # before training: by the store
+    # before training: through the store
 
     @contextmanager
     def local_rank_first(self, what: str) -> Iterator[None]:
-        """Let one rank of each machine do this before the others there, who profit from it."""
+        """Run the block in the first rank of each machine before the others there, which can reuse its results."""
         key = f"{what} of {self.node}"
         if self.store and self.local_rank > 0:
-            with _finding_others():
-                self.store.wait([key], _MOST_WAITED)
+            with _explaining_errors():
+                self.store.wait([key], _MAX_WAIT)
         try:
             yield
         finally:
@@ -103,53 +93,54 @@ class Ranks:
                 self.store.set(key, "")
 
     def agree(self, what: str, prepare: Callable[[], T], facts: Callable[[T], Mapping[str, Any]] = lambda _: {}) -> T:
-        """Do this in all ranks or in none, and with the same outcome.
+        """Call prepare in all ranks and return its result if every call succeeded with the same facts.
 
-        facts: of what comes out, those that must be the same everywhere. Raises, in the first
-        rank, what went wrong in any, or UsageError where facts differ; in all others PeerError.
+        what: a name for this exchange, not used twice. facts: selects from the result what must be
+        equal in all ranks. If a call failed, the first rank raises its error, or UsageError if facts
+        differ; the other ranks raise PeerError.
         """
         if self.store is None:
             return prepare()
-        own: CharrnnError | None = None
+        own_error: CharrnnError | None = None
         try:
             found = prepare()
-            word: dict[str, Any] = {"facts": facts(found)}
+            report: dict[str, Any] = {"facts": facts(found)}
         except CharrnnError as error:
-            own, word = error, {"error": str(error), "code": error.exit_code}
-        with _finding_others():
-            self.store.set(f"{what}: word of {self.rank}", json.dumps(word))
+            own_error, report = error, {"error": str(error), "code": error.exit_code}
+        problem: CharrnnError | None = None
+        with _explaining_errors():
+            self.store.set(f"{what}: report of {self.rank}", json.dumps(report))
             if self.is_first:
-                words = [json.loads(self.store.get(f"{what}: word of {rank}")) for rank in range(self.size)]
-                problem = _problem(words)
-                self.store.set(f"{what}: verdict", json.dumps(problem.exit_code if problem else 0))
-            code = json.loads(self.store.get(f"{what}: verdict"))
-        if code == 0:
+                reports = [json.loads(self.store.get(f"{what}: report of {rank}")) for rank in range(self.size)]
+                problem = _find_problem(reports)
+                self.store.set(f"{what}: exit code", json.dumps(problem.exit_code if problem else 0))
+            exit_code = json.loads(self.store.get(f"{what}: exit code"))
+        if exit_code == 0:
             return found
-        if self.is_first:
-            assert problem is not None
-            raise own or problem
-        raise PeerError(code)
+        if problem is None:
+            raise PeerError(exit_code)
+        raise own_error or problem
 
-    # while training: by messages in which all take part
+    # during training: collective operations, which all ranks must call
 
     def all_reduce(self, *tensors: "Tensor") -> None:
-        """Replace the values of tensors by their sums over the ranks, in one message.
+        """Replace tensors by their sums over the ranks, in one message.
 
-        They are of one type and on one device. The order of the terms is the same in each run
-        of as many ranks, and the sums are the same in all of them.
+        The tensors have one dtype. The order of summation is the same in every run with as many
+        ranks, and all ranks get identical sums.
         """
         if self.size > 1:
             import torch
 
             flat = torch.cat([tensor.flatten() for tensor in tensors])
-            with _finding_others():
+            with _explaining_errors():
                 torch.distributed.all_reduce(flat)
             parts = torch.split(flat, [tensor.numel() for tensor in tensors])
             for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
 
     def all_gather(self, own: "Tensor", num_lanes: int) -> "Tensor":
-        """A state of all lanes, (L, G, H), from this rank's part of it, (L, B, H)."""
+        """Return the state of all lanes, (L, G, H), given this rank's part of it, (L, B, H)."""
         if self.size == 1:
             return own
         whole = own.new_zeros(own.shape[0], num_lanes, own.shape[2])
@@ -158,21 +149,21 @@ class Ranks:
         return whole
 
     def broadcast_number(self, number: int) -> int:
-        """The first rank's number, in all."""
+        """Return the first rank's number in all ranks."""
         if self.size == 1:
             return number
         import torch
 
-        word = torch.tensor(number)
-        self.broadcast([word])
-        return int(word)
+        tensor = torch.tensor(number)
+        self.broadcast([tensor])
+        return int(tensor)
 
     def broadcast(self, tensors: Iterable["Tensor"]) -> None:
-        """Replace the values of tensors by those of the first rank."""
+        """Replace tensors by those of the first rank."""
         if self.size > 1:
             import torch
 
-            with _finding_others():
+            with _explaining_errors():
                 for tensor in tensors:
                     torch.distributed.broadcast(tensor, 0)
 
@@ -182,108 +173,108 @@ SINGLE = Ranks()
 
 @contextmanager
 def process_group(ranks: Ranks, *, device: str) -> Iterator[Ranks]:
-    """Find the other ranks, and part from them in the end. device: as --device names it.
+    """Connect to the other ranks, and disconnect at the end.
 
-    Raises CharrnnError where some of them don't come.
+    device: the value of --device; several processes accept only auto and cpu, which then mean the CPU.
+    Raises UsageError for another device, CharrnnError if some ranks don't join.
     """
     if ranks.size == 1:
         yield ranks
         return
-    import torch
     from torch import distributed
     from torch.distributed.rendezvous import rendezvous
 
-    backend = "cpu:gloo,cuda:nccl" if device != "cpu" and torch.cuda.is_available() else "gloo"
-    with _finding_others():
-        store, _, _ = next(rendezvous("env://", timeout=_MOST_WAITED))
-        store = _fresh(store, ranks)
+    with _explaining_errors():
+        store, _, _ = next(rendezvous("env://", timeout=_MAX_WAIT))
+        connected = replace(ranks, store=_new_store(store, ranks))
+    connected.agree("device", lambda: _check_device(device))
+    with _explaining_errors():
         distributed.init_process_group(
-            backend, store=store, rank=ranks.rank, world_size=ranks.size, timeout=_MOST_WAITED
+            "gloo", store=connected.store, rank=ranks.rank, world_size=ranks.size, timeout=_MAX_WAIT
         )
     try:
-        yield replace(ranks, store=store)
+        yield connected
     finally:
         distributed.destroy_process_group()
 
 
-def device_for(ranks: Ranks, name: str) -> str:
-    """The device that `--device` means to this rank: of a machine's GPUs, each has its own.
-
-    Raises ResourceError where there are fewer than ranks.
-    """
-    if ranks.local_size == 1 or name not in ("auto", "cuda"):
-        return name
-    import torch
-
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if available == 0:
-        return name
-    if ranks.local_size > available:
-        raise ResourceError(
-            f"{ranks.local_size} processes for {available} CUDA devices; start as many, or use --device cpu"
-        )
-    return f"cuda:{ranks.local_rank}"
+def _check_device(device: str) -> None:
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"--device {device}: several processes train on CPUs only; use --device cpu or one process")
 
 
-def _fresh(store: "Store", ranks: Ranks) -> "Store":
-    """A part of the store that no earlier start of this run has written to.
+def _new_store(store: "Store", ranks: Ranks) -> "Store":
+    """Return a part of the store that no earlier start of this run has written to.
 
-    torchrun keeps one store over all restarts, and what is left in it of dead ranks would be
-    taken for word from living ones. So each rank greets with a word of its own, until the first
-    one answers that very word with the name of the part.
+    torchrun keeps one store over all restarts, so it may hold messages of ranks that are dead.
+    Therefore each rank greets the first one with a random word, and the first one answers exactly
+    that word with the name of the part to use.
     """
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
-    own = secrets.token_hex(8)
-    deadline = time.monotonic() + _MOST_GATHERING
-    job, waiting, answered = own, set(range(1, ranks.size)), dict[int, str]()
-    if not ranks.is_first:
-        store.set(f"charrnn greeting {ranks.rank}", own)
-        waiting, job = {0}, ""
+    name = _admit_ranks(store, ranks.size) if ranks.is_first else _join(store, ranks.rank)
+    return PrefixStore(f"charrnn {name}", store)
+
+
+def _admit_ranks(store: "Store", size: int) -> str:
+    """Answer each rank's greeting with a new name until all ranks have confirmed it; return the name."""
+    name = secrets.token_hex(8)
+    waiting, answered = set(range(1, size)), dict[int, str]()
+    deadline = time.monotonic() + _JOIN_TIMEOUT
     while waiting:
-        if time.monotonic() > deadline:
-            raise CharrnnError(
-                f"rank {min(waiting)} has not come for {_MOST_GATHERING:.0f} seconds; is its node running?"
-            )
         for rank in tuple(waiting):
-            if ranks.is_first:
-                greeting = _word(store, f"charrnn greeting {rank}")
-                if greeting and greeting != answered.get(rank):
-                    store.set(f"charrnn answer {rank}", f"{greeting} {job}")
-                    answered[rank] = greeting
-                if store.check([f"charrnn {job} {rank}"]):
-                    waiting.remove(rank)
-            else:
-                greeting, _, job = _word(store, f"charrnn answer {ranks.rank}").partition(" ")
-                if greeting == own:
-                    store.set(f"charrnn {job} {ranks.rank}", "")
-                    waiting.clear()
-        time.sleep(0.02)
-    return PrefixStore(f"charrnn {job}", store)
+            greeting = _read_key(store, f"charrnn greeting {rank}")
+            if greeting and greeting != answered.get(rank):
+                store.set(f"charrnn answer {rank}", f"{greeting} {name}")
+                answered[rank] = greeting
+            if store.check([f"charrnn {name} {rank}"]):
+                waiting.remove(rank)
+        _pause(waiting, deadline)
+    return name
 
 
-def _word(store: "Store", key: str) -> str:
+def _join(store: "Store", rank: int) -> str:
+    """Greet the first rank, wait for its answer to this greeting, confirm it; return the name in the answer."""
+    greeting = secrets.token_hex(8)
+    store.set(f"charrnn greeting {rank}", greeting)
+    deadline = time.monotonic() + _JOIN_TIMEOUT
+    while True:
+        answered, _, name = _read_key(store, f"charrnn answer {rank}").partition(" ")
+        if answered == greeting:
+            store.set(f"charrnn {name} {rank}", "")
+            return name
+        _pause({0}, deadline)
+
+
+def _read_key(store: "Store", key: str) -> str:
     return store.get(key).decode() if store.check([key]) else ""
 
 
-def _problem(words: list[dict[str, Any]]) -> CharrnnError | None:
-    """What is wrong with what the ranks said: the first one's error, or the first thing they don't have alike."""
-    for rank, word in enumerate(words):
-        if "error" in word:
-            problem = CharrnnError(f"rank {rank}: {word['error']}" if rank else word["error"])
-            problem.exit_code = word["code"]
+def _pause(waiting: set[int], deadline: float) -> None:
+    """Wait a moment for ranks. Raises CharrnnError after the deadline."""
+    if waiting and time.monotonic() > deadline:
+        raise CharrnnError(f"rank {min(waiting)} did not join within {_JOIN_TIMEOUT:.0f} seconds; is its node running?")
+    time.sleep(0.02)
+
+
+def _find_problem(reports: list[dict[str, Any]]) -> CharrnnError | None:
+    """Return the first rank's error, or else the first fact that differs between ranks, or None."""
+    for rank, report in enumerate(reports):
+        if "error" in report:
+            problem = CharrnnError(f"rank {rank}: {report['error']}" if rank else report["error"])
+            problem.exit_code = report["code"]
             return problem
-    for rank, word in enumerate(words[1:], 1):
-        for name, value in words[0]["facts"].items():
-            if (other := word["facts"][name]) != value:
+    for rank, report in enumerate(reports[1:], 1):
+        for name, value in reports[0]["facts"].items():
+            if (other := report["facts"][name]) != value:
                 what = f"{name} is {value} in rank 0 and {other} in rank {rank}"
                 return UsageError(f"{what}; all need the same command, the same text and the same checkpoints folder")
     return None
 
 
 @contextmanager
-def _finding_others() -> Iterator[None]:
-    """Say in one line what PyTorch says of a rank that can't be reached."""
+def _explaining_errors() -> Iterator[None]:
+    """Turn PyTorch's errors about an unreachable rank into one line."""
     try:
         yield
     except RuntimeError as error:

@@ -1,69 +1,69 @@
-"""What can go wrong through no fault of the code, each with the exit code it ends a command with.
+"""Errors that a user can cause or meet, each with the exit code of the command that it ends.
 
-    CharrnnError                 1   the work failed
-    ├── UsageError               2   an option, or options that don't go together
-    ├── InputError               3   a text that can't be used
-    │   └── UnknownCharacterError    a character the model has never seen
+    CharrnnError                 1   the command failed
+    ├── UsageError               2   an invalid option or combination of options
+    ├── InputError               3   an unusable text
+    │   └── UnknownCharacterError    a character that the model does not know
     ├── ModelFileError           4   a damaged or foreign model or state file
-    ├── RunLockedError           5   another process is training in this run's folder
+    ├── RunLockedError           5   another process is using this run's folder
     ├── ResourceError            6   out of memory, or no such device
-    ├── DivergenceError          7   training produced numbers that are not finite
-    ├── PeerError           n   another process of the run failed with n; it tells why
-    ├── OutputClosed           141   the reader of stdout went away; nobody is told
-    └── Interrupted          128+n   ended by signal n, with the state saved
+    ├── DivergenceError          7   training diverged
+    ├── PeerError                n   another process of the run failed with exit code n and reports why
+    ├── OutputClosed           141   the reader of stdout closed it; nothing is printed
+    └── Interrupted          128+n   stopped by signal n after saving the state
 
-A message says what happened, where, and what to do about it, in one line.
+A message says in one line what happened, where, and what to do.
 """
 
 
 class CharrnnError(Exception):
-    """Base of every error a user can cause or meet; `str(error)` is the line to show."""
+    """Base class of these errors; `str(error)` is the line to print."""
 
     exit_code = 1
 
 
 class UsageError(CharrnnError):
-    """An option's value, or a combination of options, that makes no sense."""
+    """An invalid option value or combination of options."""
 
     exit_code = 2
 
 
 class InputError(CharrnnError):
-    """A text that is missing, empty, too short, binary or in another encoding."""
+    """A text that is missing, empty, too short, binary or in a different encoding."""
 
     exit_code = 3
 
 
 class UnknownCharacterError(InputError):
-    """A character outside the model's vocabulary."""
+    """A character that is not in the model's vocabulary."""
 
 
 class ModelFileError(CharrnnError):
-    """A model or state file that is missing, damaged, too new, or something else entirely."""
+    """A model or state file that is missing, damaged, too new or of another kind."""
 
     exit_code = 4
 
 
 class RunLockedError(CharrnnError):
-    """The run's folder is in use by another process."""
+    """Another process is using the run's folder."""
 
     exit_code = 5
 
 
 class ResourceError(CharrnnError):
-    """The machine lacks the memory or the device that was asked for."""
+    """The machine lacks the memory or the device that is needed."""
 
     exit_code = 6
 
 
 class DivergenceError(CharrnnError):
-    """The loss or the gradient stopped being a finite number."""
+    """The loss or the gradient is no longer finite."""
 
     exit_code = 7
 
 
 class PeerError(CharrnnError):
-    """Another process of this run failed, and says why; this one ends alike, in silence."""
+    """Another process of this run failed and reports why; this one ends silently with the same exit code."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__("another process of this run failed")
@@ -71,13 +71,13 @@ class PeerError(CharrnnError):
 
 
 class OutputClosed(CharrnnError):
-    """Whoever read our stdout closed it, as `head` does; this is a quiet end."""
+    """The reader of stdout closed it, as `head` does; the command ends silently."""
 
     exit_code = 141
 
 
 class Interrupted(CharrnnError):
-    """A signal asked the run to stop, and it did so after saving."""
+    """A signal stopped the run, which saved its state first."""
 
     def __init__(self, message: str, *, signal_number: int) -> None:
         super().__init__(message)

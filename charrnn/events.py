@@ -1,7 +1,7 @@
-"""Facts: what a run or an evaluation found out, as frozen dataclasses.
+"""Events: the facts that a training run yields, as frozen dataclasses.
 
-The training loop yields events; whoever consumes them draws or logs them. Losses are
-nats inside and bits per character where people read them.
+The training loop yields events; the caller shows or logs them. Losses are in nats internally
+and in bits per character where people read them.
 """
 
 import math
@@ -16,22 +16,22 @@ def bits(nats: float) -> float:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened in a run, after optimiser update number `step`."""
+    """Something that happened in a run after `step` optimiser updates."""
 
     event: ClassVar[str]
     step: int
 
     def record(self) -> dict[str, Any]:
-        """The event as the JSON object that `log.jsonl` and `--json` hold."""
+        """Return the event as the JSON object of `log.jsonl` and `--json`."""
         return {"event": self.event, **asdict(self)}
 
 
 @dataclass(frozen=True)
 class Plan(Event):
-    """What a run is going to do, everything resolved. Sizes in characters and bytes.
+    """What a run will do, with every setting resolved. Sizes are in characters or bytes.
 
-    valid is the file that is held out where it isn't the text's end. threads are those of each process.
-    steps is None when the budget is a time: the first steps measure the speed and fix it.
+    valid: the held-out file, or None if the end of the text is held out. threads: per process.
+    steps: None if the budget is a time; the first steps then measure the speed and determine it.
     """
 
     event = "plan"
@@ -59,7 +59,7 @@ class Plan(Event):
 
 @dataclass(frozen=True)
 class Resumed(Event):
-    """An earlier run goes on from its saved state; `note` says how."""
+    """An earlier run resumes from its saved state; `note` gives details."""
 
     event = "resumed"
     note: str
@@ -67,10 +67,10 @@ class Resumed(Event):
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """The loss of the training characters since the last such event, and the pace.
+    """The mean loss of the training characters since the previous such event, and the speed.
 
-    The loss is measured with dropout on, as the optimiser sees it. num_steps and
-    seconds_left are None until the speed is known.
+    The loss is measured with dropout, as the optimiser sees it. num_steps and seconds_left are
+    None until the speed is known.
     """
 
     event = "progress"
@@ -83,7 +83,10 @@ class Progress(Event):
 
 @dataclass(frozen=True)
 class Evaluated(Event):
-    """The held-out text, or the fixed stretches of it that are scored on the way (`whole` False)."""
+    """The score of the held-out text (`whole`), or of the fixed parts of it that are scored during training.
+
+    best: whether it is the best score so far.
+    """
 
     event = "evaluated"
     nats_per_char: float
@@ -95,7 +98,7 @@ class Evaluated(Event):
 
 @dataclass(frozen=True)
 class Sample(Event):
-    """A short text drawn from the weights of the moment."""
+    """A short text generated with the current weights."""
 
     event = "sample"
     text: str
@@ -103,7 +106,7 @@ class Sample(Event):
 
 @dataclass(frozen=True)
 class Saved(Event):
-    """The model file holds the best weights so far."""
+    """The best weights so far were written to the model file."""
 
     event = "saved"
     path: str
@@ -119,7 +122,7 @@ class Warned(Event):
 
 @dataclass(frozen=True)
 class Stopped(Event):
-    """The run ends early: the held-out text has not been predicted better since best_step."""
+    """The run ends early because the held-out score has not improved since best_step."""
 
     event = "stopped"
     best_step: int
@@ -127,10 +130,10 @@ class Stopped(Event):
 
 @dataclass(frozen=True)
 class Finished(Event):
-    """The run is over. The score is that of the best weights on the whole held-out text.
+    """The run is complete. The score is that of the best weights on the whole held-out text.
 
-    best_step is the step those weights were taken from. The test text, where one is held out
-    too, has chosen nothing. Where n-grams are mixed in, the two alone have scores too.
+    best_step: the step of those weights. The test text, if there is one, played no part in
+    choosing them. If n-grams are mixed in, network and n-grams also have separate scores.
     """
 
     event = "finished"

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Writing files so that a crash can't leave half of one."""
 
 import contextlib
 import os
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
-    """Replace a file in one step: whoever reads it sees the old bytes or the new, never a part.
+    """Replace a file in one step: a reader sees the old bytes or the new ones, never a mixture.
 
-    Temporary file in the same folder, write, fsync, rename, fsync the folder.
+    Writes a temporary file in the same folder, syncs and renames it, then syncs the folder.
     """
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
     try:
@@ -28,7 +28,7 @@ def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Wait until a file's content, or a folder's entries, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""What this machine offers: cores, threads, devices and the number formats they are fast in.
+"""What this machine offers: cores, threads, devices and their fast number formats.
 
 PyTorch and numba are imported only inside the functions that need them.
 """
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 
 def available_cores() -> int:
-    """Cores this process may use: fewer than the machine has under an affinity mask or a container's quota."""
+    """Count the cores this process may use; an affinity mask or a container's quota can leave fewer than there are."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(cores, _cpu_quota(Path("/")))))
 
 
 def _cpu_quota(root: Path) -> float:
-    """Cores' worth of time that Linux control groups (version 2) grant: the smallest of all enclosing groups, or inf.
+    """Return the CPU quota of Linux control groups (version 2), in cores, or infinity.
 
-    root: of the file system, for /proc and /sys.
+    It is the smallest of the process's own group and all enclosing ones. root: the folder that
+    holds proc and sys.
     """
     groups, smallest = root / "sys/fs/cgroup", math.inf
     try:
@@ -40,15 +41,15 @@ def _cpu_quota(root: Path) -> float:
         try:
             quota, period = (group / "cpu.max").read_text().split()
             smallest = min(smallest, int(quota) / int(period))
-        except (OSError, ValueError, ZeroDivisionError):  # the root group has no such file; "max" is not a number
+        except (OSError, ValueError, ZeroDivisionError):  # the root group has no such file; "max" means no quota
             continue
     return smallest
 
 
 def count_threads(threads: int | None, num_processes: int = 1) -> int:
-    """CPU threads to use in each of the processes that share the cores. threads: what the user asked for.
+    """Choose the number of CPU threads per process, for processes that share the cores.
 
-    Raises UsageError for a number out of range.
+    threads: the user's choice, or None. Raises UsageError if it is out of range.
     """
     if threads is not None and not 1 <= threads <= 1024:
         raise UsageError(f"--threads must lie between 1 and 1024, not {threads}")
@@ -56,22 +57,22 @@ def count_threads(threads: int | None, num_processes: int = 1) -> int:
 
 
 def count_workers(batch_size: int, *, device: str, threads: int) -> int:
-    """Worker threads for a step's lanes: one per core, as long as each has enough rows to fill a product's tile."""
+    """Choose the number of worker threads for a step: one per core, but each with enough lanes to fill a product's tile."""
     return max(1, min(threads, batch_size // 8)) if device == "cpu" else 1
 
 
 def split_range(total: int, num_parts: int, grain: int = 1) -> list[slice]:
-    """Cut range(total) into parts of nearly equal length, each but the last a multiple of grain; some may be empty."""
+    """Cut range(total) into parts of nearly equal length, all but the last multiples of grain; some may be empty."""
     grains = -(-total // grain)
     bounds = [min(total, grains * part // num_parts * grain) for part in range(num_parts + 1)]
     return [slice(*pair) for pair in itertools.pairwise(bounds)]
 
 
 def set_torch_threads(count: int) -> None:
-    """Set the number of PyTorch's threads for work that this thread asks for.
+    """Set the number of PyTorch's threads for work that the calling thread starts.
 
-    The number belongs to each thread, but only once that thread has read it: until then it follows
-    whatever was set last anywhere. So it is read at once.
+    PyTorch has one such number per thread, but a thread that has not read its number yet follows
+    the last call in any thread. So the number is read at once.
     """
     import torch
 
@@ -80,7 +81,7 @@ def set_torch_threads(count: int) -> None:
 
 
 def worker_pool(num_workers: int) -> ThreadPoolExecutor:
-    """Start worker threads in which PyTorch is single-threaded; the caller's own number of threads stays."""
+    """Start worker threads in which PyTorch is single-threaded. The calling thread keeps its number of threads."""
     import torch
 
     threads = torch.get_num_threads()
@@ -92,24 +93,24 @@ def worker_pool(num_workers: int) -> ThreadPoolExecutor:
 
 
 def set_up_torch(device: str, threads: int) -> "torch.device":
-    """Import PyTorch, set its threads and find the device that `--device` names.
+    """Import PyTorch, set its number of threads and select the device that `--device` names.
 
-    OpenMP's threads spin while they wait, which starves other processes on the same cores. A short
-    spin costs nothing on a quiet machine and trains half as fast again beside another run.
-    Errors as those of select_device.
+    Raises what select_device raises.
     """
+    # OpenMP's threads spin while they wait, which starves other processes on the same cores. With a short spin
+    # training is as fast on a quiet machine, and 1.5 times as fast beside another run.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when PyTorch is imported
     import torch
 
     set_torch_threads(threads)
-    torch.backends.cudnn.allow_tf32 = False  # or a GPU's recurrent layers would round "float32"
+    torch.backends.cudnn.allow_tf32 = False  # otherwise a GPU's recurrent layers would round "float32" products
     return select_device(device)
 
 
 def select_device(name: str) -> "torch.device":
     """Turn `--device` into a device: auto, cpu, cuda or cuda:N.
 
-    Raises UsageError for another name, ResourceError where PyTorch has no such device.
+    Raises UsageError for another name, ResourceError if PyTorch has no such device.
     """
     import torch
 
@@ -130,7 +131,7 @@ def select_device(name: str) -> "torch.device":
 def select_precision(name: str, device: "torch.device | None" = None) -> Precision:
     """Turn `--precision` into the number format of a device's matrix products. device: None means the CPU.
 
-    Raises UsageError for an unknown name, ResourceError for bfloat16 where it would be emulated.
+    Raises UsageError for an unknown name, ResourceError for bfloat16 if the device would emulate it.
     """
     if name not in ("auto", *get_args(Precision)):
         raise UsageError(f"--precision must be auto, {' or '.join(get_args(Precision))}, not {name!r}")

@@ -1,9 +1,10 @@
-"""Compiles the kernels that a command needs, before it begins: this takes seconds, once per machine.
+"""Compiles the kernels that a command needs before it starts. This takes seconds, once per machine.
 
-Which kernels those are is found by running toy networks. Kernels that are not in the cache yet are
-compiled by child processes, side by side; then this process loads them. Kernels are the
-same for all cells.
+Toy networks call all these kernels. Child processes compile those that are not in the cache yet,
+all at once; then this process loads them from the cache. All cells use the same kernels.
 """
+
+import warnings
 
 import numpy as np
 
@@ -19,30 +20,36 @@ _SAMPLING, _SCORING = "sample_toy('float32')", "score_toy()"
 
 
 def for_training(precision: Precision) -> None:
-    """Compile and load what trains, scores and samples."""
-    training = f"train_toy({precision!r})"
-    _compile([training], [_SAMPLING, _SCORING])
+    """Compile and load the kernels for training, scoring and sampling."""
+    _compile([f"train_toy({precision!r})"], [_SAMPLING, _SCORING])
     train_toy(precision)
     score_toy()
     sample_toy("float32")
 
 
 def for_scoring() -> None:
-    """Compile and load what scores, and what draws the samples that belong to a score."""
+    """Compile and load the kernels for scoring, and for the samples that a score comes with."""
     _compile([_SCORING], [_SAMPLING])
     score_toy()
     sample_toy("float32")
 
 
 def for_sampling(precision: Precision) -> None:
-    """Compile and load what samples."""
+    """Compile and load the kernels for sampling."""
     _compile([f"sample_toy({precision!r})"])
     sample_toy(precision)
 
 
 def _compile(*queues: list[str]) -> None:
-    """Run these calls of functions of this module in child processes, one for each queue."""
-    compile_in_children(product, *[[f"from charrnn import precompile as p; p.{call}" for call in q] for q in queues])
+    """Run calls of this module's functions in child processes, one per queue; warn if a child fails."""
+    lines = [[f"from charrnn import precompile as p; p.{call}" for call in queue] for queue in queues]
+    for reason in compile_in_children(product, *lines):
+        warnings.warn(
+            f"kernels could not be compiled ahead ({reason}); "
+            "results of this run may differ in the last digits from those of later runs",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def train_toy(precision: Precision) -> None:
@@ -58,7 +65,7 @@ def train_toy(precision: Precision) -> None:
 
 
 def score_toy() -> None:
-    """Score a text, fit its n-grams, look for copied text."""
+    """Score a text, fit its n-grams and look for copied text."""
     from charrnn.data.batches import make_train_text
     from charrnn.evaluation.assessment import find_copied
     from charrnn.evaluation.scoring import evaluate
@@ -68,7 +75,7 @@ def score_toy() -> None:
     model, ids = CharRNN(_TOY), np.zeros(50_000, np.uint8)
     evaluate(model, ids[:2], context=ids[:1])
     fit_mixture(model, make_train_text(ids, vocab_size=2))
-    ids.flags.writeable = False  # as the ids of a mapped file are, which makes another kernel
+    ids.flags.writeable = False  # as the ids of a mapped file are; kernels are compiled for both kinds
     find_copied([ids[:1]], ids)
 
 

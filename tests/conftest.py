@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import random
-from dataclasses import replace
+import shutil
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def text() -> str:
 
 def make_corpus(text: str, *, sha256: str = "0" * 64, **config) -> Corpus:
     """A corpus of a text that needs no file."""
-    vocab = Vocab.of(text)
+    vocab = Vocab.from_text(text)
     num_train, num_valid = split(len(text), CorpusConfig(**config))
     return Corpus(vocab.encode(text), vocab, num_train, num_valid, ("made.txt",), sha256)
 
@@ -132,11 +133,11 @@ def run_through(plan, *, stop_after=None, stop=None, **options):
 
 
 def digests(plan):
-    """SHA-256 of the model file and the newest state, and the log without clock, speed and session events."""
-    clock = {"chars_per_second", "seconds_left"}
+    """SHA-256 of the model file and the newest state, and the log without clock, folder and session events."""
+    volatile = {"saved": {"path"}, "finished": {"model"}, "progress": {"chars_per_second", "seconds_left"}}
     records = [json.loads(line) for line in plan.run.log_path.read_text().splitlines()]
     log = [
-        {key: value for key, value in record.items() if key not in clock}
+        {key: value for key, value in record.items() if key not in volatile.get(record["event"], ())}
         for record in records
         if record["event"] not in SESSION_EVENTS
     ]
@@ -169,3 +170,42 @@ class SynchronousWriter(Writer):
     def put(self, what):
         super().put(what)
         self.wait()
+
+
+def with_environment(plan: RunPlan, **changes) -> RunPlan:
+    """The plan in an environment with other threads, precision or ranks."""
+    return replace(plan, environment=replace(plan.environment, **changes))
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that was trained without interruption. Its folder is shared: copy it before changing anything."""
+
+    plan: RunPlan
+    events: list
+    digests: tuple
+
+    def copy_to(self, plan: RunPlan) -> RunPlan:
+        """Put the finished run into the folder of an equal plan, as if that plan had been trained."""
+        shutil.copytree(self.plan.run.folder, plan.run.folder, dirs_exist_ok=True)
+        return plan
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory):
+    """A function that trains a plan's run without interruption, in another folder; equal runs are trained once."""
+    found = {}
+
+    def train_once(plan: RunPlan) -> FinishedRun:
+        corpus, settings = plan.task.corpus, plan.task.settings()
+        text = (corpus.ids.tobytes(), corpus.vocab, corpus.names, corpus.sha256, corpus.num_train, corpus.num_valid)
+        key = hashlib.sha256(repr((text, settings, plan.environment, plan.budget)).encode()).hexdigest()
+        if key not in found:
+            run = replace(plan.run, root=tmp_path_factory.mktemp("uninterrupted"))
+            run.folder.mkdir()
+            copy = replace(plan, run=run)
+            events = run_through(copy)
+            found[key] = FinishedRun(copy, events, digests(copy))
+        return found[key]
+
+    return train_once

@@ -1,26 +1,26 @@
 """`charrnn eval`: score a text, compare the score with baselines, write the report page."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charrnn.cli import console, messages
-from charrnn.cli.options import Device, Encoding, Errors, Json, ModelName, Threads, given, output_option
+from charrnn.cli.options import Device, Encoding, Errors, Json, ModelName, Threads, given, output_option, text_option
 from charrnn.config import ADAPT_RATE
 from charrnn.errors import CharrnnError, InputError, UsageError
 
 if TYPE_CHECKING:
-    from charrnn.data.cache import Cache
     from charrnn.data.corpus import Corpus
     from charrnn.evaluation.scores import Assessment, Line
-    from charrnn.evaluation.scoring import ScoredText
+    from charrnn.evaluation.summary import Summary
     from charrnn.evaluation.texts import EvalText
     from charrnn.kernels.head import Predictions
     from charrnn.model.file import ModelFile
+    from charrnn.model.network import CharRNN
     from charrnn.training.plan import RunPlan
 
 NUM_TOP = 5  # likeliest characters shown for each character
@@ -31,7 +31,7 @@ NUM_HARDEST = 20  # lines on a page
 
 @dataclass(frozen=True)
 class Items:
-    """What is printed instead of a score: every line, every character, or the worst N lines."""
+    """What to print instead of the score: every line, every character, or the N least predictable lines."""
 
     per_line: bool
     per_char: bool
@@ -51,15 +51,11 @@ class Items:
 def evaluate(
     text: Annotated[
         str | None,
-        typer.Argument(metavar="[TEXT|-]", help="Text to score. [default: the part held out in training]"),
-    ] = None,
-    model: ModelName = None,
-    train_text: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FILE", help="Where the training text is now; repeat it for each file, in the same order."
+        typer.Argument(
+            metavar="[TEXT]", help="Text to score, or - for stdin.", show_default="the part held out in training"
         ),
     ] = None,
+    model: ModelName = None,
     yardsticks: Annotated[
         bool, typer.Option(help="Compare with baselines (n-grams, xz) and measure copied text.")
     ] = True,
@@ -67,7 +63,7 @@ def evaluate(
         bool, typer.Option("--adapt", help="Also score a copy of the model that learns from the text as it reads.")
     ] = False,
     adapt_rate: Annotated[
-        float | None, typer.Option(help="Learning rate of --adapt.", show_default=str(ADAPT_RATE))
+        float | None, typer.Option(help="Learning rate of --adapt.", show_default=f"{ADAPT_RATE:g}")
     ] = None,
     per_line: Annotated[
         bool, output_option("--per-line", help="Print the score of each line instead, as JSON.")
@@ -78,22 +74,24 @@ def evaluate(
             "--per-char", help="Print the score and the likeliest alternatives of each character instead, as JSON."
         ),
     ] = False,
-    worst: Annotated[int | None, output_option(metavar="N", help="Show the N least predictable lines instead.")] = None,
+    worst: Annotated[int | None, output_option(help="Show the N least predictable lines instead.")] = None,
     html: Annotated[str | None, output_option(metavar="FILE", help="Write a report page to this file.")] = None,
+    json: Json = False,
     encoding: Encoding = None,
     errors: Errors = None,
+    train_text: Annotated[
+        list[str] | None,
+        text_option(metavar="FILE", help="Where the training text is now; repeat it for each file, in the same order."),
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
-    json: Json = False,
 ) -> None:
     """Say how well a model predicts a text, and whether that is good.
 
+    \b
     Examples:
-
       charrnn eval
-
       charrnn eval chapter.txt --worst 5
-
       charrnn eval -m poems --adapt --html report.html
     """
     items = Items(per_line, per_char, worst)
@@ -101,9 +99,6 @@ def evaluate(
         raise UsageError("--adapt-rate needs --adapt, and a value between 0 and 1")
     if html is not None:
         check_target(html)
-    from charrnn import precompile
-    from charrnn.data.cache import Cache
-    from charrnn.evaluation.texts import held_out_text, separate_text
     from charrnn.hardware import count_threads, set_up_torch
     from charrnn.model.file import load_model
     from charrnn.training.folder import find_model
@@ -111,67 +106,50 @@ def evaluate(
     path = find_model(model)
     file = load_model(path)
     wants_score = html is not None or not items.are_wanted
-    is_needed = bool(text is None or train_text or adapt)
-    with console.slow_notice("reading the text"), Cache.of_user().writable() as cache:
-        corpus = None
-        if is_needed or (yardsticks and wants_score):
-            corpus = find_corpus(file, train_text, cache, is_needed=is_needed)
-        if text is not None:
-            scored_text = separate_text(file, text, given(encoding=encoding, errors=errors), cache)
-        else:
-            assert corpus is not None
-            scored_text = held_out_text(file, corpus)
+    eval_text, corpus = read_texts(
+        file,
+        text,
+        train_text,
+        given(encoding=encoding, errors=errors),
+        needs_corpus=bool(text is None or train_text or adapt),
+        wants_corpus=yardsticks and wants_score,
+    )
     cores = count_threads(threads)
     target = set_up_torch(device, cores)
-    with console.slow_notice(messages.COMPILING):
-        precompile.for_training("float32") if adapt else precompile.for_scoring()
+    compile_kernels(training=adapt)
 
     from charrnn.evaluation.assessment import assess
     from charrnn.evaluation.scores import Assessment
-    from charrnn.evaluation.scoring import predictions, score_text
     from charrnn.model.network import CharRNN
 
     network = CharRNN.from_arrays(file.config, file.tensors).to(target)
-    parts = predictions(
-        network,
-        scored_text.ids,
-        context=scored_text.context,
-        num_top=NUM_TOP if per_char or html is not None else 0,
-        mixture=file.mixture,
-    )
     with console.slow_notice("scoring the text"):
-        found = score_text(
-            print_items(parts, file, items),
-            file.vocab,
-            unknown=scored_text.unknown,
-            num_first=EXCERPT if html is None else MAX_SHOWN,
-            num_hardest=max(worst or 0, 0 if html is None else NUM_HARDEST),
-        )
+        found = score(network, file, eval_text, items, for_page=html is not None)
         if worst is not None:
             print_worst(found, worst, json=json)
         if not wants_score:
             return
         assessment = Assessment(found.score)
         if corpus is not None:
+            rate = ADAPT_RATE if adapt_rate is None else adapt_rate
             assessment = assess(
                 found.score,
                 file,
                 network,
-                scored_text,
+                eval_text,
                 corpus.train_ids,
                 with_baselines=yardsticks,
-                adapt_rate=(ADAPT_RATE if adapt_rate is None else adapt_rate) if adapt else None,
-                threads=cores,
+                adapt_rate=rate if adapt else None,
             )
     if not items.are_wanted:
-        print_assessment(path, file, scored_text, found, assessment, json=json)
+        print_assessment(path, file, eval_text, found, assessment, json=json)
     if html is not None:
-        write_page(Path(html), path, file, scored_text, found, assessment, threads=cores)
+        write_page(Path(html), path, file, eval_text, found, assessment, threads=cores)
         console.note(f"wrote {html}")
 
 
 def check_target(path: str) -> None:
-    """Refuse a page's file name before the work for it is done."""
+    """Check that the report page can be written, before the work is done."""
     folder = os.path.dirname(path) or "."
     if os.path.isdir(path) or not path:
         raise UsageError(f"--html {path!r} is not a file name; name one, for example --html report.html")
@@ -179,22 +157,68 @@ def check_target(path: str) -> None:
         raise CharrnnError(f"{path}: can't be written; --html needs an existing folder that you can write to")
 
 
-def find_corpus(file: "ModelFile", train_text: list[str] | None, cache: "Cache", *, is_needed: bool) -> "Corpus | None":
-    """Find the text that a model was trained on; if it is missing and nothing needs it, say so and go without."""
-    from charrnn.evaluation.texts import find_training_text
+def read_texts(
+    file: "ModelFile",
+    name: str | None,
+    train_text: list[str] | None,
+    settings: Mapping[str, Any],
+    *,
+    needs_corpus: bool,
+    wants_corpus: bool,
+) -> "tuple[EvalText, Corpus | None]":
+    """Read the text to score, and the text that the model was trained on.
 
-    try:
-        return find_training_text(file, train_text, cache)
-    except InputError as error:
-        if is_needed:
-            raise
-        console.note(f"no comparison with baselines: {error}")
-    return None
+    name: of the text to score; None scores the held-out part of the training text. settings: how to read it.
+    needs_corpus: raise if the training text is missing. wants_corpus: if it is missing, say so and return None.
+    """
+    from charrnn.data.cache import Cache
+    from charrnn.evaluation.texts import find_training_text, held_out_text, separate_text
+
+    with console.slow_notice("reading the text"), Cache.for_user().writable() as cache:
+        corpus = None
+        if needs_corpus or wants_corpus:
+            try:
+                corpus = find_training_text(file, train_text, cache)
+            except InputError as error:
+                if needs_corpus:
+                    raise
+                console.note(f"no comparison with baselines: {error}")
+        if name is not None:
+            return separate_text(file, name, settings, cache), corpus
+        assert corpus is not None
+        return held_out_text(file, corpus), corpus
+
+
+def compile_kernels(*, training: bool) -> None:
+    """Compile what scoring needs, and what training needs if asked to."""
+    from charrnn import precompile
+
+    with console.slow_notice(messages.COMPILING):
+        if training:
+            precompile.for_training("float32")
+        else:
+            precompile.for_scoring()
+
+
+def score(network: "CharRNN", file: "ModelFile", text: "EvalText", items: Items, *, for_page: bool) -> "Summary":
+    """Score a text in one pass; print each line or character on the way, if that is wanted."""
+    from charrnn.evaluation.scoring import predict
+    from charrnn.evaluation.summary import summarise
+
+    num_top = NUM_TOP if items.per_char or for_page else 0
+    parts = predict(network, text.ids, context=text.context, num_top=num_top, mixture=file.mixture)
+    return summarise(
+        print_items(parts, file, items),
+        file.vocab,
+        unknown=text.unknown,
+        num_first=MAX_SHOWN if for_page else EXCERPT,
+        num_hardest=max(items.worst or 0, NUM_HARDEST if for_page else 0),
+    )
 
 
 def print_items(parts: "Iterator[Predictions]", file: "ModelFile", items: Items) -> "Iterator[Predictions]":
-    """Print each line or each character of the predictions that pass through, if that is wanted."""
-    from charrnn.evaluation.scoring import LineSplitter
+    """Pass predictions on, and print each line or each character of them, if that is wanted."""
+    from charrnn.evaluation.summary import LineSplitter
 
     splitter = LineSplitter(file.vocab)
     for part in parts:
@@ -214,7 +238,7 @@ def print_lines(lines: "Iterable[Line]") -> None:
         console.result_json(messages.line_record(line))
 
 
-def print_worst(found: "ScoredText", count: int, *, json: bool) -> None:
+def print_worst(found: "Summary", count: int, *, json: bool) -> None:
     """Print the least predictable lines."""
     lines = found.hardest[:count]
     if json:
@@ -224,9 +248,9 @@ def print_worst(found: "ScoredText", count: int, *, json: bool) -> None:
 
 
 def print_assessment(
-    path: Path, file: "ModelFile", text: "EvalText", found: "ScoredText", assessment: "Assessment", *, json: bool
+    path: Path, file: "ModelFile", text: "EvalText", found: "Summary", assessment: "Assessment", *, json: bool
 ) -> None:
-    """Print a score, what it is worth, and on a terminal the beginning of the text coloured by surprisal."""
+    """Print a score, the comparison and, on a terminal, the start of the text coloured by surprisal."""
     if json:
         console.result_json({"model": str(path), "text": text.name, **messages.assessment_record(assessment)})
         return
@@ -234,10 +258,10 @@ def print_assessment(
     if assessment.baselines or assessment.adapted or found.score.experts:
         console.table(messages.comparison_rows(assessment), header=messages.COMPARISON_HEADER)
     console.sentences(messages.sentences(assessment))
-    if console.in_colour():
+    if console.uses_colour():
         excerpt = file.vocab.decode(found.first.ids[:EXCERPT])
         shown = excerpt.rfind("\n") + 1 or len(excerpt)  # whole lines
-        console.surprises(excerpt[:shown].rstrip("\n"), found.first.nats)
+        console.surprisal(excerpt[:shown].rstrip("\n"), found.first.nats)
 
 
 def write_page(
@@ -245,12 +269,12 @@ def write_page(
     path: Path,
     file: "ModelFile",
     text: "EvalText",
-    found: "ScoredText",
+    found: "Summary",
     assessment: "Assessment",
     *,
     threads: int,
 ) -> None:
-    """Write the report page about a model, which is at `path`."""
+    """Write the report page. path: of the model file."""
     from charrnn.files import write_atomically
     from charrnn.pages.report import Report, draw_samples, render
     from charrnn.training.folder import read_log
@@ -278,7 +302,8 @@ def write_page(
 def write_run_report(plan: "RunPlan") -> Path:
     """Write the report page about a finished run next to its model; return its path."""
     from charrnn.evaluation.assessment import assess
-    from charrnn.evaluation.scoring import predictions, score_text
+    from charrnn.evaluation.scoring import predict
+    from charrnn.evaluation.summary import summarise
     from charrnn.evaluation.texts import held_out_text
     from charrnn.training.folder import REPORT_NAME
     from charrnn.training.saving import load_best_model
@@ -286,11 +311,9 @@ def write_run_report(plan: "RunPlan") -> Path:
     file, network = load_best_model(plan)
     corpus, threads = plan.task.corpus, plan.environment.threads
     text = held_out_text(file, corpus)
-    parts = predictions(network, text.ids, context=text.context, num_top=NUM_TOP, mixture=file.mixture)
-    found = score_text(parts, file.vocab, unknown=text.unknown, num_first=MAX_SHOWN, num_hardest=NUM_HARDEST)
-    assessment = assess(
-        found.score, file, network, text, corpus.train_ids, with_baselines=True, adapt_rate=None, threads=threads
-    )
+    parts = predict(network, text.ids, context=text.context, num_top=NUM_TOP, mixture=file.mixture)
+    found = summarise(parts, file.vocab, unknown=text.unknown, num_first=MAX_SHOWN, num_hardest=NUM_HARDEST)
+    assessment = assess(found.score, file, network, text, corpus.train_ids, with_baselines=True, adapt_rate=None)
     target = plan.run.folder / REPORT_NAME
     write_page(target, plan.run.model_path, file, text, found, assessment, threads=threads)
     return target

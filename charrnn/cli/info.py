@@ -13,7 +13,7 @@ from charrnn.errors import ModelFileError
 def info(
     which: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN|FILE]", help="Describe this model. [default: list all runs in ./checkpoints]"),
+        typer.Argument(metavar="[MODEL]", help="Run name or model file.", show_default="all runs in ./checkpoints"),
     ] = None,
     cache: Annotated[
         bool, typer.Option("--cache", help="Show where encoded texts are cached, and their size.")
@@ -22,12 +22,10 @@ def info(
 ) -> None:
     """List the runs in ./checkpoints, or describe one model.
 
+    \b
     Examples:
-
       charrnn info
-
       charrnn info poems
-
       charrnn info --cache
     """
     from charrnn.model.file import load_model
@@ -60,15 +58,15 @@ def info(
 
 
 def show_cache(*, json: bool) -> None:
-    """Show what the cache of encoded texts holds, and how to empty it."""
-    from charrnn.data.cache import MOST_BYTES, Cache
+    """Show what the cache of encoded texts contains, and how to empty it."""
+    from charrnn.data.cache import MAX_CACHE_BYTES, Cache
 
-    cache = Cache.of_user()
+    cache = Cache.for_user()
     facts = {
         "folder": str(cache.folder),
         "num_texts": len(cache.entries()),
         "num_bytes": cache.num_bytes(),
-        "most_bytes": MOST_BYTES,
+        "most_bytes": MAX_CACHE_BYTES,
         "empty": f"rm -r {shlex.quote(str(cache.folder))}",
     }
     if json:

@@ -1,6 +1,6 @@
-"""The command line: which commands there are, and how a failure becomes one line and an exit code.
+"""The command line: the commands, and how a failure becomes one line on stderr and an exit code.
 
-Heavy imports stand inside the commands that need them, so that `--help` and `info` answer at once.
+Heavy imports are inside the commands that need them, so that `--help` and `info` answer at once.
 """
 
 import contextlib
@@ -15,19 +15,13 @@ from charrnn import __version__
 from charrnn.cli import console
 from charrnn.cli.evaluate import evaluate
 from charrnn.cli.info import info
+from charrnn.cli.options import Command, Group
 from charrnn.cli.sample import sample
 from charrnn.cli.train import train
 from charrnn.distributed import Ranks
 from charrnn.errors import CharrnnError, Interrupted, OutputClosed, PeerError, ResourceError, UsageError
 
-app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False)
-app.command()(train)
-app.command()(sample)
-app.command("eval")(evaluate)
-app.command()(info)
 
-
-@app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
@@ -43,12 +37,27 @@ def root(
         raise UsageError(f"only train runs in several processes; start charrnn {context.invoked_subcommand} alone")
 
 
+def build_app() -> typer.Typer:
+    """Put the commands together."""
+    app = typer.Typer(
+        context_settings={"help_option_names": ["-h", "--help"]},
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback(cls=Group, invoke_without_command=True)(root)
+    app.command(cls=Command)(train)
+    app.command(cls=Command)(sample)
+    app.command("eval", cls=Command)(evaluate)
+    app.command(cls=Command)(info)
+    return app
+
+
 def main() -> NoReturn:
-    """Run the command line; every failure that a user can cause is one line on stderr and its exit code."""
-    if sys.stderr is None:  # closed by the caller; print would use stdout instead
+    """Run the command line. Every failure that a user can cause ends with one line on stderr and its exit code."""
+    if sys.stderr is None:  # closed by the caller; print would then write to stdout
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
-        code = app(standalone_mode=False)
+        code = build_app()(standalone_mode=False)
     except (PeerError, OutputClosed) as error:
         code = error.exit_code
     except Interrupted as error:
@@ -67,7 +76,7 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         end_by(signal.SIGINT)
         code = 130
-    except OSError as error:  # what no other place could say better: a full disk, a folder that went away
+    except OSError as error:  # not caught closer to its cause: a full disk, a deleted folder
         console.drop_stdout()
         complain(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
         code = CharrnnError.exit_code
@@ -80,7 +89,7 @@ def main() -> NoReturn:
 
 
 def complain(text: str) -> None:
-    """Print the line that a failed command ends with; of several processes, each names its rank."""
+    """Print the line that a failed command ends with, after this process's rank if there are several."""
     label = ""
     with contextlib.suppress(UsageError):
         label = Ranks.from_environment().label
@@ -88,14 +97,14 @@ def complain(text: str) -> None:
 
 
 def end_by(number: int) -> None:
-    """End this process by a signal, so that the parent sees it, as a shell's loop needs to stop."""
+    """End this process by a signal. A shell stops its loop only if it sees that a signal ended the command."""
     if os.name == "posix":
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether PyTorch, numpy or Python could not allocate; PyTorch's CPU allocator has no class for it."""
+    """Return whether Python, numpy or PyTorch could not allocate. PyTorch's CPU allocator raises RuntimeError."""
     return isinstance(error, MemoryError) or any(
         words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
     )

@@ -4,19 +4,16 @@ Text from outside (file names, corpora, samples) is escaped where it becomes par
 """
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from charrnn.data.characters import one_line
 from charrnn.data.vocab import END, UNKNOWN, Vocab
 from charrnn.data.vocab import describe as unicode_name
-from charrnn.evaluation.scores import COPIED_RUN, EXPERTS, Assessment, Baseline, Copied, CopiedShares, Evaluation, Line
+from charrnn.evaluation.scores import COPIED_RUN, EXPERTS, Assessment, Baseline, CopiedShares, Evaluation, Line
 from charrnn.events import Evaluated, Event, Finished, Plan, Resumed, Sample, Stopped, Warned, bits
-from charrnn.hardware import split_range
 
 if TYPE_CHECKING:
     from charrnn.kernels.head import Predictions
@@ -24,20 +21,27 @@ if TYPE_CHECKING:
 
 COMPILING = "compiling kernels for this processor (only the first time)"
 COMPARING = "comparing with n-grams and xz"
+COMPARISON_HEADER = ("predictor", "bits/char", "")
+LINE_HEADER = ("line", "bits/char", "bits", "text")
+CARD_HEADER = ("run", "network", "parameters", "bits/char", "trained on")
+MAX_NAMED = 10  # unknown characters
+MAX_SHOWN = 200  # characters of a vocabulary
+
+
+# training
 
 
 def describe(event: Event) -> str:
-    """An event as lines for a person; empty for those that nobody needs to read."""
+    """Return an event as lines for a person; empty for events that are not shown."""
     match event:
         case Plan():
             return plan_lines(event)
         case Resumed():
             return event.note
         case Evaluated():
-            loss = f"{event.nats_per_char:.4f} nats, {event.bits_per_char:.3f} bits/char"
-            return (
-                f"step {event.step}: {loss} on {event.num_chars:,} held-out characters{', best' if event.best else ''}"
-            )
+            score = f"{event.nats_per_char:.4f} nats, {event.bits_per_char:.3f} bits/char"
+            best = ", best" if event.best else ""
+            return f"step {event.step}: {score} on {event.num_chars:,} held-out characters{best}"
         case Sample():
             return "\n".join("    " + line for line in event.text.strip("\n").split("\n"))
         case Warned():
@@ -45,50 +49,59 @@ def describe(event: Event) -> str:
         case Stopped():
             return f"stopped early: no improvement since step {event.best_step}"
         case Finished():
-            lines = [
-                f"{_loss(event.nats_per_char)} on all {event.num_chars:,} held-out characters",
-                f"(best weights: step {event.best_step} of {event.step}; slightly optimistic, because this text chose them)",
-            ]
-            if event.network_nats_per_char is not None and event.ngram_nats_per_char is not None:
-                alone = f"{event.network_nats_per_char:.4f} nats, n-grams alone {event.ngram_nats_per_char:.4f}"
-                lines.append(f"(with n-grams mixed in; the network alone {alone})")
-            if event.test_nats_per_char is not None:
-                lines += [
-                    f"{_loss(event.test_nats_per_char)} on {event.num_test_chars:,} test characters",
-                    "(an unbiased score: this text chose nothing)",
-                ]
-            return "\n".join(lines)
+            return result_lines(event)
         case _:
             return ""
 
 
+def result_lines(event: Finished) -> str:
+    """Return the final scores, each with what it means."""
+    lines = [
+        f"{_loss(event.nats_per_char)} on all {event.num_chars:,} held-out characters",
+        f"(best weights: step {event.best_step} of {event.step}; slightly optimistic, because this text chose them)",
+    ]
+    if event.network_nats_per_char is not None and event.ngram_nats_per_char is not None:
+        alone = f"{event.network_nats_per_char:.4f} nats, n-grams alone {event.ngram_nats_per_char:.4f}"
+        lines.append(f"(with n-grams mixed in; the network alone {alone})")
+    if event.test_nats_per_char is not None:
+        lines += [
+            f"{_loss(event.test_nats_per_char)} on {event.num_test_chars:,} test characters",
+            "(unbiased, because this text chose nothing)",
+        ]
+    return "\n".join(lines)
+
+
 def plan_lines(plan: Plan, *, with_reasons: bool = False) -> str:
-    """A plan as a few lines, and one for each setting that was chosen for a reason."""
+    """Return a plan as a few lines, with one more for each setting that has a reason, if asked for."""
     model, training = plan.model, plan.training
     budget = f"{plan.steps:,} steps" if plan.steps else f"{plan.minutes:g} minutes"
     texts = ", ".join(os.path.basename(path) for path in plan.texts[:3]) + (", …" if len(plan.texts) > 3 else "")
-    threads = f"{plan.threads} thread" if plan.threads == 1 else f"{plan.threads} threads"
+    threads = "1 thread" if plan.threads == 1 else f"{plan.threads} threads"
     if plan.processes > 1:
         threads = f"{plan.processes} processes with {threads} each"
     weight_drop = f", weight drop {training['weight_drop']:g}" if training.get("weight_drop") else ""
     part = f"the last {plan.num_valid_chars:,}" if plan.valid is None else one_line(os.path.basename(plan.valid))
     test = f", then {plan.num_test_chars:,} for the test" if plan.num_test_chars else ""
+    base = f", starting from {one_line(training['init_from'])}" if training.get("init_from") else ""
     lines = [
         f"{one_line(texts)}: {plan.num_chars:,} characters, {plan.vocab_size:,} distinct; {part} held out{test}",
-        f"{model['cell']} {model['num_layers']}x{model['hidden_size']}, embedding {model['embedding_dim']}, "
+        f"{_network(model)}, embedding {model['embedding_dim']}, "
         f"{plan.num_parameters:,} parameters, about {plan.memory_bytes / 1e6:,.0f} MB, "
         f"{plan.device}, {threads}, {plan.precision}",
-        f"{budget} of {training['batch_size']}x{training['seq_len']} characters a step; "
+        f"{budget}, {training['batch_size']}x{training['seq_len']} characters per step; "
         f"dropout {training['dropout']:g}{weight_drop}, "
         f"learning rate {training['learning_rate']:g}, weight decay {training['weight_decay']:g}",
-        f"run {plan.run!r}" + (f", starting from {one_line(base)}" if (base := training.get("init_from")) else ""),
+        f"run {plan.run!r}{base}",
     ]
     reasons = [f"{name.replace('_', ' ')}: {reason}" for name, reason in plan.reasons.items()] if with_reasons else []
     return "\n".join([*lines, *map(one_line, plan.notes), *reasons])
 
 
+# scores
+
+
 def score_rows(model: str, text: str, score: Evaluation) -> list[tuple[str, str]]:
-    """An evaluation as rows of a table."""
+    """Return a score as rows of a table."""
     rows = [
         ("model", model),
         ("text", text),
@@ -98,17 +111,14 @@ def score_rows(model: str, text: str, score: Evaluation) -> list[tuple[str, str]
         ("perplexity", f"{score.perplexity:.4f}"),
     ]
     if score.unknown:
-        named = ", ".join(f"{unicode_name(char)} {count:,}x" for char, count in list(score.unknown.items())[:10])
-        more = f", and {len(score.unknown) - 10} more" if len(score.unknown) > 10 else ""
+        named = ", ".join(f"{unicode_name(char)} {count:,}x" for char, count in list(score.unknown.items())[:MAX_NAMED])
+        more = f", and {len(score.unknown) - MAX_NAMED} more" if len(score.unknown) > MAX_NAMED else ""
         rows.append(("unknown characters", f"{score.num_unknown:,}, not scored: {named}{more}"))
     return rows
 
 
-COMPARISON_HEADER = ("predictor", "bits/char", "")
-
-
 def comparison_rows(found: Assessment) -> list[tuple[str, str, str]]:
-    """A model's score beside what others spend on the same characters, the model first."""
+    """Return the scores of the model, its parts and the baselines on the same characters, the model first."""
     rows = [("this model", f"{found.score.bits_per_char:.3f}", f"perplexity {found.score.perplexity:.2f}")]
     if found.score.experts:
         names = ("its network alone", "its n-grams alone")
@@ -117,11 +127,11 @@ def comparison_rows(found: Assessment) -> list[tuple[str, str, str]]:
     if found.adapted:
         how = "dynamic evaluation: learns from the text as it reads"
         rows.append(("adapting to the text", f"{found.adapted.bits_per_char:.3f}", how))
-    return rows + [(other.name, f"{other.bits_per_char:.3f}", other.note) for other in found.baselines]
+    return rows + [(baseline.name, f"{baseline.bits_per_char:.3f}", baseline.note) for baseline in found.baselines]
 
 
 def verdict(score: Evaluation, baselines: Sequence[Baseline]) -> str:
-    """Say in a sentence whether the score is good; empty where there is nothing to compare it with."""
+    """Say whether a score is good; empty without baselines."""
     if not baselines:
         return ""
     best = min(baselines, key=lambda baseline: baseline.nats_per_char)
@@ -141,7 +151,7 @@ def sentences(found: Assessment) -> list[str]:
 
 
 def comparison_lines(found: Assessment) -> str:
-    """The comparison where there is no table to draw, and what it says."""
+    """Return the comparison and its summary as lines of text."""
     rows = comparison_rows(found)
     width = max(len(name) for name, _, _ in rows)
     lines = [
@@ -151,29 +161,28 @@ def comparison_lines(found: Assessment) -> str:
 
 
 def _copied(copied: CopiedShares) -> str:
-    """How much of what the model writes it has copied, in a sentence."""
+    """Say how much of the model's samples occurs in its training text."""
     written, network, text = copied
-    alone = f" (the network alone: {network.share:.1%})" if network else ""
+    details = [f"longest run {written.longest}"] if written.longest else []
+    if network:
+        details.append(f"the network alone {network.share:.1%}")
+    shown = f" ({'; '.join(details)})" if details else ""
+    longest = f" (longest run {text.longest})" if text.longest else ""
     return (
-        f"Copied: {written.share:.1%} of what it writes lies in runs of {COPIED_RUN} or more characters found in the "
-        f"training text{_longest(written)}{alone}; for comparison, {text.share:.1%} of the scored text does"
-        f"{_longest(text)}."
+        f"Copied: {written.share:.1%} of what it writes occurs in the training text, in runs of {COPIED_RUN} or more "
+        f"characters{shown}. Of the scored text: {text.share:.1%}{longest}."
     )
 
 
-def _longest(copied: Copied) -> str:
-    return f" (longest: {copied.longest})" if copied.longest else ""
-
-
 def assessment_record(found: Assessment) -> dict[str, Any]:
-    """A score and what was found out beside it, as `--json` has it; null is what wasn't asked for."""
+    """Return an assessment as the JSON object of `--json`; what wasn't asked for is null or empty."""
     copied = found.copied and found.copied._asdict()
     experts = found.score.experts
     return {
         **_score_record(found.score),
         "num_unknown": found.score.num_unknown,
         "unknown": found.score.unknown,
-        "yardsticks": [asdict(other) | {"bits_per_char": other.bits_per_char} for other in found.baselines],
+        "yardsticks": [asdict(baseline) | {"bits_per_char": baseline.bits_per_char} for baseline in found.baselines],
         "adapted": found.adapted and _score_record(found.adapted),
         "copied": copied and {name: part and asdict(part) | {"share": part.share} for name, part in copied.items()},
         "experts": experts and dict(zip(EXPERTS, (nats / found.score.num_chars for nats in experts), strict=True)),
@@ -186,15 +195,17 @@ def _score_record(score: Evaluation) -> dict[str, Any]:
 
 
 def line_row(line: Line) -> tuple[str, str, str, str]:
-    """What a line costs, as a row of a table."""
+    """Return a line's score as a row of a table."""
     return f"{line.number:,}", f"{line.bits_per_char:.3f}", f"{line.bits:.1f}", line.text
 
 
-LINE_HEADER = ("line", "bits/char", "bits", "text")
+def line_record(line: Line) -> dict[str, Any]:
+    """Return a line's score as a JSON object."""
+    return {"line": line.number, "bits": line.bits, "num_chars": line.num_chars, "text": line.text}
 
 
 def char_records(part: "Predictions", vocab: Vocab) -> Iterator[dict[str, Any]]:
-    """The score of each character and its likeliest alternatives, as `--per-char` prints them; rare ones are left out."""
+    """Yield each character's score and its likeliest alternatives as JSON objects; rare characters are left out."""
     rows = (array.tolist() for array in (part.nats, part.ranks, part.top, part.probabilities))
     for char, nats, rank, top, probabilities in zip(vocab.decode(part.ids), *rows, strict=True):
         likely = [[vocab.chars[other], probability] for other, probability in zip(top, probabilities, strict=True)]
@@ -202,37 +213,22 @@ def char_records(part: "Predictions", vocab: Vocab) -> Iterator[dict[str, Any]]:
             yield {"char": char, "nats": nats, "rank": rank + 1, "top": likely}
 
 
-def line_record(line: Line) -> dict[str, Any]:
-    """The same as `--json` has it."""
-    return {"line": line.number, "bits": line.bits, "num_chars": line.num_chars, "text": line.text}
-
-
-BARS = "▁▂▃▄▅▆▇█"
-
-
-def sparkline(values: Sequence[float], width: int) -> str:
-    """Numbers as a row of bars, at most so many: the mean of neighbours where there are more."""
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return ""
-    means = [fmean(finite[part]) for part in split_range(len(finite), min(len(finite), width))]
-    low = min(means)
-    step = (max(means) - low) / (len(BARS) - 1) or 1.0
-    return "".join(BARS[round((mean - low) / step)] for mean in means)
+# models and the cache
 
 
 def cache_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the cache of texts holds, as rows of a table."""
+    """Return the facts about the cache as rows of a table."""
+    size, limit = facts["num_bytes"] / 1e6, facts["most_bytes"] / 1e6
     return [
         ("folder", facts["folder"]),
         ("texts", f"{facts['num_texts']:,}"),
-        ("size", f"{facts['num_bytes'] / 1e6:,.1f} MB of at most {facts['most_bytes'] / 1e6:,.0f}; the oldest go"),
+        ("size", f"{size:,.1f} MB (limit {limit:,.0f} MB; the oldest texts are removed first)"),
         ("to empty it", facts["empty"]),
     ]
 
 
 def card(path: str, model: "ModelFile") -> dict[str, Any]:
-    """All that is known about a model, as plain values."""
+    """Return all facts about a model as plain values."""
     return {
         "model": path,
         "run": os.path.basename(os.path.dirname(os.path.abspath(path))),
@@ -250,66 +246,56 @@ def card(path: str, model: "ModelFile") -> dict[str, Any]:
     }
 
 
-CARD_HEADER = ("run", "network", "parameters", "bits/char", "trained on")
-
-
 def card_line(card: Mapping[str, Any]) -> tuple[str, ...]:
-    """A model as one row of the list of runs."""
-    config, texts = card["config"], card["provenance"].get("text", {}).get("paths", ["?"])
-    network = f"{config['cell']} {config['num_layers']}x{config['hidden_size']}"
-    names = ", ".join(os.path.basename(path) for path in texts[:3])
-    return card["run"], network, f"{card['num_parameters']:,}", _score(card["scores"]), names
+    """Return a model as one row of the list of runs."""
+    texts = card["provenance"].get("text", {}).get("paths", ["?"])
+    names = ", ".join(os.path.basename(path) for path in texts[:3]) + (", …" if len(texts) > 3 else "")
+    return card["run"], _network(card["config"]), f"{card['num_parameters']:,}", _bits(card["scores"]), names
 
 
 def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """A model as rows of a table."""
+    """Return a model's facts as rows of a table."""
     config, scores, provenance = card["config"], card["scores"], card["provenance"]
     text, split = provenance.get("text", {}), provenance.get("split", {})
     training = provenance.get("training", {})
-    part = "the held-out text" if scores.get("whole") else "stretches spread over the held-out text"
+    part = "the held-out text" if scores.get("whole") else "parts of the held-out text"
     return [
         ("model", card["model"]),
-        ("network", f"{config['cell']} {config['num_layers']}x{config['hidden_size']}"),
+        ("network", _network(config)),
         ("embedding", str(config["embedding_dim"])),
         ("parameters", f"{card['num_parameters']:,}"),
         *([("n-grams", _ngrams(card["ngram"]))] if card.get("ngram") else []),
-        (
-            "vocabulary",
-            _vocabulary(card["vocab"]),
-        ),
+        ("vocabulary", _vocabulary(card["vocab"])),
         ("text", ", ".join(text.get("paths", ["?"]))),
         ("text SHA-256", str(text.get("sha256", "?"))),
-        ("split", f"{split.get('num_train', 0):,} characters trained on, {split.get('num_valid', 0):,} held out"),
-        ("score", f"{_score(scores)} bits/char on {part} (it chose the weights, of step {scores.get('step', '?')})"),
-        *([("test score", f"{_score(scores['test'])} bits/char on the test text")] if "test" in scores else []),
-        ("training", ", ".join(f"{name} {value}" for name, value in training.items())),
+        ("split", f"{split.get('num_train', 0):,} characters for training, {split.get('num_valid', 0):,} held out"),
+        ("score", f"{_bits(scores)} bits/char on {part}, which chose these weights (step {scores.get('step', '?')})"),
+        *([("test score", f"{_bits(scores['test'])} bits/char on the test text")] if "test" in scores else []),
+        ("training", ", ".join(f"{name} {value}" for name, value in training.items() if value is not None)),
     ]
 
 
+def _network(config: Mapping[str, Any]) -> str:
+    return f"{config['cell']} {config['num_layers']}x{config['hidden_size']}"
+
+
 def _ngrams(ngram: Mapping[str, Any]) -> str:
-    return f"of up to {ngram['order']} characters, {ngram['num_ngrams']:,}, {ngram['num_bytes'] / 1e6:.1f} MB; mixed in"
+    return f"{ngram['num_ngrams']:,} of up to {ngram['order']} characters, {ngram['num_bytes'] / 1e6:.1f} MB"
 
 
 def _vocabulary(chars: str) -> str:
-    """A vocabulary in a line: how many characters, what else is known, and the first of them."""
-    signs = {END: ", the end of a document", UNKNOWN: ", one symbol for rarer ones"}
-    rest = "".join(words for sign, words in signs.items() if sign in chars)
-    chars = "".join(char for char in chars if char not in signs)
-    kind = "bytes" if Vocab(chars).of_bytes else "characters"
-    return f"{len(chars):,} {kind}{rest}: {json.dumps(chars[:200], ensure_ascii=False)[1:-1]}"
+    """Describe a vocabulary in a line: its size, its special symbols, its first characters."""
+    symbols = {END: "end of document", UNKNOWN: "rare character"}
+    special = "".join(f", 1 symbol for {meaning}" for symbol, meaning in symbols.items() if symbol in chars)
+    chars = "".join(char for char in chars if char not in symbols)
+    kind = "bytes" if Vocab(chars).has_bytes else "characters"
+    return f"{len(chars):,} {kind}{special}: {json.dumps(chars[:MAX_SHOWN], ensure_ascii=False)[1:-1]}"
 
 
 def _loss(nats: float) -> str:
     return f"{nats:.4f} nats, {bits(nats):.3f} bits per character"
 
 
-def _score(scores: Mapping[str, Any]) -> str:
+def _bits(scores: Mapping[str, Any]) -> str:
     nats = scores.get("nats_per_char")
     return "?" if nats is None else f"{bits(nats):.3f}"
-
-
-def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

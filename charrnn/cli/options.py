@@ -1,51 +1,153 @@
-"""Options that several commands share, and the groups that `--help` shows options in.
+"""Options that several commands share, and the sections in which `--help` lists options.
 
 An option that the user doesn't give is None; its default lives in config.py and is shown from there.
 """
 
 import functools
+import typing
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
+from charrnn.cli import console
 from charrnn.config import CorpusConfig, SampleConfig, SourceConfig, TrainConfig
 
+NARROW = 60  # columns; below, an option's help starts on a line of its own
+
 network_option = functools.partial(typer.Option, rich_help_panel="Network")
-budget_option = functools.partial(typer.Option, rich_help_panel="Budget")
 learning_option = functools.partial(typer.Option, rich_help_panel="Learning")
 text_option = functools.partial(typer.Option, rich_help_panel="Reading the text")
-run_option = functools.partial(typer.Option, rich_help_panel="Run")
 machine_option = functools.partial(typer.Option, rich_help_panel="Machine")
 output_option = functools.partial(typer.Option, rich_help_panel="Output")
-ending_option = functools.partial(typer.Option, rich_help_panel="Length")
-drawing_option = functools.partial(typer.Option, rich_help_panel="Sampling")
+filter_option = functools.partial(typer.Option, rich_help_panel="Filters")
+end_option = functools.partial(typer.Option, rich_help_panel="End of the text")
 
 
-def default(
-    config: type[CorpusConfig] | type[SampleConfig] | type[SourceConfig] | type[TrainConfig], field: str
-) -> Any:
-    """What help shows as the default of a setting."""
-    return str(getattr(config, field))
+def default(config: type[CorpusConfig | SampleConfig | SourceConfig | TrainConfig], field: str) -> Any:
+    """Return a setting's default as help shows it."""
+    return show(getattr(config, field))
+
+
+def show(value: object) -> str:
+    """Return a default as help shows it; empty for None."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "" if value is None else str(value)
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """The settings that the user gave, by field."""
+    """Return the settings that the user gave, by field."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+class Command(TyperCommand):
+    """A command whose help is plain text that fits the terminal, with the options in sections."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return with_print_help(super().get_help_option(ctx))
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return ["[OPTIONS]", *(str(one.metavar) for one in self.params if one.param_type_name == "argument")]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        write_sections(self, ctx, formatter)
+
+
+class Group(TyperGroup):
+    """A group of commands with the same help."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return with_print_help(super().get_help_option(ctx))
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        commands = [(name, first_paragraph(command.help or "")) for name, command in self.commands.items()]
+        write_section(formatter, "Commands", commands)
+        write_sections(self, ctx, formatter)
+
+
+def with_print_help(option: Any) -> Any:
+    """Make `--help` print like every result, so that a reader that closes the pipe ends it quietly."""
+    option.callback = print_help
+    return option
+
+
+def print_help(context: typer.Context, _option: object, is_wanted: bool) -> None:
+    """Print a command's help and exit, if `--help` was given."""
+    if is_wanted and not context.resilient_parsing:
+        console.result(context.get_help())
+        raise typer.Exit
+
+
+def write_sections(command: Any, context: typer.Context, formatter: Any) -> None:
+    """Write a command's arguments, its options without a section, and the other options by section."""
+    hints = typing.get_type_hints(command.callback)
+    sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+    for parameter in command.get_params(context):
+        title = parameter.rich_help_panel or f"{parameter.param_type_name.title()}s"
+        row = names(parameter, hints.get(parameter.name)), description(parameter)
+        sections.setdefault(title, []).append(row)
+    for title, rows in sections.items():
+        write_section(formatter, title, rows)
+
+
+def write_section(formatter: Any, title: str, rows: list[tuple[str, str]]) -> None:
+    """Write rows of a name and a text, if there are any; in a narrow terminal each text starts on a line of its own."""
+    if rows:
+        with formatter.section(title):
+            formatter.write_dl(rows, col_max=24 if formatter.width >= NARROW else 4)
+
+
+def first_paragraph(text: str) -> str:
+    """Return a docstring's first paragraph as one line."""
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def names(parameter: Any, hint: object) -> str:
+    """Return a parameter's names as help lists them, the short one first, and what its value is called."""
+    if parameter.param_type_name == "argument":
+        return str(parameter.metavar).strip("[]")
+    shown = ", ".join(sorted(parameter.opts, key=lambda name: name.startswith("--")))
+    if parameter.secondary_opts:
+        shown += f" / {', '.join(parameter.secondary_opts)}"
+    if parameter.is_flag:
+        return shown
+    kinds = {hint, *typing.get_args(hint)}
+    return f"{shown} {parameter.metavar or ('N' if int in kinds else 'X' if float in kinds else 'TEXT')}"
+
+
+def description(parameter: Any) -> str:
+    """Return a parameter's help, with its default if that says anything."""
+    shown = parameter.show_default
+    if not isinstance(shown, str):  # no text of its own
+        shown = "" if parameter.default is False else show(parameter.default)
+    return f"{parameter.help} [default: {shown}]" if shown else str(parameter.help)
 
 
 Json = Annotated[bool, output_option("--json", help="Print JSON, one object per line.")]
 Quiet = Annotated[bool, output_option("--quiet", "-q", help="Print only errors on stderr.")]
-Device = Annotated[str, machine_option(help="auto, cpu, cuda or cuda:N.")]
-Threads = Annotated[int | None, machine_option(help="CPU threads. [default: all available cores]")]
-Encoding = Annotated[str | None, text_option(help="Text encoding.", show_default=default(CorpusConfig, "encoding"))]
+Device = Annotated[str, machine_option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+Threads = Annotated[int | None, machine_option(help="CPU threads.", show_default="all available cores")]
+Encoding = Annotated[
+    str | None, text_option(metavar="NAME", help="Text encoding.", show_default=default(CorpusConfig, "encoding"))
+]
 Errors = Annotated[
     str | None,
     text_option(
+        metavar="MODE",
         help="Invalid bytes: strict (stop) or replace (continue with U+FFFD).",
         show_default=default(CorpusConfig, "errors"),
     ),
 ]
 ModelName = Annotated[
     str | None,
-    typer.Option("-m", "--model", help="Run name or model file. [default: the newest model in ./checkpoints]"),
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="Run name or model file.",
+        show_default="the newest model in ./checkpoints",
+    ),
 ]

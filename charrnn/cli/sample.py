@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,8 +13,8 @@ from charrnn.cli.options import (
     Quiet,
     Threads,
     default,
-    drawing_option,
-    ending_option,
+    end_option,
+    filter_option,
     given,
     machine_option,
     output_option,
@@ -24,7 +24,7 @@ from charrnn.errors import UsageError
 from charrnn.events import bits
 
 if TYPE_CHECKING:
-    from charrnn.sampling.sampler import Batch
+    from charrnn.sampling.sampler import StreamBatch
 
 
 def sample(
@@ -39,66 +39,72 @@ def sample(
             help="Read the prompt from a file, or - for stdin; -p comes after it.",
         ),
     ] = None,
-    num_samples: Annotated[
+    unknown: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODE",
+            help="Prompt characters the model doesn't know: error (stop) or skip.",
+            show_default=default(SampleConfig, "unknown"),
+        ),
+    ] = None,
+    length: Annotated[
         int | None,
         typer.Option(
-            "-N", "--num-samples", help="Number of texts to write.", show_default=default(SampleConfig, "num_samples")
+            "-n", "--length", help="Characters to write; -1 = endless.", show_default=default(SampleConfig, "length")
         ),
     ] = None,
     temperature: Annotated[
         float | None,
-        drawing_option(
+        typer.Option(
             "--temp",
             "--temperature",
             help="Below 1 is safer, above 1 wilder; 0 always takes the likeliest character.",
             show_default=default(SampleConfig, "temperature"),
         ),
     ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Same seed, same text. If omitted, a random seed is chosen and printed.")
+    ] = None,
+    num_samples: Annotated[
+        int | None,
+        typer.Option(
+            "-N", "--num-samples", help="Number of texts to write.", show_default=default(SampleConfig, "num_samples")
+        ),
+    ] = None,
+    no_repeat_ngram: Annotated[
+        int | None,
+        filter_option(
+            help="Never write the same N characters twice; 0 = off.",
+            show_default=default(SampleConfig, "no_repeat_ngram"),
+        ),
+    ] = None,
     top_k: Annotated[
         int | None,
-        drawing_option(
-            help="Choose among the k likeliest characters; 0 = off.", show_default=default(SampleConfig, "top_k")
+        filter_option(
+            help="Choose among the N likeliest characters; 0 = off.", show_default=default(SampleConfig, "top_k")
         ),
     ] = None,
     top_p: Annotated[
         float | None,
-        drawing_option(
+        filter_option(
             help="Choose among the likeliest characters that together have this probability; 1 = off.",
             show_default=default(SampleConfig, "top_p"),
         ),
     ] = None,
     min_p: Annotated[
         float | None,
-        drawing_option(
+        filter_option(
             help="Leave out characters below this share of the top probability; 0 = off.",
             show_default=default(SampleConfig, "min_p"),
         ),
     ] = None,
-    no_repeat_ngram: Annotated[
-        int | None,
-        drawing_option(
-            metavar="N",
-            help="Never write the same N characters twice; 0 = off.",
-            show_default=default(SampleConfig, "no_repeat_ngram"),
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        drawing_option(help="Same seed, same text. If omitted, a random seed is chosen and printed."),
-    ] = None,
-    length: Annotated[
-        int | None,
-        ending_option(
-            "-n", "--length", help="Characters to write; -1 = endless.", show_default=default(SampleConfig, "length")
-        ),
-    ] = None,
     lines: Annotated[
         int | None,
-        ending_option(help="Stop after this many lines; 0 = off.", show_default=default(SampleConfig, "lines")),
+        end_option(help="Stop after this many lines; 0 = off.", show_default=default(SampleConfig, "lines")),
     ] = None,
     stop: Annotated[
         list[str] | None,
-        ending_option(metavar="TEXT", help="Stop before this text; can be given more than once."),
+        end_option(metavar="TEXT", help="Stop before this text; can be given more than once."),
     ] = None,
     echo: Annotated[bool, output_option(help="Write the prompt before the text.")] = True,
     null: Annotated[
@@ -106,33 +112,27 @@ def sample(
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
-    unknown: Annotated[
-        str | None,
-        typer.Option(
-            help="Prompt characters the model doesn't know: error (stop) or skip.",
-            show_default=default(SampleConfig, "unknown"),
-        ),
-    ] = None,
     threads: Threads = None,
     precision: Annotated[
-        str, machine_option(help="Number format of the weights: float32, bfloat16 or auto (the fastest here).")
+        str,
+        machine_option(
+            metavar="FORMAT", help="Number format of the weights: float32, bfloat16 or auto (the fastest here)."
+        ),
     ] = "float32",
 ) -> None:
     """Write new text with a trained model.
 
-    Filters apply in this order: --no-repeat-ngram, --top-k, --top-p, --min-p, then --temp.
+    Filters apply in the order in which they are listed here, then --temp.
 
+    \b
     Examples:
-
       charrnn sample
-
       charrnn sample -m poems -p 'The kettle' --temp 0.6 -n 300 --seed 7
-
       charrnn sample -m names -N 20
     """
     from charrnn import precompile
     from charrnn.hardware import count_threads
-    from charrnn.sampling.sampler import Sampler, random_seed
+    from charrnn.sampling.sampler import Sampler
     from charrnn.training.folder import find_model
 
     if prompt_file is not None:
@@ -151,11 +151,10 @@ def sample(
         seed=seed,
         unknown=unknown,
     )
-    config = overlay(SampleConfig(seed=random_seed()), settings)
+    overlay(SampleConfig(), settings)  # checks the values before the model is loaded
     path = find_model(model)
     sampler = Sampler.load(path, threads=count_threads(threads), precision=precision)
-    if sampler.writes_documents and length is None:  # whole documents
-        config = dataclasses.replace(config, length=-1)
+    config = sampler.configure(settings)
     if json and config.length < 0 and not (config.lines or config.stop or sampler.writes_documents):
         raise UsageError("--json prints a sample once it is complete, so give it an end: --length, --lines or --stop")
     with console.slow_notice(messages.COMPILING, quiet=quiet):
@@ -166,7 +165,7 @@ def sample(
     with console.slow_notice("reading the prompt", quiet=quiet):
         streams.read_prompt()
     if json:
-        print_json(streams, {"precision": sampler.precision, "model": str(path)})
+        print_json(streams, model=str(path), precision=sampler.precision)
         return
     for stream in streams:
         if stream.number > 0:
@@ -179,12 +178,12 @@ def read_prompt(name: str) -> str:
     from charrnn.data.cache import Cache
     from charrnn.data.corpus import read_text
 
-    with Cache.of_user().writable() as cache:
+    with Cache.for_user().writable() as cache:
         return read_text(name, cache)
 
 
-def print_json(streams: "Batch", facts: dict[str, Any]) -> None:
-    """Print each sample as a JSON object. facts: `precision` of the settings, and `model`."""
+def print_json(streams: "StreamBatch", *, model: str, precision: str) -> None:
+    """Print each sample as a JSON object."""
     config = streams.config
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("prompt", "seed")}
     for stream in streams:
@@ -195,10 +194,10 @@ def print_json(streams: "Batch", facts: dict[str, Any]) -> None:
                 "prompt": config.prompt,
                 "seed": config.seed,
                 "stream": stream.number,
-                "settings": settings | {"precision": facts["precision"]},
+                "settings": settings | {"precision": precision},
                 "num_chars": len(text),
                 "seconds": stream.seconds,
                 "bits_per_char": bits(stream.nats / stream.num_drawn) if stream.num_drawn else None,
-                "model": facts["model"],
+                "model": model,
             }
         )

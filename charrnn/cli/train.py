@@ -2,7 +2,6 @@
 
 import contextlib
 import shlex
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,32 +14,39 @@ from charrnn.cli.options import (
     Json,
     Quiet,
     Threads,
-    budget_option,
     default,
     given,
     learning_option,
     machine_option,
     network_option,
     output_option,
-    run_option,
     text_option,
 )
-from charrnn.config import SECONDS_BETWEEN_STATES, CorpusConfig, SourceConfig, TrainConfig
+from charrnn.cli.progress import TrainView
+from charrnn.config import CELLS, SECONDS_BETWEEN_STATES, CorpusConfig, SourceConfig, TrainConfig
 from charrnn.distributed import Ranks
 from charrnn.errors import UsageError
 
 if TYPE_CHECKING:
-    from charrnn.training.folder import Log
-    from charrnn.training.plan import RunPlan
+    from charrnn.training.folder import Run
+    from charrnn.training.plan import Environment, RunPlan
 
 
 def train(
     texts: Annotated[
         list[str], typer.Argument(metavar="TEXT...", help="Text files (also compressed), folders, or - for stdin.")
     ],
-    minutes: Annotated[float | None, budget_option(help="Time limit, from the first step to the saved model.")] = None,
-    steps: Annotated[int | None, budget_option(help="Number of optimiser updates, instead of --minutes.")] = None,
-    cell: Annotated[str | None, network_option(help="Recurrent cell: rnn, gru or lstm.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time limit, from the first step to the saved model.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of optimiser updates, instead of --minutes.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the run's folder in ./checkpoints.", show_default="the text's name"),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over and discard the earlier run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and exit.")] = False,
+    cell: Annotated[
+        str | None, network_option(metavar="CELL", help=f"Recurrent cell: {', '.join(CELLS[:-1])} or {CELLS[-1]}.")
+    ] = None,
     num_layers: Annotated[int | None, network_option(help="Number of recurrent layers.")] = None,
     hidden_size: Annotated[int | None, network_option(help="Units per layer.")] = None,
     embedding_dim: Annotated[int | None, network_option(help="Embedding size.")] = None,
@@ -66,7 +72,11 @@ def train(
     seed: Annotated[int | None, learning_option(help="Random seed.", show_default=default(TrainConfig, "seed"))] = None,
     mix: Annotated[
         bool | None,
-        learning_option("--mix/--no-mix", help="Mix n-grams into the predictions if that helps.", show_default="mix"),
+        learning_option(
+            "--mix/--no-mix",
+            help="Mix n-grams into the predictions if that helps.",
+            show_default=default(TrainConfig, "mix"),
+        ),
     ] = None,
     init_from: Annotated[
         str | None, learning_option(metavar="MODEL", help="Start from this model's weights: a run name or a file.")
@@ -97,7 +107,7 @@ def train(
         ),
     ] = None,
     max_bytes: Annotated[
-        int | None, text_option(help="Stop if the text is larger. [default: half of the free disk space]")
+        int | None, text_option(help="Stop if the text is larger.", show_default="half of the free disk space")
     ] = None,
     valid: Annotated[
         str | None, text_option(metavar="FILE", help="Hold out this text instead of the end of TEXT.")
@@ -115,36 +125,31 @@ def train(
             show_default=default(CorpusConfig, "test_fraction"),
         ),
     ] = None,
-    run: Annotated[
-        str | None,
-        run_option(metavar="NAME", help="Name of the run's folder in ./checkpoints. [default: the text's name]"),
-    ] = None,
-    fresh: Annotated[bool, run_option("--fresh", help="Start over and discard the earlier run.")] = False,
-    save_every: Annotated[
-        float, run_option(metavar="SECONDS", help="Time between two saved states.")
-    ] = SECONDS_BETWEEN_STATES,
-    dry_run: Annotated[bool, run_option("--dry-run", help="Show the plan and exit.")] = False,
     device: Device = "auto",
     threads: Threads = None,
     precision: Annotated[
-        str, machine_option(help="Number format for matrix products: float32, bfloat16 or auto (the fastest here).")
+        str,
+        machine_option(
+            metavar="FORMAT", help="Number format for matrix products: float32, bfloat16 or auto (the fastest here)."
+        ),
     ] = "auto",
     report: Annotated[bool, output_option("--report", help="Write a report page next to the model.")] = False,
+    save_every: Annotated[
+        float, output_option(metavar="SECONDS", help="Time between two saved states.")
+    ] = SECONDS_BETWEEN_STATES,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn from TEXT and save the best model in ./checkpoints. Prints the model's path.
+    """Learn from TEXT and save the best model in ./checkpoints.
 
-    Network, settings and budget follow from the text: 30 passes over a short text, 5 minutes for
-    a long one. Training stops early if the model no longer improves. The same command resumes
+    Prints the model's path. Network, settings and budget follow from the text: 30 passes over a
+    short text, 5 minutes for a long one. Training stops early if the model no longer improves. The same command resumes
     an unfinished run; a larger --minutes or --steps extends a finished one.
 
+    \b
     Examples:
-
       charrnn train poems.txt
-
       charrnn train novels/ --glob '*.txt' --minutes 10
-
       zcat names.gz | charrnn train - --documents lines --run names
     """
     if not 0 <= save_every <= 1e6:
@@ -179,44 +184,52 @@ def train(
         test_fraction=test_fraction,
     )
     from charrnn import distributed
-    from charrnn.data import sources
-    from charrnn.hardware import count_threads, select_precision, set_up_torch
-    from charrnn.training.folder import Run, run_name
 
-    sources.check(texts[0])  # before its name becomes the run's
-    folder = Run(run_name(texts[0]) if run is None else run)
-    with distributed.process_group(Ranks.from_environment(), device=device) as ranks, contextlib.ExitStack() as held:
-        is_first = ranks.is_first
-        quiet = quiet or not is_first
-        fresh = fresh and ranks.restarts == 0  # torchrun restarts the same command: it must resume then
+    run_folder = find_folder(texts[0], run)
+    with distributed.process_group(Ranks.from_environment(), device=device) as ranks:
+        view = TrainView(json_lines=json and ranks.is_first, quiet=quiet or not ranks.is_first)
+        fresh = fresh and ranks.restarts == 0  # torchrun restarts the same command, which must resume then
+        if not dry_run:
+            check = run_folder.check_writable if ranks.is_first else lambda: None
+            ranks.agree("writable", check)  # before a long text is read
 
         def plan_run() -> "RunPlan":
-            cores = count_threads(threads, ranks.local_size)
-            target = set_up_torch(device, cores)
-
-            from charrnn.training.plan import Environment
+            environment = set_up(ranks, device=device, threads=threads, precision=precision)
             from charrnn.training.start import make_plan
 
-            environment = Environment(str(target), cores, select_precision(precision, target), ranks)
-            with console.slow_notice("reading the text", quiet=quiet):
-                return make_plan(folder, texts, settings, environment, fresh=fresh)
+            with console.slow_notice("reading the text", quiet=view.quiet):
+                return make_plan(run_folder, texts, settings, environment, fresh=fresh)
 
-        if not dry_run:
-            ranks.agree("writable", lambda: is_first and folder.check_writable())  # before a long text is read
         plan = ranks.agree("plan", plan_run, lambda plan: plan.shared_facts)
         if dry_run:
-            if is_first:
+            if ranks.is_first:
                 show_plan(plan, json=json)
             return
-        ranks.agree("folder", lambda: is_first and held.enter_context(lock(plan, fresh=fresh)))
-        was_trained = run_plan(plan, console.TrainView(json_lines=json and is_first, quiet=quiet), save_every)
-    if not is_first:
-        return
-    finish(plan, with_baselines=was_trained and not quiet, report=report, quiet=quiet)
-    if not json:
-        console.result_path(plan.run.model_path)
-    if not quiet:
-        console.note(f"next: charrnn sample -m {shlex.quote(plan.run.name)} --temp 0.8")
+        was_trained = run_plan(plan, view, save_every=save_every, fresh=fresh)
+    if ranks.is_first:
+        compare(plan, with_baselines=was_trained and not quiet, report=report, quiet=quiet)
+        show_result(plan, json=json, quiet=quiet)
+
+
+def find_folder(text: str, name: str | None) -> "Run":
+    """Return the folder of the run of this name; without one the first text's name is used."""
+    from charrnn.data import sources
+    from charrnn.training.folder import Run, run_name
+
+    sources.check_exists(text)  # before its name becomes the run's
+    return Run(run_name(text) if name is None else name)
+
+
+def set_up(ranks: Ranks, *, device: str, threads: int | None, precision: str) -> "Environment":
+    """Import and set up PyTorch; return what the run computes on."""
+    from charrnn.hardware import count_threads, select_precision, set_up_torch
+
+    cores = count_threads(threads, ranks.local_size)
+    target = set_up_torch("cpu" if ranks.size > 1 else device, cores)
+
+    from charrnn.training.plan import Environment
+
+    return Environment(str(target), cores, select_precision(precision, target), ranks)
 
 
 def show_plan(plan: "RunPlan", *, json: bool) -> None:
@@ -228,68 +241,29 @@ def show_plan(plan: "RunPlan", *, json: bool) -> None:
         console.result(messages.plan_lines(event, with_reasons=True))
 
 
-@contextlib.contextmanager
-def lock(plan: "RunPlan", *, fresh: bool) -> Iterator[None]:
-    """Hold the run's folder, still as it was when the plan was made; with fresh, discard the earlier run in it."""
-    from charrnn.training.start import check_unchanged
-
-    with plan.run.locked():
-        if fresh:
-            plan.run.clear()
-        else:
-            check_unchanged(plan)
-        yield
-
-
-def run_plan(plan: "RunPlan", view: console.TrainView, save_every: float) -> bool:
-    """Train as planned, logging and showing events. Returns whether there was anything left to do."""
+def run_plan(plan: "RunPlan", view: TrainView, *, save_every: float, fresh: bool) -> bool:
+    """Train as planned and show the events. Returns False if the run had finished before."""
     from charrnn import precompile
     from charrnn.cli.signals import catching_signals
-    from charrnn.events import Warned
-    from charrnn.training.folder import Log
-    from charrnn.training.loop import train as train_events
+    from charrnn.training.run import lock, train_and_log
 
-    ranks, log = plan.environment.ranks, Log(plan.run)
-    if plan.is_finished:
-        if ranks.is_first:
-            show_finished(plan, view, log)
-        return False
-    if plan.environment.device == "cpu":
-        with ranks.local_rank_first("kernels"), console.slow_notice(messages.COMPILING, quiet=view.quiet):
-            precompile.for_training(plan.environment.precision)
-    try:
-        with catching_signals(view.stopping) as stop:
-            for event in train_events(plan, stop=stop, save_every=save_every):
-                if not ranks.is_first:
-                    continue
-                if problem := log.append(event.record()):
-                    view.show(Warned(event.step, problem))
-                view.show(event)
-    finally:
-        view.close()
-    if ranks.is_first:
-        log.finish()
-    return True
+    ranks = plan.environment.ranks
+    with contextlib.ExitStack() as held:
+        ranks.agree("folder", lambda: ranks.is_first and held.enter_context(lock(plan, fresh=fresh)))
+        if plan.environment.device == "cpu" and not plan.is_finished:
+            with ranks.local_rank_first("kernels"), console.slow_notice(messages.COMPILING, quiet=view.quiet):
+                precompile.for_training(plan.environment.precision)
+        stop = held.enter_context(catching_signals(view.stopping))
+        held.callback(view.close)
+        for event in train_and_log(plan, stop=stop, save_every=save_every):
+            view.show(event)
+    return not plan.is_finished
 
 
-def show_finished(plan: "RunPlan", view: console.TrainView, log: "Log") -> None:
-    """Show the end of a run that had finished before, and log it if the run was killed before it could."""
-    from charrnn.events import Resumed
-    from charrnn.training.saving import read_finished_event
-
-    assert plan.resume is not None
-    scalars = plan.resume.scalars
-    finished = read_finished_event(plan.run, scalars.step)
-    view.show(Resumed(scalars.step, plan.notes[0]))
-    view.show(finished)
-    if plan.run.num_logged() < scalars.num_events:
-        log.append(finished.record())
-
-
-def finish(plan: "RunPlan", *, with_baselines: bool, report: bool, quiet: bool) -> None:
+def compare(plan: "RunPlan", *, with_baselines: bool, report: bool, quiet: bool) -> None:
     """Compare a finished run's score with baselines, and write the report page."""
     from charrnn.cli.evaluate import write_run_report
-    from charrnn.data.batches import MOST_COUNTED
+    from charrnn.data.batches import MAX_COUNTED_CHARS
     from charrnn.evaluation.assessment import compute_baselines
     from charrnn.evaluation.scores import Assessment, Evaluation
     from charrnn.evaluation.texts import held_out_text
@@ -301,7 +275,7 @@ def finish(plan: "RunPlan", *, with_baselines: bool, report: bool, quiet: bool) 
             text = held_out_text(file, corpus)
             nats, num_chars = file.scores["nats_per_char"], file.scores["num_chars"]
             baselines = compute_baselines(
-                corpus.train_ids, text.ids, context=text.context, vocab=file.vocab, max_read=MOST_COUNTED
+                corpus.train_ids, text.ids, context=text.context, vocab=file.vocab, max_read=MAX_COUNTED_CHARS
             )
             score = Evaluation(nats * num_chars, num_chars, {})
             console.paragraph(messages.comparison_lines(Assessment(score, baselines)))
@@ -309,3 +283,11 @@ def finish(plan: "RunPlan", *, with_baselines: bool, report: bool, quiet: bool) 
             path = write_run_report(plan)
     if report and not quiet:
         console.note(f"wrote {path}")
+
+
+def show_result(plan: "RunPlan", *, json: bool, quiet: bool) -> None:
+    """Print the model's path, and the command to try next."""
+    if not json:
+        console.result_path(plan.run.model_path)
+    if not quiet:
+        console.note(f"next: charrnn sample -m {shlex.quote(plan.run.name)} --temp 0.8")

@@ -1,12 +1,13 @@
-"""Windows of training characters: the text is a ring that each pass cuts into lanes.
+"""Windows of training characters: each pass cuts the text, taken as a ring, into lanes.
 
-A pass reads every character once. The ring is cut, from an offset drawn for the pass, into
-G contiguous lanes whose lengths differ by at most one; a step reads the next T characters
-of each lane. A cursor is two plain numbers, so a checkpoint needs no more.
+A pass reads every character once. It cuts the ring, starting at an offset drawn for that pass,
+into G contiguous lanes whose lengths differ by at most one; a step reads the next T characters
+of each lane. A cursor is two integers, so a checkpoint needs to store nothing else.
 
-A few pieces of the text are withheld from the network, to fit the mixture weights of network and
-n-grams. They are spread over the text, or over the end of it whose n-grams are counted: a text
-drifts, so a network that lacks only the end would be a poor sample of the final one.
+`TrainText` withholds a few pieces of the text from the network; they serve to fit the mixture
+weights of network and n-grams. The pieces are spread evenly over the part whose n-grams are
+counted, because texts change along their length: a network that has not seen the end of a text
+would be a poor stand-in for the final one.
 
 Letters: N characters, G lanes, T steps in a window, K pieces.
 """
@@ -21,18 +22,18 @@ from charrnn.data.vocab import Ids
 from charrnn.kernels.counters import pass_offset
 
 ALL_LANES = slice(None)
-IGNORE_INDEX = -100  # a target that is not scored, torch's own mark for it
-PIECE_SIZE = 1000  # characters of a piece
-MOST_COUNTED = 2_000_000  # characters, at the end of a run, which should be neither long nor large
-MOST_DISTINCT = 1 << 14  # characters: of more, most are rare, and their distribution is most of the work
-_HELD_PART = 40  # of which one is withheld, of the text
-_MOST_PIECES = 50  # pieces
-_MOST_LOGITS = 2_000_000  # of all pieces
+IGNORE_INDEX = -100  # a target that isn't scored; PyTorch's default for this
+PIECE_SIZE = 1000  # characters in a withheld piece
+MAX_COUNTED_CHARS = 2_000_000  # n-grams are counted in at most this many characters: limits time and file size
+MAX_MIXED_VOCAB = 1 << 14  # with more characters, computing their distributions would dominate the run
+_WITHHELD_RATIO = 40  # one character in this many is withheld
+_MAX_PIECES = 50
+_MAX_LOGITS = 2_000_000  # of all withheld characters together
 
 
 @dataclass(frozen=True)
 class TrainText:
-    """ids (N,) without the pieces of PIECE_SIZE characters that begin at starts (K,), as if nothing had been between."""
+    """ids (N,) without the pieces of PIECE_SIZE characters at starts (K,); the rest is joined without gaps."""
 
     ids: Ids
     starts: NDArray[np.int64]
@@ -40,33 +41,33 @@ class TrainText:
     def __len__(self) -> int:
         return len(self.ids) - PIECE_SIZE * len(self.starts)
 
-    def __getitem__(self, places: NDArray[np.int64]) -> Ids:
-        """The characters at places in what is left."""
-        before = np.searchsorted(self.starts - PIECE_SIZE * np.arange(len(self.starts)), places, side="right")
-        found: Ids = self.ids[places + PIECE_SIZE * before]
+    def __getitem__(self, positions: NDArray[np.int64]) -> Ids:
+        """Return the characters at these positions of the remaining text."""
+        num_before = np.searchsorted(self.starts - PIECE_SIZE * np.arange(len(self.starts)), positions, side="right")
+        found: Ids = self.ids[positions + PIECE_SIZE * num_before]
         return found
 
-    def left(self, first: int) -> Ids:
-        """What is left of the text from a place in all of it on, which is in no piece: a copy."""
-        pieces = self.starts[self.starts >= first] - first
-        return np.delete(self.ids[first:], (pieces[:, None] + np.arange(PIECE_SIZE)).ravel())
+    def remaining_ids(self, start: int) -> Ids:
+        """Copy the remaining characters of ids[start:]. start: not inside a piece."""
+        pieces = self.starts[self.starts >= start] - start
+        return np.delete(self.ids[start:], (pieces[:, None] + np.arange(PIECE_SIZE)).ravel())
 
 
 def make_train_text(ids: Ids, vocab_size: int) -> TrainText:
-    """Choose the pieces, evenly spread; none of a text that is too short for one, or has too many characters."""
-    first = max(0, len(ids) - MOST_COUNTED)
-    num_counted = len(ids) - first
-    count = min(
-        num_counted // (_HELD_PART * PIECE_SIZE), _MOST_PIECES, max(1, _MOST_LOGITS // (vocab_size * PIECE_SIZE))
-    )
-    count *= vocab_size <= MOST_DISTINCT
-    middles = first + (2 * np.arange(count) + 1) * num_counted // (2 * max(1, count))
+    """Choose evenly spread pieces to withhold: none if the text is too short or the vocabulary too large."""
+    start = max(0, len(ids) - MAX_COUNTED_CHARS)
+    num_counted = len(ids) - start
+    num_pieces = 0
+    if vocab_size <= MAX_MIXED_VOCAB:
+        most = max(1, _MAX_LOGITS // (vocab_size * PIECE_SIZE))
+        num_pieces = min(num_counted // (_WITHHELD_RATIO * PIECE_SIZE), _MAX_PIECES, most)
+    middles = start + (2 * np.arange(num_pieces) + 1) * num_counted // (2 * max(1, num_pieces))
     return TrainText(ids, middles - PIECE_SIZE // 2)
 
 
 @dataclass(frozen=True)
 class Cursor(Checked):
-    """Which pass over the text, and how many characters of each lane it has read."""
+    """A position in training: the pass over the text, and the number of characters read of each lane."""
 
     pass_index: int = setting(0, 10**15, default=0)
     time: int = setting(0, 10**15, default=0)
@@ -74,10 +75,11 @@ class Cursor(Checked):
 
 @dataclass(frozen=True)
 class Step:
-    """Which characters one step reads, of a ring of num_chars: from each of starts (G,) on, times first to stop.
+    """What one step reads of a ring of num_chars characters: times first to stop of the lanes at starts (G,).
 
-    lengths: (G,), of the lanes. num_targets: how many are predicted, in all lanes, also those
-    that somebody else reads. starts_pass: the lanes were just cut, so no earlier state belongs to them.
+    lengths: (G,), of the lanes. num_targets: the number of characters predicted in all lanes,
+    including lanes that other processes read. starts_pass: whether the lanes were cut just
+    before this step, so that states of earlier steps don't belong to them.
     """
 
     num_chars: int
@@ -87,15 +89,15 @@ class Step:
     stop: int
     num_targets: int
     starts_pass: bool
-    after: Cursor
+    next_cursor: Cursor
 
 
 def next_step(
     num_chars: int, cursor: Cursor, *, batch_size: int, seq_len: int, seed: int, lanes: slice = ALL_LANES
 ) -> Step:
-    """What is read at the cursor of a text of num_chars >= batch_size; the last of a pass may be shorter.
+    """Compute the step at the cursor; the last one of a pass may be shorter.
 
-    lanes: those that are read.
+    num_chars: at least batch_size. lanes: the lanes to read.
     """
     starts, lengths = cut_lanes(
         num_chars, batch_size, offset=pass_offset(num_chars, seed=seed, pass_index=cursor.pass_index)
@@ -110,14 +112,14 @@ def next_step(
         stop=stop,
         num_targets=int((np.minimum(lengths, stop) - cursor.time).sum()),
         starts_pass=cursor.time == 0,
-        after=Cursor(cursor.pass_index, stop) if stop < longest else Cursor(cursor.pass_index + 1, 0),
+        next_cursor=Cursor(cursor.pass_index, stop) if stop < longest else Cursor(cursor.pass_index + 1, 0),
     )
 
 
 def read_window(ids: Ids | TrainText, step: Step) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Read a step's characters from ids (N,): x and targets, (T, G) each, the targets one character ahead.
 
-    Targets past a lane's end are IGNORE_INDEX. No other characters are touched.
+    Targets past a lane's end are IGNORE_INDEX. No other characters are read.
     """
     times = np.arange(step.first, step.stop)[:, None]  # (T, 1)
     positions = (step.starts + times) % step.num_chars  # (T, G)
@@ -126,10 +128,10 @@ def read_window(ids: Ids | TrainText, step: Step) -> tuple[NDArray[np.int64], ND
 
 
 def cut_lanes(num_chars: int, num_lanes: int, *, offset: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut N characters into contiguous lanes, the first N mod G of them one longer.
+    """Cut N characters into contiguous lanes, the first N mod G of them one character longer.
 
-    Returns starts and lengths, (G,) each; starts may lie past N, where the ring closes.
+    Returns starts and lengths, (G,) each; starts may exceed N, where the ring wraps around.
     """
-    length, longer = divmod(num_chars, num_lanes)
+    length, num_longer = divmod(num_chars, num_lanes)
     lanes = np.arange(num_lanes)
-    return offset + lanes * length + np.minimum(lanes, longer), length + (lanes < longer)
+    return offset + lanes * length + np.minimum(lanes, num_longer), length + (lanes < num_longer)

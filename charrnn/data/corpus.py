@@ -1,8 +1,8 @@
-"""From texts to ids in bounded memory: count, build the vocabulary, encode, split.
+"""The corpus: texts as ids, read in bounded memory and split in training, held-out and test text.
 
-The texts named on the command line are joined in that order. One pass counts their
-characters, a second one writes them as ids into the cache, from where they are mapped; what
-is there already isn't read again. The split is contiguous: the tail is held out.
+The texts named on the command line are joined in that order. A first pass counts their
+characters; a second one writes their ids to the cache, from where they are mapped. Texts that
+the cache already holds are not read again. The split is contiguous: the end is held out.
 """
 
 import hashlib
@@ -19,25 +19,26 @@ from numpy.typing import NDArray
 
 from charrnn.config import MAX_VALID_CHARS, MIN_CHARS, CorpusConfig, SourceConfig
 from charrnn.data.cache import FORMAT_VERSION, Cache, DamagedEntry, Entry
-from charrnn.data.decoding import SEPARATORS, decode, end_documents
-from charrnn.data.documents import next_document, shuffled
-from charrnn.data.sources import Limit, Source, find_sources
-from charrnn.data.vocab import END, UNKNOWN, Ids, Vocab, count_points, spell_bytes
+from charrnn.data.decoding import decode
+from charrnn.data.documents import SEPARATORS, end_documents, next_document, shuffle
+from charrnn.data.sources import ReadLimit, Source, find_sources
+from charrnn.data.vocab import END, UNKNOWN, Ids, Vocab, bytes_as_chars, count_points
 from charrnn.errors import InputError, UnknownCharacterError
 
-_READING = ("encoding", "errors", "bytes", "min_count", "documents", "known")  # settings that change the ids
+_ID_SETTINGS = ("encoding", "errors", "bytes", "min_count", "documents", "known")  # settings that change the ids
 _LARGE_VOCABULARY, _USUAL_VOCABULARY = 20_000, 5_000
-_SHORT = 100  # characters that say little when they are held out
-_SETTLED = 2.0  # seconds after which an edit can't leave a file's time as it is
+_SHORT = 100  # characters; scores of shorter held-out texts are rough
+_SETTLED = 2.0  # seconds; a younger file could be edited again without changing its time
 
 
 @dataclass(frozen=True)
 class Corpus:
     """A text as ids, (N,) of the vocabulary's dtype.
 
-    The first num_train are trained on, the next num_valid choose the weights, the rest is the
-    test. key: the cache's. is_apart: what is held out is a text of its own, not the rest of
-    the first. notes: what the user should know about it.
+    The first num_train characters are the training text, the next num_valid the held-out text,
+    which selects the best weights, and the rest the test text. names: paths of the training texts.
+    key: of the cache entry. has_valid_file: whether the held-out text is a separate file
+    (--valid). notes: what the user should know about the text.
     """
 
     ids: Ids
@@ -47,7 +48,7 @@ class Corpus:
     names: tuple[str, ...]
     sha256: str
     key: str = ""
-    is_apart: bool = False
+    has_valid_file: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -56,18 +57,19 @@ class Corpus:
 
     @property
     def valid_ids(self) -> Ids:
-        """What is held out, without what of it is only read."""
-        return self.ids[self.num_train + self._num_read : self.num_train + self.num_valid]
+        """The held-out characters that are scored."""
+        return self.ids[self.num_train + self._num_unscored : self.num_train + self.num_valid]
 
     @property
     def valid_context(self) -> Ids:
-        """What comes before it: a text of its own begins with a character that nothing predicts."""
-        start = self.num_train if self._num_read else 0
-        return self.ids[start : self.num_train + self._num_read]
+        """The characters to read before valid_ids: the training text, or a separate text's first character."""
+        start = self.num_train if self._num_unscored else 0
+        return self.ids[start : self.num_train + self._num_unscored]
 
     @property
-    def _num_read(self) -> int:
-        return int(self.is_apart and END not in self.vocab.chars)
+    def _num_unscored(self) -> int:
+        """1 for a separate held-out text, whose first character nothing predicts; 0 if an END precedes it."""
+        return int(self.has_valid_file and END not in self.vocab.chars)
 
     @property
     def test_ids(self) -> Ids:
@@ -75,92 +77,95 @@ class Corpus:
 
 
 def load_corpus(names: Sequence[str], config: CorpusConfig, source_config: SourceConfig, cache: Cache) -> Corpus:
-    """Read texts, or find what an earlier reading left in the cache, and hold a part out.
+    """Read texts, or find them in the cache, and split them.
 
-    Raises InputError that says which text, and where in it.
+    Raises InputError that names the text and the position of what is wrong.
     """
     found = find_sources(names, source_config)
-    apart = find_sources([] if config.valid is None else [config.valid], source_config)
-    if {source.identity for source in found.sources} & {source.identity for source in apart.sources}:
-        raise InputError(f"{config.valid}: held out by --valid, and to be trained on; name another text")
+    valid = find_sources([] if config.valid is None else [config.valid], source_config)
+    if {source.identity for source in found.sources} & {source.identity for source in valid.sources}:
+        raise InputError(f"{config.valid}: held out by --valid but also a training text; name another text")
     paths = [source.path for source in found.sources]
-    notes = found.notes + apart.notes + [cache.lack] * bool(cache.lack)
-    with Limit(source_config, cache.folder) as limit:
-        texts = _Texts(found.sources + apart.sources, len(found.sources), config, limit)
+    notes = found.notes + valid.notes
+    if cache.problem:
+        notes.append(cache.problem)
+    with ReadLimit(source_config, cache.folder) as limit:
+        texts = _Texts(found.sources + valid.sources, len(found.sources), config, limit)
         signature = texts.signature()
-        key = cache.key_of(signature) if signature else None
+        key = cache.find_key(signature) if signature else None
         entry = _look_up(cache, key, notes) if key else None
         if entry is None:
             entry = _read(texts, cache, notes)
             if signature:
-                cache.remember(signature, entry.facts["key"])
-    return _corpus(entry, config, name=texts.name, paths=paths, notes=notes)
+                cache.store_key(signature, entry.facts["key"])
+    return _make_corpus(entry, config, name=texts.name, paths=paths, notes=notes)
 
 
 def find_corpus(key: str, config: CorpusConfig, cache: Cache) -> Corpus | None:
-    """A text that was read before; None where the cache has it no more."""
+    """Return a corpus that was read earlier, or None if the cache no longer holds it."""
     entry = _look_up(cache, key, [])
-    return None if entry is None else _corpus(entry, config, name="the text", paths=[], notes=[])
+    return None if entry is None else _make_corpus(entry, config, name="the text", paths=[], notes=[])
 
 
 def read_text(name: str, cache: Cache) -> str:
-    """A short text in UTF-8, such as a prompt."""
-    with Limit(SourceConfig(), cache.folder) as limit:
+    """Read a short text in UTF-8, such as a prompt."""
+    with ReadLimit(SourceConfig(), cache.folder) as limit:
         return "".join(decode(Source(name).chunks(limit), name, CorpusConfig()))
 
 
-def read_known(
+def encode_text(
     name: str, vocab: Vocab, config: CorpusConfig, source_config: SourceConfig, cache: Cache
 ) -> tuple[Ids, dict[str, int]]:
-    """A text, or a folder of texts, in a model's characters: the ids, mapped from a file without a name, and the rest.
+    """Read a text, or a folder of texts, as ids of a model's vocabulary; count the other characters.
 
-    The rest is counted by character, most frequent first.
+    Returns the ids, mapped from a file without a name, and the counts, most frequent first.
     """
     sources = find_sources([name], source_config).sources
     unknown = Counter[str]()
-    with Limit(source_config, cache.folder) as limit, cache.written_to():
+    with ReadLimit(source_config, cache.folder) as limit, cache.explaining_errors():
         file = limit.new_copy()
         texts = _Texts(sources, len(sources), config, limit)
         for piece in texts.pieces():
-            ids, missing = vocab.encode_known(piece)
-            file.write(ids.data)
+            known_ids, missing = vocab.encode_known(piece)
+            file.write(known_ids.data)
             unknown.update(missing)
         file.flush()
-        known = np.asarray(np.memmap(file, vocab.dtype, "r")) if file.tell() else np.empty(0, vocab.dtype)
-    return known, dict(unknown.most_common())
+        ids = np.asarray(np.memmap(file, vocab.dtype, "r")) if file.tell() else np.empty(0, vocab.dtype)
+    return ids, dict(unknown.most_common())
 
 
 class _Texts:
-    """The texts of a corpus, the last ones perhaps apart, to be read once or twice."""
+    """The texts of a corpus, read once or twice: num_joined training texts, then a separate held-out text, if any."""
 
-    def __init__(self, sources: list[Source], num_joined: int, config: CorpusConfig, limit: Limit) -> None:
+    def __init__(self, sources: list[Source], num_joined: int, config: CorpusConfig, limit: ReadLimit) -> None:
         self.sources, self.num_joined, self.config, self.limit = sources, num_joined, config, limit
         kind = config.documents
-        self.kind = kind if kind in SEPARATORS or not config.bytes else spell_bytes(kind)
-        self.how = {name: getattr(config, name) for name in _READING} | {"format": FORMAT_VERSION}
+        self.kind = kind if kind in SEPARATORS or not config.bytes else bytes_as_chars(kind)
+        self.settings = {name: getattr(config, name) for name in _ID_SETTINGS} | {"format": FORMAT_VERSION}
         self.name = " ".join(source.name for source in sources[:num_joined])
 
     def pieces(self) -> Iterator[str]:
-        """Their characters. Afterwards sizes and lengths, of each in bytes and characters, and sha256 are known."""
+        """Yield the characters. At the end, sizes (bytes) and lengths (characters) of each text and sha256 are set."""
         digest = hashlib.sha256()
         self.sizes, self.lengths = [0] * len(self.sources), [0] * len(self.sources)
-        self.limit.begin()
+        self.limit.reset()
         for index, source in enumerate(self.sources):
-            chunks = self._noted(source.chunks(self.limit), index, digest)
+            chunks = self._measure(source.chunks(self.limit), index, digest)
             pieces = decode(chunks, source.name, self.config)
             for piece in end_documents(pieces, self.kind) if self.kind else pieces:
                 self.lengths[index] += len(piece)
                 yield piece
         self.sha256 = digest.hexdigest()
 
-    def _noted(self, chunks: Iterator[bytes], index: int, digest: Any) -> Iterator[bytes]:
+    def _measure(self, chunks: Iterator[bytes], index: int, digest: Any) -> Iterator[bytes]:
+        """Pass on a text's bytes; hash and count them."""
         for chunk in chunks:
             digest.update(chunk)
             self.sizes[index] += len(chunk)
             yield chunk
 
     def ids(self, vocab: Vocab, sha256: str) -> Iterator[Ids]:
-        """Their characters once more, as ids. Raises InputError where they aren't what they were."""
+        """Read the characters again, as ids. Raises InputError if the texts have changed."""
         names = " ".join(source.name for source in self.sources)
         changed = InputError(f"{names}: changed while it was being read; start again")
         for piece in self.pieces():
@@ -172,18 +177,18 @@ class _Texts:
             raise changed
 
     def key(self) -> str:
-        """A hash of what was read, and how."""
-        return _hash([self.how, self.sha256, self.sizes, self.num_joined])
+        """Hash the content that was read and the settings it was read with."""
+        return _hash([self.settings, self.sha256, self.sizes, self.num_joined])
 
     def signature(self) -> str | None:
-        """A hash of the files' places, sizes and times; None where a text is a stream, or so new that it may change."""
+        """Hash the files' paths, sizes and times; None if a text is a stream, or so recent that it may still change."""
         states = []
         for source in self.sources:
             status = source.status
             if status is None or time.time() - max(status.st_mtime, status.st_ctime) < _SETTLED:
                 return None
             states.append([source.path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino])
-        return _hash([self.how, states, self.num_joined])
+        return _hash([self.settings, states, self.num_joined])
 
 
 def _hash(value: Any) -> str:
@@ -194,13 +199,14 @@ def _look_up(cache: Cache, key: str, notes: list[str]) -> Entry | None:
     try:
         return cache.find(key)
     except DamagedEntry as error:
-        note = f"{error}; it is made again"
-        notes += [note] * (note not in notes)  # it is looked up by signature, and then by what was read
+        note = f"{error}; it is created again"
+        if note not in notes:  # the same entry is looked up by signature and then by content
+            notes.append(note)
         return None
 
 
 def _read(texts: _Texts, cache: Cache, notes: list[str]) -> Entry:
-    """Count the characters, and encode them unless the cache has these very texts."""
+    """Count the characters, then encode them unless the cache already holds the same texts."""
     counts = count_points(texts.pieces())
     num_chars, sha256, key = sum(texts.lengths), texts.sha256, texts.key()
     if num_chars == 0:
@@ -208,23 +214,23 @@ def _read(texts: _Texts, cache: Cache, notes: list[str]) -> Entry:
     entry = _look_up(cache, key, notes)
     if entry:
         return entry
-    vocab = Vocab.of_counts(counts, min_count=texts.config.min_count, known=texts.config.known)
-    of_each = counts[[ord(char) for char in vocab.chars]]
+    vocab = Vocab.from_counts(counts, min_count=texts.config.min_count, known=texts.config.known)
+    char_counts = counts[[ord(char) for char in vocab.chars]]
     if UNKNOWN in vocab.chars:
-        of_each[vocab.id_of(UNKNOWN)] = num_chars - of_each.sum()
+        char_counts[vocab.id_of(UNKNOWN)] = num_chars - char_counts.sum()
     num_joined = sum(texts.lengths[: texts.num_joined])
     if num_joined < MIN_CHARS:
         raise InputError(
             f"{texts.name}: {num_joined} characters are too few to learn from; at least {MIN_CHARS} are needed"
         )
     ids, end = texts.ids(vocab, sha256), vocab.id_of(END)
-    if end is not None:  # those of a text apart follow in their own order
-        joined = shuffled(_taken(ids, num_joined), end, num_ids=num_joined, folder=cache.folder)
+    if end is not None:  # documents of a separate held-out text keep their order
+        joined = shuffle(_take(ids, num_joined), end, num_ids=num_joined, folder=cache.folder)
         ids = itertools.chain(joined, ids)
     facts = {
         "sha256": sha256,
         "vocab": vocab.chars,
-        "counts": of_each.tolist(),
+        "counts": char_counts.tolist(),
         "dtype": np.dtype(vocab.dtype).name,
         "num_chars": num_chars,
         "num_joined": num_joined,
@@ -232,18 +238,20 @@ def _read(texts: _Texts, cache: Cache, notes: list[str]) -> Entry:
     return cache.add(key, facts, ids)
 
 
-def _taken(pieces: Iterator[Ids], num_ids: int) -> Iterator[Ids]:
-    """The pieces up to so many ids, where one of them ends."""
+def _take(pieces: Iterator[Ids], num_ids: int) -> Iterator[Ids]:
+    """Yield the pieces that hold the first num_ids ids; a piece must end there."""
     while num_ids > 0:
         piece = next(pieces)
         num_ids -= len(piece)
         yield piece
 
 
-def _corpus(entry: Entry, config: CorpusConfig, *, name: str, paths: Sequence[str], notes: Sequence[str]) -> Corpus:
-    """Split a text and say what is odd about it."""
+def _make_corpus(
+    entry: Entry, config: CorpusConfig, *, name: str, paths: Sequence[str], notes: Sequence[str]
+) -> Corpus:
+    """Split a text and collect the notes about it."""
     facts, vocab = entry.facts, Vocab(entry.facts["vocab"])
-    num_train, num_valid = _split(entry, vocab, config, name)
+    num_train, num_valid = _split_entry(entry, vocab, config, name)
     corpus = Corpus(
         ids=entry.ids,
         vocab=vocab,
@@ -252,19 +260,16 @@ def _corpus(entry: Entry, config: CorpusConfig, *, name: str, paths: Sequence[st
         names=tuple(paths),
         sha256=facts["sha256"],
         key=facts["key"],
-        is_apart=config.valid is not None,
+        has_valid_file=config.valid is not None,
     )
-    notes = [*notes, *_oddities(vocab, np.array(facts["counts"]), config)]
+    notes = [*notes, *_content_notes(vocab, np.array(facts["counts"]), config)]
     if len(corpus.valid_ids) < _SHORT:
         notes.append(f"only {len(corpus.valid_ids)} characters are held out, so scores are rough")
     return replace(corpus, notes=tuple(notes))
 
 
 def split(num_chars: int, config: CorpusConfig) -> tuple[int, int]:
-    """How many characters are trained on, and how many after them, at least one, choose the weights.
-
-    The rest is the test text.
-    """
+    """Return the numbers of training and of held-out characters, at least one of each; the rest is the test text."""
     num_test = min(int(num_chars * config.test_fraction), MAX_VALID_CHARS)
     num_rest = num_chars - num_test
     num_train = int(num_chars * (1 - config.valid_fraction)) - num_test
@@ -272,8 +277,8 @@ def split(num_chars: int, config: CorpusConfig) -> tuple[int, int]:
     return num_train, num_rest - num_train
 
 
-def _split(entry: Entry, vocab: Vocab, config: CorpusConfig, name: str) -> tuple[int, int]:
-    """The same for a text that is there, in which documents stay whole, and another may be apart."""
+def _split_entry(entry: Entry, vocab: Vocab, config: CorpusConfig, name: str) -> tuple[int, int]:
+    """Split as `split` does, but between documents, and exactly between training texts and a separate held-out text."""
     ids, num_joined = entry.ids, entry.facts["num_joined"]
     if config.valid is not None:
         if len(ids) - num_joined < 2:
@@ -283,32 +288,40 @@ def _split(entry: Entry, vocab: Vocab, config: CorpusConfig, name: str) -> tuple
     end = vocab.id_of(END)
     if end is None:
         return num_train, num_valid
-    first = next_document(ids, num_train, end)
-    last = next_document(ids, max(num_train + num_valid, first + 1), end) if config.test_fraction else len(ids)
-    if not 0 < first < last:
+    valid_start = next_document(ids, num_train, end)
+    test_start = len(ids)
+    if config.test_fraction:
+        test_start = next_document(ids, max(num_train + num_valid, valid_start + 1), end)
+    if not 0 < valid_start < test_start:
         raise InputError(f"{name}: too few documents to hold some of them out")
-    return first, last - first
+    return valid_start, test_start - valid_start
 
 
-def _oddities(vocab: Vocab, counts: NDArray[np.int64], config: CorpusConfig) -> list[str]:
-    """What to know about a text before learning it. counts: of each character of the vocabulary."""
-    of_each = dict(zip(vocab.chars, counts.tolist(), strict=True))
-    notes, num_chars = [], sum(of_each.values())
-    if returns := of_each.get("\r"):
+def _content_notes(vocab: Vocab, counts: NDArray[np.int64], config: CorpusConfig) -> list[str]:
+    """List what the user should know about a text before training. counts: of each character of the vocabulary."""
+    char_counts = dict(zip(vocab.chars, counts.tolist(), strict=True))
+    notes, num_chars = [], sum(char_counts.values())
+    if num_returns := char_counts.get("\r"):
         notes.append(
-            f"the text has {returns:,} carriage returns, which are learnt like any character; "
+            f"the text has {num_returns:,} carriage returns, which are learned like any other character; "
             "tr -d '\\r' < TEXT > NEW removes them"
         )
-    if replaced := of_each.get("\ufffd") if config.errors == "replace" else None:
-        notes.append(f"the text has {replaced:,} U+FFFD now, in place of bytes that are wrong in its encoding")
-    if rare := of_each.get(UNKNOWN):
+    num_replaced = char_counts.get("\ufffd") if config.errors == "replace" else None
+    if num_replaced:
+        notes.append(f"the text now has {num_replaced:,} U+FFFD in place of bytes that are invalid in its encoding")
+    if num_rare := char_counts.get(UNKNOWN):
         notes.append(
-            f"{rare:,} characters, {rare / num_chars:.3%}, occur less than {config.min_count} times: one symbol"
+            f"{num_rare:,} characters, {num_rare / num_chars:.3%}, occur less than {config.min_count} times: one symbol"
         )
     if len(vocab) > _LARGE_VOCABULARY:
-        enough = int(np.sort(counts)[-_USUAL_VOCABULARY]) + 1
-        kept = counts >= enough
-        folded = counts[~kept].sum() / num_chars
-        advice = f"; --min-count {enough} would leave {kept.sum():,} and take {folded:.3%} of the text for one symbol"
-        notes.append(f"{len(vocab):,} distinct characters are most of the work{advice if kept.any() else ''}")
+        note = f"{len(vocab):,} distinct characters make up most of the work"
+        min_count = int(np.sort(counts)[-_USUAL_VOCABULARY]) + 1
+        is_kept = counts >= min_count
+        if is_kept.any():
+            rare_share = counts[~is_kept].sum() / num_chars
+            note += (
+                f"; --min-count {min_count} would keep {is_kept.sum():,} of them "
+                f"and turn {rare_share:.3%} of the text into one symbol"
+            )
+        notes.append(note)
     return notes

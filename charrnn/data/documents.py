@@ -1,83 +1,123 @@
-"""Documents: a text that is many, each ended by the symbol END and independent of the others.
+"""Documents: a text that consists of many independent ones, each ended by the symbol END.
 
-They are put into an order drawn once for all, so that what is held out is a share of every
-kind; from then on they are a text like any other, but that a network forgets its state at
-each END (`reset_id`).
+Their order is shuffled once, so that the held-out part is a sample of all of them. After that
+they are treated as one text, except that a network resets its state at each END (`reset_id`).
 """
 
 import contextlib
+import itertools
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from charrnn.data.vocab import Ids
+from charrnn.data.vocab import END, Ids
 from charrnn.kernels.counters import uniforms
 
+SEPARATORS = {"lines": r"\n", "blank-lines": r"\n(?:[ \t\r]*\n)+"}  # any other kind is itself the separator
+_ENDS = re.compile(END + "+")
 _BUCKET = 1 << 22  # ids that are shuffled in memory
-_MOST_BUCKETS = 256  # open files
-_AT_ONCE = 1 << 12  # documents that are put together
+_MAX_BUCKETS = 256  # open files
+_BATCH = 1 << 12  # documents that are joined at a time
 
 
-def shuffled(pieces: Iterable[Ids], end: int, *, num_ids: int, folder: Path) -> Iterator[Ids]:
-    """Put documents, given by their ids, into an order that depends on nothing but their number.
+def end_documents(pieces: Iterable[str], kind: str) -> Iterator[str]:
+    """Put END after each document of one text; drop the separators and empty documents.
 
-    Each goes into one of several files in the folder, drawn at random, and those are shuffled
-    one after the other: memory is needed for a file, or for the longest document.
+    kind: lines; blank-lines, of which one or more separate documents; or the separator itself.
     """
-    num_buckets = min(_MOST_BUCKETS, num_ids // _BUCKET + 1)
-    number, dtype = 0, None
+    pattern = re.compile(SEPARATORS.get(kind) or re.escape(kind))
+    max_pending = 0 if kind in SEPARATORS else len(kind) - 1
+    pending, in_document, at_start = "", False, True
+    if kind == "blank-lines":
+        pending = "\n"  # so that blank lines at the beginning are recognised
+    for piece in itertools.chain(pieces, [""]):
+        text = pending + piece
+        complete = _trailing_space(text) if kind == "blank-lines" else len(text)
+        *whole, last = pattern.split(text[:complete])
+        cut = max(0, len(last) - max_pending) if piece else len(last)
+        pending = last[cut:] + text[complete:]
+        marked = _ENDS.sub(END, END.join([*whole, last[:cut]]))
+        if not in_document:
+            marked = marked.lstrip(END)
+        if marked and at_start and kind == "blank-lines":
+            marked = marked.removeprefix("\n")
+            at_start = False
+        if marked:
+            in_document = marked[-1] != END
+            yield marked
+    if in_document:
+        yield END
+
+
+def _trailing_space(text: str) -> int:
+    """Return where the white space that ends a text begins, counted from its first newline; more may follow."""
+    newline = text.find("\n", len(text.rstrip(" \t\r\n")))
+    return len(text) if newline < 0 else newline
+
+
+def shuffle(pieces: Iterable[Ids], end: int, *, num_ids: int, folder: Path) -> Iterator[Ids]:
+    """Shuffle documents, given as ids in pieces; the order depends only on their number and num_ids.
+
+    Each document goes to one of several files in the folder, chosen at random; then the files are
+    shuffled one after the other. The memory needed is that of one file or of the longest document.
+    """
+    num_buckets = min(_MAX_BUCKETS, num_ids // _BUCKET + 1)
+    num_documents, dtype = 0, None
     with contextlib.ExitStack() as stack:
         buckets = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(num_buckets)]
         for whole in _whole_documents(pieces, end):
             stops = _stops(whole, end)
-            drawn = uniforms(len(stops), seed=0, stream=0, position=number) * num_buckets
-            number, dtype = number + len(stops), whole.dtype
+            drawn = uniforms(len(stops), seed=0, stream=0, position=num_documents) * num_buckets
+            num_documents, dtype = num_documents + len(stops), whole.dtype
             lengths = np.diff(stops, prepend=0)
-            of_each = np.repeat(drawn.astype(np.uint16), lengths)  # id's bucket
-            for bucket in np.unique(of_each):
-                buckets[bucket].write(whole[of_each == bucket].data)
-        for index, file in enumerate(buckets if number else []):
+            bucket_of_id = np.repeat(drawn.astype(np.uint16), lengths)
+            for bucket in np.unique(bucket_of_id):
+                buckets[bucket].write(whole[bucket_of_id == bucket].data)
+        if num_documents == 0:
+            return
+        for index, file in enumerate(buckets):
             file.seek(0)
             ids = np.frombuffer(file.read(), dtype)
             stops = _stops(ids, end)
             starts = np.concatenate([[0], stops[:-1]])
             order = np.argsort(uniforms(len(stops), seed=0, stream=1 + index, position=0), kind="stable")
-            for first in range(0, len(order), _AT_ONCE):
-                chosen = order[first : first + _AT_ONCE]
+            for first in range(0, len(order), _BATCH):
+                chosen = order[first : first + _BATCH]
                 yield np.concatenate(
                     [ids[start:stop] for start, stop in zip(starts[chosen], stops[chosen], strict=True)]
                 )
 
 
 def _whole_documents(pieces: Iterable[Ids], end: int) -> Iterator[Ids]:
-    """The same ids in pieces that begin and end where documents do."""
-    held: list[Ids] = []
+    """Yield the same ids in pieces that begin and end at document boundaries."""
+    pending: list[Ids] = []
     for piece in pieces:
         stops = _stops(piece, end)
         cut = int(stops[-1]) if len(stops) else 0
         if cut:
-            yield np.concatenate([*held, piece[:cut]])
-            held = []
-        held.append(piece[cut:])
+            yield np.concatenate([*pending, piece[:cut]])
+            pending = []
+        pending.append(piece[cut:])
 
 
 def _stops(ids: Ids, end: int) -> Ids:
-    """Where each document stops, behind its end."""
+    """Return the position after each END."""
     return np.flatnonzero(ids == end) + 1
 
 
-def next_document(ids: Ids, place: int, end: int) -> int:
-    """Where the first document begins from a place on; or where the last one does, if that is before it; or 0.
+def next_document(ids: Ids, position: int, end: int) -> int:
+    """Return where the first document at or after a position begins; if there is none, where the last one does.
 
-    place: at least 1.
+    position: at least 1.
     """
-    for start in range(place - 1, len(ids) - 1, _BUCKET):
+    for start in range(position - 1, len(ids) - 1, _BUCKET):
         stops = _stops(ids[start : min(start + _BUCKET, len(ids) - 1)], end)
         if len(stops) > 0:
             return start + int(stops[0])
-    for stop in range(min(place, len(ids) - 1), 0, -_BUCKET):
+    for stop in range(min(position, len(ids) - 1), 0, -_BUCKET):
         start = max(0, stop - _BUCKET)
         stops = _stops(ids[start:stop], end)
         if len(stops) > 0:

@@ -1,9 +1,9 @@
-"""The vocabulary: which characters a model knows, in which order.
+r"""The vocabulary: the characters a model knows, in code-point order.
 
-A character is a Unicode code point. Only the sorted string of them is stored; everything
-else follows from it.
+A character is a Unicode code point. A vocabulary stores only the sorted string of its
+characters; everything else is derived from that string.
 
-    >>> vocab = Vocab.of("hello\n")
+    >>> vocab = Vocab.from_text("hello\n")
     >>> vocab.chars
     '\nehlo'
     >>> vocab.encode("hole").tolist()
@@ -11,9 +11,9 @@ else follows from it.
     >>> vocab.decode([2, 4, 3, 1])
     'hole'
 
-No text holds a surrogate, so some of them stand for what is no character: END for the end of
-a document, UNKNOWN for the characters that are too rare to have an id, and, where a text is
-read as bytes, U+DC80 to U+DCFF for bytes that aren't ASCII, as Python's `surrogateescape` has it.
+Decoded text contains no surrogates, so some of them have a special meaning: END marks the end
+of a document, UNKNOWN replaces characters too rare to have an id, and U+DC80 to U+DCFF stand
+for bytes that aren't ASCII (as in Python's `surrogateescape`) when a text is read as bytes.
 """
 
 import codecs
@@ -30,47 +30,48 @@ from numpy.typing import NDArray
 
 from charrnn.errors import UnknownCharacterError
 
-Ids = NDArray[Any]  # uint8, uint16 or uint32, whatever the vocabulary needs
-END, UNKNOWN = "\udc00", "\udc01"  # low ones: JSON would read a high and a low one as a pair
-_NUM_POINTS = 0x110000  # of Unicode
+Ids = NDArray[Any]  # uint8, uint16 or uint32, depending on the size of the vocabulary
+END, UNKNOWN = "\udc00", "\udc01"  # low surrogates: JSON would join a high and a low one to one character
+_NUM_POINTS = 0x110000  # code points in Unicode
 _PIECE = 1 << 20  # characters
 
 
 @dataclass(frozen=True)
 class Vocab:
-    """Distinct characters in code-point order; a character's id is its place."""
+    """Distinct characters in code-point order; a character's id is its index."""
 
     chars: str
 
     def __post_init__(self) -> None:
-        small = isinstance(self.chars, str) and len(self.chars) <= _NUM_POINTS
-        if not small or (self._points[1:] <= self._points[:-1]).any():
+        is_valid = isinstance(self.chars, str) and len(self.chars) <= _NUM_POINTS
+        if not is_valid or (self._points[1:] <= self._points[:-1]).any():
             raise ValueError("a vocabulary is a string of characters, sorted and distinct")
 
     @classmethod
-    def of(cls, text: str) -> "Vocab":
-        """The vocabulary of all characters that occur in the text."""
-        return cls.of_counts(count_points([text]))
+    def from_text(cls, text: str) -> "Vocab":
+        """Collect the characters of a text."""
+        return cls.from_counts(count_points([text]))
 
     @classmethod
-    def of_counts(cls, counts: NDArray[np.int64], *, min_count: int = 1, known: str = "") -> "Vocab":
-        """The vocabulary of a text whose code points were counted; rarer ones than min_count become UNKNOWN.
+    def from_counts(cls, counts: NDArray[np.int64], *, min_count: int = 1, known: str = "") -> "Vocab":
+        """Select the characters that occur at least min_count times; UNKNOWN replaces the others.
 
-        known: characters that it has anyway.
+        counts: (0x110000,), the number of times each code point occurs. known: characters that are
+        always included. END is included if it occurs at all.
         """
-        ends, rare = ord(END), ord(UNKNOWN)
-        has = counts >= min_count
-        has[ends] = counts[ends] > 0
-        has[_code_points(known)] = True
-        has[rare] |= (counts[~has] > 0).any()
-        return cls("".join(map(chr, np.flatnonzero(has).tolist())))
+        end, unknown = ord(END), ord(UNKNOWN)
+        included = counts >= min_count
+        included[end] = counts[end] > 0
+        included[_code_points(known)] = True
+        included[unknown] |= ((counts > 0) & ~included).any()
+        return cls("".join(map(chr, np.flatnonzero(included).tolist())))
 
     def __len__(self) -> int:
         return len(self.chars)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the characters: equal exactly when the vocabularies are."""
+        """SHA-256 of the characters: equal if and only if the vocabularies are equal."""
         return hashlib.sha256(self.chars.encode("utf-8", "surrogatepass")).hexdigest()
 
     @cached_property
@@ -78,102 +79,106 @@ class Vocab:
         return _code_points(self.chars)
 
     @cached_property
-    def _places(self) -> NDArray[np.int32]:
-        """The id of every code point, -1 where it has none."""
-        places = np.full(_NUM_POINTS, -1, np.int32)
-        places[self._points] = np.arange(len(self))
-        return places
+    def _id_table(self) -> NDArray[np.int32]:
+        """(0x110000,): the id of each code point, or -1."""
+        table = np.full(_NUM_POINTS, -1, np.int32)
+        table[self._points] = np.arange(len(self))
+        return table
 
     def id_of(self, char: str) -> int | None:
-        """The id of a character, or None."""
-        place = int(self._places[ord(char)])
-        return None if place < 0 else place
+        """Return a character's id, or None if it has none."""
+        found = int(self._id_table[ord(char)])
+        return None if found < 0 else found
 
     @cached_property
-    def of_bytes(self) -> bool:
-        """Whether its characters spell bytes, as far as that makes a difference."""
+    def has_bytes(self) -> bool:
+        """Whether some characters stand for bytes that aren't ASCII."""
         return any("\udc80" <= char <= "\udcff" for char in self.chars)
 
-    def spell(self, text: str) -> str:
-        """A person's text in the characters that this vocabulary has: itself, or its bytes in UTF-8."""
-        return spell_bytes(text) if self.of_bytes else text
+    def to_chars(self, text: str) -> str:
+        """Convert ordinary text to this vocabulary's characters: unchanged, or one per byte of its UTF-8."""
+        return bytes_as_chars(text) if self.has_bytes else text
 
-    def reader(self) -> Callable[[str, bool], str]:
-        """A function that turns drawn text back into a person's, piece by piece; its second argument marks the last.
+    def make_decoder(self) -> Callable[[str, bool], str]:
+        """Return a function that converts generated text, piece by piece, back to ordinary text.
 
-        Bytes are taken for UTF-8, and what isn't is replaced; half a character waits for the rest.
+        Its second argument is True for the last piece. Bytes are decoded as UTF-8: invalid ones
+        become U+FFFD, and an incomplete character waits for the next piece.
         """
-        if not self.of_bytes:
+        if not self.has_bytes:
             return lambda piece, _: piece
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        return lambda piece, last: decoder.decode(piece.encode("ascii", "surrogateescape"), last)
+        return lambda piece, is_last: decoder.decode(piece.encode("ascii", "surrogateescape"), is_last)
 
     @property
     def dtype(self) -> type[np.unsignedinteger[Any]]:
-        """The narrowest type that holds every id."""
-        return np.uint8 if len(self) <= 256 else np.uint16 if len(self) <= 65536 else np.uint32
+        """The smallest unsigned type that holds every id."""
+        if len(self) <= 256:
+            return np.uint8
+        return np.uint16 if len(self) <= 65536 else np.uint32
 
     def encode(self, text: str) -> Ids:
-        """Turn text into ids, (len(text),) of `dtype`.
+        """Convert text to ids, (len(text),) of `dtype`; UNKNOWN, if included, replaces other characters.
 
-        Raises UnknownCharacterError, which names the first character that has no id, unless
-        there is one for those.
+        Raises UnknownCharacterError, which names the first character that has no id.
         """
         ids, start = np.empty(len(text), self.dtype), 0
-        for points in _in_pieces(text):
-            places = self._places[points]
-            unknown = places < 0
-            if unknown.any() and UNKNOWN in self.chars:
-                places[unknown] = self.id_of(UNKNOWN)
-            elif unknown.any():
-                raise UnknownCharacterError(self._explain(text, start + int(np.argmax(unknown))))
-            ids[start : start + len(points)] = places
+        unknown_id = self.id_of(UNKNOWN)
+        for points in _code_point_pieces(text):
+            found = self._id_table[points]
+            missing = found < 0
+            if missing.any():
+                if unknown_id is None:
+                    raise UnknownCharacterError(self._explain(text, start + int(np.argmax(missing))))
+                found[missing] = unknown_id
+            ids[start : start + len(points)] = found
             start += len(points)
         return ids
 
     def encode_known(self, text: str) -> tuple[Ids, dict[str, int]]:
-        """Encode what is in the vocabulary; count the rest by character, most frequent first.
+        """Convert text to ids, and count the characters that have none, most frequent first.
 
-        Those are left out, or UNKNOWN where the vocabulary has it.
+        They are left out of the ids, or replaced by UNKNOWN if the vocabulary includes it.
         """
-        found, missing = [np.empty(0, self.dtype)], Counter[str]()
-        for points in _in_pieces(text):
-            places = self._places[points]
-            missing.update(map(chr, points[places < 0].tolist()))
-            if UNKNOWN in self.chars:
-                places[places < 0] = self.id_of(UNKNOWN)
-            found.append(places[places >= 0].astype(self.dtype))
-        return np.concatenate(found), dict(missing.most_common())
+        pieces, missing = [np.empty(0, self.dtype)], Counter[str]()
+        unknown_id = self.id_of(UNKNOWN)
+        for points in _code_point_pieces(text):
+            found = self._id_table[points]
+            missing.update(map(chr, points[found < 0].tolist()))
+            if unknown_id is not None:
+                found[found < 0] = unknown_id
+            pieces.append(found[found >= 0].astype(self.dtype))
+        return np.concatenate(pieces), dict(missing.most_common())
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
-        """Turn ids back into text."""
+        """Convert ids to text."""
         return self._points[np.asarray(ids, np.int64)].tobytes().decode("utf-32-le", "surrogatepass")
 
     def _explain(self, text: str, index: int) -> str:
         message = f"the model does not know {describe(text[index])}, character {index + 1} of the text"
         for form in ("NFC", "NFD", "NFKC"):
-            if (self._places[_code_points(unicodedata.normalize(form, text))] >= 0).all():
-                return f"{message}; it knows the text in the Unicode normal form {form}, so convert it to that"
+            if (self._id_table[_code_points(unicodedata.normalize(form, text))] >= 0).all():
+                return f"{message}; convert the text to the Unicode normal form {form}, which it knows"
         return message
 
 
-def spell_bytes(text: str) -> str:
-    """A text's bytes in UTF-8, one character each."""
+def bytes_as_chars(text: str) -> str:
+    """Convert text to one character per byte of its UTF-8."""
     return text.encode("utf-8", "surrogateescape").decode("ascii", "surrogateescape")
 
 
 def count_points(pieces: Iterable[str]) -> NDArray[np.int64]:
-    """How often each code point occurs in a text that comes in pieces: (0x110000,)."""
+    """Count the code points of a text that comes in pieces: (0x110000,)."""
     counts = np.zeros(_NUM_POINTS, np.int64)
     for piece in pieces:
-        for points in _in_pieces(piece):
+        for points in _code_point_pieces(piece):
             found = np.bincount(points)
             counts[: len(found)] += found
     return counts
 
 
-def _in_pieces(text: str) -> Iterator[NDArray[Any]]:
-    """The code points of a text, a piece at a time: there are up to eight bytes of them a character."""
+def _code_point_pieces(text: str) -> Iterator[NDArray[Any]]:
+    """Yield a text's code points in pieces, because they take up to eight bytes per character."""
     for start in range(0, len(text), _PIECE):
         piece = text[start : start + _PIECE]
         yield np.frombuffer(piece.encode("ascii"), np.uint8) if piece.isascii() else _code_points(piece)
@@ -184,5 +189,5 @@ def _code_points(text: str) -> NDArray[np.uint32]:
 
 
 def describe(char: str) -> str:
-    """Name a character for a message, as in U+00E9 'é'."""
+    """Name a character for a message, for example U+00E9 'é'."""
     return f"U+{ord(char):04X} {char!r}"

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Results of an evaluation, as plain data: scores, baselines, lines, copied text."""
 
 import math
 from dataclasses import dataclass
@@ -6,13 +6,16 @@ from typing import NamedTuple
 
 from charrnn.events import bits
 
+EXPERTS = ("network", "ngram")  # the two models in a mixture
+COPIED_RUN = 30  # characters; a shared run this long is no coincidence
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """How well a model predicts a text: a sum of nats over a count of characters.
 
-    unknown counts the characters outside the vocabulary, which are neither fed nor scored.
-    experts: nats of the network and of the n-grams alone, where the model is a mixture of them.
+    unknown: counts of the characters outside the vocabulary, which are neither fed nor scored.
+    experts: for a mixture, the nats of the network alone and of the n-grams alone.
     """
 
     nats: float
@@ -30,7 +33,7 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(min(self.nats_per_char, 700.0))  # e^709 is the last finite double
+        return math.exp(min(self.nats_per_char, 700.0))  # e^709 is the largest finite double
 
     @property
     def num_unknown(self) -> int:
@@ -39,7 +42,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What another predictor spends on the same characters. note: how it was measured."""
+    """The score of a simpler predictor on the same characters. note: how it was measured."""
 
     name: str
     nats_per_char: float
@@ -52,7 +55,10 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Line:
-    """What a line of the text costs, its newline included. number: from 1."""
+    """The score of one line of a text, including its newline.
+
+    number: counts from 1. num_chars: scored characters, so 0 for a line of rare characters only.
+    """
 
     number: int
     text: str
@@ -65,16 +71,16 @@ class Line:
 
     @property
     def bits_per_char(self) -> float:
-        return bits(self.nats / max(1, self.num_chars))  # none where all are rare
-
-
-EXPERTS = ("network", "ngram")  # of a mixture
-COPIED_RUN = 30  # characters in a row that are no coincidence
+        return bits(self.nats / max(1, self.num_chars))
 
 
 @dataclass(frozen=True)
 class Copied:
-    """How much of a text stands in another: characters in verbatim runs of COPIED_RUN at least, and the longest run."""
+    """How much of a text is copied from another.
+
+    num_chars: length of the text; num_copied: its characters in verbatim runs of at least COPIED_RUN;
+    longest: length of the longest such run.
+    """
 
     num_chars: int
     num_copied: int
@@ -86,7 +92,10 @@ class Copied:
 
 
 class CopiedShares(NamedTuple):
-    """What is copied from the training text: of what a model writes, of what its network alone does, of a text."""
+    """What is copied from the training text.
+
+    written: in samples of the model; network: in samples of a mixture's network alone; text: in the scored text.
+    """
 
     written: Copied
     network: Copied | None
@@ -95,9 +104,9 @@ class CopiedShares(NamedTuple):
 
 @dataclass(frozen=True)
 class Assessment:
-    """All that was found out about a model on a text; what wasn't asked for is empty.
+    """A model's score on a text and the comparisons that were asked for; the others are empty.
 
-    adapted: the score of a model that learns from the text as it reads.
+    adapted: the score of a copy of the model that learns from the text as it reads.
     """
 
     score: Evaluation

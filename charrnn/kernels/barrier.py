@@ -1,7 +1,7 @@
-"""A barrier for threads that meet every few microseconds; being woken by the system would take longer than their work.
+"""A barrier for threads that meet every few microseconds; the system would take longer to wake them.
 
-A barrier is an int64 array from `new_barrier`. Whoever waits spins, and after a while offers
-its core to others between looks, so that a crowded machine makes it slow but not stuck.
+A barrier is an int64 array from `new_barrier`. A waiting thread spins. After a while it yields its
+core between two looks, so a crowded machine makes it slow but not stuck.
 """
 
 import sys
@@ -16,23 +16,23 @@ from numpy.typing import NDArray
 from charrnn.kernels.compilation import compiled
 
 _build: Any = cgutils  # untyped
-_ARRIVED, _TURN, _ABANDONED = 0, 8, 16  # places far enough apart to lie on cache lines of their own
+_ARRIVED, _PHASE, _ABORTED = 0, 8, 16  # indices far enough apart to lie on separate cache lines
 _SPINS = 100  # a few microseconds
 
 
 def new_barrier() -> NDArray[np.int64]:
-    """A barrier that nobody has reached yet."""
+    """Make a barrier that no thread has reached yet."""
     return np.zeros(24, np.int64)
 
 
-def abandon(barrier: NDArray[np.int64]) -> None:
-    """Let everybody through from now on: a thread that was to come never will. What they compute is worth nothing."""
-    barrier[_ABANDONED] = 1
+def abort(barrier: NDArray[np.int64]) -> None:
+    """Release all threads, now and later, because one will never arrive; their results must be discarded."""
+    barrier[_ABORTED] = 1
 
 
 @intrinsic
 def _load(typing: Any, array: Any, index: Any) -> Any:
-    """Read a number that another thread may be writing, and see all it had written before."""
+    """Read an integer that another thread may write, and see everything that thread wrote before it (acquire)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -42,8 +42,8 @@ def _load(typing: Any, array: Any, index: Any) -> Any:
 
 
 @intrinsic
-def _add(typing: Any, array: Any, index: Any, number: Any) -> Any:
-    """Add to a number that others add to, and return what it was."""
+def _fetch_add(typing: Any, array: Any, index: Any, number: Any) -> Any:
+    """Add to an integer atomically and return its old value."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -54,44 +54,44 @@ def _add(typing: Any, array: Any, index: Any, number: Any) -> Any:
 
 @intrinsic
 def _pause(typing: Any) -> Any:
-    """Tell the processor that this is a spin, where there is an instruction for it."""
+    """Tell the processor that this is a spin loop, where there is an instruction for it."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if binding.get_process_triple().startswith("x86_64"):
-            nothing = ir.FunctionType(ir.VoidType(), [])
-            builder.call(_build.get_or_insert_function(builder.module, nothing, "llvm.x86.sse2.pause"), [])
+            function = ir.FunctionType(ir.VoidType(), [])
+            builder.call(_build.get_or_insert_function(builder.module, function, "llvm.x86.sse2.pause"), [])
         return context.get_dummy_value()
 
     return types.void(), generate
 
 
 @intrinsic
-def _offer_core(typing: Any) -> Any:
+def _yield_core(typing: Any) -> Any:
     """Let another thread run, where POSIX has a call for it."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if sys.platform != "win32":
-            call = ir.FunctionType(ir.IntType(32), [])
-            builder.call(_build.get_or_insert_function(builder.module, call, "sched_yield"), [])
+            function = ir.FunctionType(ir.IntType(32), [])
+            builder.call(_build.get_or_insert_function(builder.module, function, "sched_yield"), [])
         return context.get_dummy_value()
 
     return types.void(), generate
 
 
 @compiled
-def meet(barrier: NDArray[np.int64], num_threads: int) -> None:
-    """Wait until all threads are here; what each wrote before, the others then see."""
+def wait(barrier: NDArray[np.int64], num_threads: int) -> None:
+    """Wait until all threads are here. Each then sees what the others wrote before."""
     if num_threads == 1:
         return
-    turn: Any = _load(barrier, _TURN)  # type: ignore[call-arg]
-    if _add(barrier, _ARRIVED, 1) == num_threads - 1:
-        _add(barrier, _ARRIVED, -num_threads)
-        _add(barrier, _TURN, 1)
+    phase: Any = _load(barrier, _PHASE)  # type: ignore[call-arg]
+    if _fetch_add(barrier, _ARRIVED, 1) == num_threads - 1:
+        _fetch_add(barrier, _ARRIVED, -num_threads)
+        _fetch_add(barrier, _PHASE, 1)
         return
     spins = 0
-    while _load(barrier, _TURN) == turn and _load(barrier, _ABANDONED) == 0:
+    while _load(barrier, _PHASE) == phase and _load(barrier, _ABORTED) == 0:
         spins += 1
         if spins < _SPINS:
             _pause()
         else:
-            _offer_core()
+            _yield_core()

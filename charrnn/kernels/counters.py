@@ -1,9 +1,9 @@
-"""Counter-based random numbers: each draw is a pure function of a seed and of what it is for.
+"""Counter-based random numbers: each number is a pure function of a seed and of its purpose.
 
-No generator's inner state has to be saved or shared: whoever knows (seed, step, layer,
-lane) or (seed, stream, position) can make the numbers again, in any order, on any worker.
-Philox 4x64 gives four 64-bit words a counter (Salmon et al. 2011, "Parallel random
-numbers: as easy as 1, 2, 3"), and numpy promises its stream never changes.
+No generator state has to be saved or shared: anyone who knows (seed, step, layer, lane) or
+(seed, stream, position) can compute the numbers again, in any order, on any worker.
+Philox 4x64 gives four 64-bit words per counter (Salmon et al. 2011, "Parallel random
+numbers: as easy as 1, 2, 3"), and numpy promises that its stream never changes.
 
 Letters: B lanes in this tensor, H hidden size.
 """
@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-# The second key word says what the numbers are for, so that no two uses share a stream.
+# The second word of the key is the purpose, so that no two uses share a stream.
 _MASK, _OFFSET, _DRAW, _WEIGHT_MASK = 1, 2, 3, 4
 
 
 def _words(count: int, *, key: tuple[int, int], counter: tuple[int, int, int, int]) -> NDArray[np.uint64]:
-    """`count` 64-bit words from the given counter on."""
+    """Return `count` 64-bit words, starting at the given counter."""
     generator = np.random.Philox(key=np.array(key, np.uint64), counter=np.array(counter, np.uint64))
     return generator.random_raw(count)
 
@@ -26,7 +26,7 @@ def _words(count: int, *, key: tuple[int, int], counter: tuple[int, int, int, in
 def dropout_mask(
     dropout: float, *, seed: int, step: int, layer: int, lanes: Sequence[int], hidden_size: int
 ) -> NDArray[np.float32]:
-    """One inverted-dropout mask a lane: 0 where a unit is dropped, 1 / keep elsewhere.
+    """Make one inverted-dropout mask per lane: 0 where a unit is dropped, 1 / (1 - dropout) elsewhere.
 
     lanes: global lane numbers. Returns (B, H) float32. The probability is rounded to a
     multiple of 2^-16, and the scale uses the rounded one, so the mean is exactly one.
@@ -39,9 +39,9 @@ def dropout_mask(
 
 
 def weight_mask(weight_drop: float, *, seed: int, step: int, layer: int, shape: Sequence[int]) -> NDArray[np.float32]:
-    """A mask for a layer's recurrent weight: 0 where a number is dropped, 1 / keep elsewhere.
+    """Make a mask for a layer's recurrent weight: 0 where a number is dropped, 1 / (1 - weight_drop) elsewhere.
 
-    Returns float32 of the shape. The probability is rounded to a multiple of 2^-8.
+    Returns float32 of that shape. The probability is rounded to a multiple of 2^-8.
     Source: Wan et al. 2013; on recurrent weights, Merity et al. 2018.
     """
     threshold = max(1, round((1.0 - weight_drop) * 256))
@@ -51,13 +51,13 @@ def weight_mask(weight_drop: float, *, seed: int, step: int, layer: int, shape: 
 
 
 def pass_offset(num_chars: int, *, seed: int, pass_index: int) -> int:
-    """Where in the text the lanes of this pass begin to be cut: 0 <= offset < num_chars."""
+    """Draw where in the text this pass starts to cut its lanes: 0 <= offset < num_chars."""
     word = _words(1, key=(seed, _OFFSET), counter=(0, pass_index, 0, 0))[0]
     return int(word % np.uint64(num_chars))
 
 
 def uniforms(count: int, *, seed: int, stream: int, position: int) -> NDArray[np.float64]:
-    """The numbers in [0, 1) that draw characters position, position + 1, … of a stream.
+    """Return the numbers in [0, 1) that draw characters position, position + 1, … of a stream.
 
     Returns (count,) float64 with 53 random bits each.
     """

@@ -1,14 +1,14 @@
-"""The generation loop, compiled: from one character to the next without Python in between.
+"""The compiled generation loop: no Python runs between one character and the next.
 
-Streams are drawn side by side, so that each pass over the weights serves them all, and
-threads share each character: a thread computes all gates of its own units and the logits
-of its own part of the vocabulary, for every stream, and draws for some of the streams. They
-meet after each layer, after the logits and after the draw. A sum is made by one thread in one
-order (products.py), so a text depends neither on the threads nor on the streams beside it.
+Several streams are drawn at once, so that each pass over the weights serves all of them.
+Several threads share each character: a thread computes all gates of its own units and the logits
+of its own part of the vocabulary, for every stream, and draws for some of the streams. Threads
+wait for each other after each layer, after the logits and after the draw. One thread computes a
+sum, always in the same order (products.py), so a text depends neither on the number of threads
+nor on the other streams.
 
-A character is a gather of a row of the first layer's table, products, gates, logits,
-filters, inverse-CDF draw. Filters come in the order repeat guard, top-k, top-p, min-p,
-temperature, as in llama.cpp.
+A character takes a lookup in the first layer's table, products, gates, logits, filters and an
+inverse-CDF draw. The order is repeat guard, top-k, top-p, min-p, temperature, as in llama.cpp.
 
 Letters: S streams, L layers, H hidden size, V vocabulary, U units of a thread, N gates * U.
 """
@@ -19,24 +19,24 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.kernels.barrier import meet
+from charrnn.kernels.barrier import wait
+from charrnn.kernels.cells import GRU, RNN, gru_step, lstm_step, rnn_step
 from charrnn.kernels.compilation import compiled, inlined
 from charrnn.kernels.head import surprisal
-from charrnn.kernels.ngrams import Mixture, follow, mix
+from charrnn.kernels.ngrams import Mixture, extend_contexts, mix
 from charrnn.kernels.products import BLOCK, padded, product
-from charrnn.kernels.recurrent import GRU, RNN, gru_step, lstm_step, rnn_step
-from charrnn.kernels.vectors import Floats, Stored, exp, narrow
+from charrnn.kernels.vectors import Doubles, Floats, Stored, exp, narrow
 
 
-class Part(NamedTuple):
-    """A thread's part of a network: all gates of its units, and its part of the vocabulary.
+class Shard(NamedTuple):
+    """A thread's shard of a network: all gates of its units, and its part of the vocabulary.
 
-    cell: from recurrent.CELLS. first_unit, num_units: its units; first_char: where its part of
-    V begins. table: (V, N), the first layer's input projection with its bias. input: (L - 1, …)
-    packed (H, N) of the layers above it; recurrent: (L, …) packed (H, N). bias: (L - 1, N), as
-    the table's all but the part inside the GRU's candidate, which is inner_bias (L, U), of the
-    others (L, 0). head: packed (H, its part of V), head_bias its part of (V,). Float32; input,
-    recurrent and head may be stored in bfloat16.
+    cell: from cells.CELLS. first_unit, num_units: its units; first_char: where its part of V
+    begins. table: (V, N), the first layer's input projection with its bias. input: (L - 1, …)
+    packed (H, N) of the other layers; recurrent: (L, …) packed (H, N). bias: (L - 1, N) of the
+    other layers, without the bias inside the GRU's candidate, which is inner_bias (L, U), else
+    (L, 0). head: packed (H, its part of V), head_bias: (its part of V,). All are float32, but
+    input, recurrent and head may be stored in bfloat16.
     """
 
     cell: int
@@ -52,21 +52,21 @@ class Part(NamedTuple):
     head_bias: Floats
 
 
-class Team(NamedTuple):
-    """What threads share: the barrier they meet at, how many they are, and what each tells the others.
+class SharedBuffers(NamedTuple):
+    """Memory that all threads read and write.
 
-    outputs: (2, L, S, H) in the weights' storage, of the characters at even and at odd places;
-    logits: (S, V).
+    barrier: where they wait; num_threads: for how many. outputs: (2, L, S, H) as the weights are
+    stored: the layers' outputs for characters at even and at odd positions. logits: (S, V).
     """
 
     barrier: NDArray[np.int64]
-    size: int
+    num_threads: int
     outputs: Stored
     logits: Floats
 
 
 class Filters(NamedTuple):
-    """What may be drawn; no_repeat_ngram 0, top_k 0, top_p 1 and min_p 0 are off, temperature 0 is greedy."""
+    """Sampling settings. no_repeat_ngram 0, top_k 0, top_p 1 and min_p 0 are off; temperature 0 is greedy."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -76,65 +76,71 @@ class Filters(NamedTuple):
 
 
 @inlined
-def advance(
-    part: Part, chars: NDArray[np.int64], now: int, h: Floats, c: Floats, team: Team, buffers: tuple[Floats, Floats]
+def step_network(
+    shard: Shard,
+    chars: NDArray[np.int64],
+    parity: int,
+    h: Floats,
+    c: Floats,
+    shared: SharedBuffers,
+    buffers: tuple[Floats, Floats],
 ) -> None:
-    """Feed one character of each stream.
+    """Feed one character of each stream to a thread's shard.
 
-    chars: (S,); now: 0 or 1, whichever of the team's outputs are those of the character before.
-    h, c: (L, S, H), of which the thread's units change; c is unused but by the LSTM. buffers:
-    two of (S, padded(N)).
+    chars: (S,); parity: the index in shared.outputs of the previous character's outputs, 0 or 1.
+    h, c: (L, S, H), of which the thread's units are updated; only the LSTM uses c. buffers: from
+    new_step_buffers.
     """
     projected, recurrent = buffers
-    width = part.table.shape[1]
-    mine = slice(part.first_unit, part.first_unit + part.num_units)
-    before, after = team.outputs[now], team.outputs[1 - now]
+    width = shard.table.shape[1]
+    units = slice(shard.first_unit, shard.first_unit + shard.num_units)
+    before, after = shared.outputs[parity], shared.outputs[1 - parity]
     for layer in range(len(h)):
-        product(before[layer], part.recurrent[layer], recurrent)
+        product(before[layer], shard.recurrent[layer], recurrent)
         if layer > 0:
-            product(after[layer - 1], part.input[layer - 1], projected)
-        inner = part.inner_bias[layer]
+            product(after[layer - 1], shard.input[layer - 1], projected)
+        inner = shard.inner_bias[layer]
         for stream in range(len(chars)):
-            p, r, state = projected[stream, :width], recurrent[stream, :width], h[layer, stream, mine]
+            p, r, state = projected[stream, :width], recurrent[stream, :width], h[layer, stream, units]
             if layer == 0:
-                p = part.table[chars[stream]]
+                p = shard.table[chars[stream]]
             else:
                 for i in range(width):
-                    p[i] += part.bias[layer - 1, i]
+                    p[i] += shard.bias[layer - 1, i]
             for i in range(len(inner)):
                 r[width - len(inner) + i] += inner[i]
-            if part.cell == RNN:
+            if shard.cell == RNN:
                 rnn_step(p, r, state)
-            elif part.cell == GRU:
+            elif shard.cell == GRU:
                 gru_step(p, r, state)
             else:
-                lstm_step(p, r, state, c[layer, stream, mine])
-            narrow(state, after[layer, stream, mine])
-        meet(team.barrier, team.size)
+                lstm_step(p, r, state, c[layer, stream, units])
+            narrow(state, after[layer, stream, units])
+        wait(shared.barrier, shared.num_threads)
 
 
 @inlined
-def new_buffers(part: Part, num_streams: int) -> tuple[Floats, Floats]:
-    """Buffers for what advance computes."""
-    width = padded(part.table.shape[1])
+def new_step_buffers(shard: Shard, num_streams: int) -> tuple[Floats, Floats]:
+    """Allocate the products that step_network computes: two of (S, padded(N))."""
+    width = padded(shard.table.shape[1])
     return np.empty((num_streams, width), np.float32), np.empty((num_streams, width), np.float32)
 
 
 @compiled
-def forbid_repeats(logits: Floats, before: NDArray[np.int64], n: int) -> None:
-    """Forbid what would complete an n-gram that stands in `before`, unless nothing would be left.
+def forbid_repeats(logits: Floats, history: NDArray[np.int64], n: int) -> None:
+    """Forbid characters that would complete an n-gram of the history, unless that leaves none.
 
-    logits: (V,), forbidden ones become -inf; before: the text so far.
-    Source: Paulus et al. 2017, with characters for words.
+    logits: (V,), forbidden ones become -inf; history: the ids so far.
+    Source: Paulus et al. 2017, with characters instead of words.
     """
     forbidden = np.zeros(len(logits), np.bool_)
-    last = len(before) - n + 1  # where the n - 1 characters begin that the next one would complete
+    last = len(history) - n + 1  # where the last n - 1 characters begin
     for start in range(last):
         k = n - 2
-        while k >= 0 and before[start + k] == before[last + k]:
+        while k >= 0 and history[start + k] == history[last + k]:
             k -= 1
         if k < 0:
-            forbidden[before[start + n - 1]] = True
+            forbidden[history[start + n - 1]] = True
     left = len(logits)
     for char in range(len(logits)):
         left -= forbidden[char]
@@ -145,7 +151,7 @@ def forbid_repeats(logits: Floats, before: NDArray[np.int64], n: int) -> None:
 
 @compiled
 def _sift_down(heap: NDArray[np.int64], size: int, place: int, logits: Floats) -> None:
-    """Let a character sink in a heap, the likeliest on top, equal ones by id, to where it belongs."""
+    """Move a character down to its place in a heap: the largest logit on top, equal ones by id."""
     char = heap[place]
     logit = logits[char]
     while 2 * place + 1 < size:
@@ -163,11 +169,11 @@ def _sift_down(heap: NDArray[np.int64], size: int, place: int, logits: Floats) -
 
 @compiled
 def filter_logits(logits: Floats, top_k: int, top_p: float, min_p: float) -> None:
-    """Set the logits of what must not be drawn to -inf, in place; at least one survives.
+    """Set the logits of filtered characters to -inf, in place; at least one character survives.
 
-    logits: (V,). Each filter keeps a prefix of the candidates sorted by logit (equal ones by
-    id) and sees the distribution that the one before it left, renormalised, at temperature 1.
-    They are taken from a heap, so that no more are sorted than are kept.
+    logits: (V,). Each filter keeps a prefix of the candidates, sorted by logit and equal ones by
+    id. It sees the distribution that the previous filter left, renormalised, at temperature 1.
+    Candidates come from a heap, so that only those that are kept get sorted.
     Source: Holtzman et al. 2020 (top-p); Nguyen et al. 2024 (min-p).
     """
     if top_k == 0 and top_p == 1.0 and min_p == 0.0:
@@ -183,7 +189,7 @@ def filter_logits(logits: Floats, top_k: int, top_p: float, min_p: float) -> Non
     for char in range(len(logits)):
         weights[char] = math.exp(np.float64(logits[char]) - best)
         mass += weights[char]
-        count += logits[char] > -np.inf  # what a guard forbade is no candidate
+        count += logits[char] > -np.inf  # characters that the repeat guard forbade are no candidates
     order = np.empty(len(logits), np.int64)
     sorted_count = 0
     limit = min(count, top_k) if top_k > 0 else count
@@ -191,7 +197,7 @@ def filter_logits(logits: Floats, top_k: int, top_p: float, min_p: float) -> Non
         mass = 0.0
     reached, kept = 0.0, 0
     while kept < limit:
-        # all that top-k leaves must be known before top-p can say what its share of them is
+        # top-p needs the mass of all candidates that top-k leaves, so these are sorted first
         while sorted_count < (limit if limit < count else kept + 1):
             order[sorted_count] = heap[0]
             mass += weights[heap[0]] if limit < count else 0.0
@@ -214,7 +220,7 @@ def filter_logits(logits: Floats, top_k: int, top_p: float, min_p: float) -> Non
 def draw(logits: Floats, uniform: float, temperature: float) -> int:
     """Draw one id from softmax(logits / temperature) by inverting its distribution function.
 
-    logits: (V,). uniform in [0, 1). Temperature 0 is greedy; a tiny one can't make a NaN
+    logits: (V,); uniform: in [0, 1). Temperature 0 is greedy. A tiny temperature can't make a NaN,
     because the largest logit is subtracted before the division.
     """
     best = 0
@@ -226,10 +232,10 @@ def draw(logits: Floats, uniform: float, temperature: float) -> int:
     total = 0.0
     for char in range(len(logits)):
         power = np.float32((np.float64(logits[char]) - np.float64(logits[best])) / temperature)
-        weights[char] = exp(power) if power > np.float32(-80.0) else np.float32(0.0)  # exp itself never gets to zero
+        weights[char] = exp(power) if power > np.float32(-80.0) else np.float32(0.0)  # exp never reaches zero
     for char in range(len(logits)):
         total += np.float64(weights[char])
-    # A uniform this close to one could round past the end: the last id with mass is meant then.
+    # A uniform close to one could round past the end; then the last id with mass is drawn.
     reached, char, last = 0.0, 0, best
     while char < len(logits):
         if weights[char] > 0.0:
@@ -242,86 +248,87 @@ def draw(logits: Floats, uniform: float, temperature: float) -> int:
 
 
 @inlined
-def new_rooms(logits: Floats) -> tuple[Floats, NDArray[np.float64]]:
-    """Buffers for what choose computes from a row of logits (S, V)."""
+def new_sampling_buffers(logits: Floats) -> tuple[Floats, Doubles]:
+    """Allocate the filtered logits and the n-grams' log probabilities for a row of logits (S, V): (V,) each."""
     return np.empty(logits.shape[1], np.float32), np.empty(logits.shape[1])
 
 
 @inlined
-def choose(
+def sample_char(
     filters: Filters,
-    free: Floats,
-    known: NDArray[np.int64],
+    logits: Floats,
+    ids: NDArray[np.int64],
     uniform: float,
     contexts: NDArray[np.int32],
     mixture: Mixture,
-    rooms: tuple[Floats, NDArray[np.float64]],
+    buffers: tuple[Floats, Doubles],
 ) -> float:
-    """Draw the last of a stream's known characters, by the network's logits (V,); return what it costs.
+    """Draw a stream's next character into the last place of ids; return its nats.
 
-    The logits become the mixture's.
+    logits: (V,), the network's, which are replaced by the mixture's; buffers: from
+    new_sampling_buffers.
     """
-    allowed, room = rooms
+    filtered, log_probabilities = buffers
     if len(mixture.weights) > 0:
-        mix(mixture, contexts, free, room)
-    for v in range(len(free)):
-        allowed[v] = free[v]
+        mix(mixture, contexts, logits, log_probabilities)
+    for v in range(len(logits)):
+        filtered[v] = logits[v]
     if filters.no_repeat_ngram > 0:
-        forbid_repeats(allowed, known[:-1], filters.no_repeat_ngram)
-    filter_logits(allowed, filters.top_k, filters.top_p, filters.min_p)
-    known[len(known) - 1] = draw(allowed, uniform, filters.temperature)
-    return surprisal(free, known[len(known) - 1])
+        forbid_repeats(filtered, ids[:-1], filters.no_repeat_ngram)
+    filter_logits(filtered, filters.top_k, filters.top_p, filters.min_p)
+    ids[len(ids) - 1] = draw(filtered, uniform, filters.temperature)
+    return surprisal(logits, ids[len(ids) - 1])
 
 
 @compiled
 def generate(
-    part: Part,
+    shard: Shard,
     rank: int,
     filters: Filters,
     ids: NDArray[np.int64],
     starts: NDArray[np.int64],
     num_fed: int,
-    uniforms: NDArray[np.float64],
+    uniforms: Doubles,
     h: Floats,
     c: Floats,
     contexts: NDArray[np.int32],
-    nats: NDArray[np.float64],
+    nats: Doubles,
     mixture: Mixture,
-    team: Team,
+    shared: SharedBuffers,
 ) -> None:
-    """Feed num_fed characters of every stream, then draw the next ones.
+    """Feed num_fed characters of every stream, then draw the next n.
 
-    ids: (S, …), of which row s is known up to starts[s], and its last num_fed + 1 known
-    characters have not been fed yet; the repeat guard sees all of them. uniforms: (S, n), for
-    the n to draw; nats: (S, n), what each drawn character costs. h, c: (L, S, H), and contexts,
-    (1, S, order), of the mixture's n-grams, are changed in place. Every thread of the team calls
-    this with its rank and its part.
+    ids: (S, …); row s is known up to starts[s], and its last num_fed + 1 known characters are not
+    fed yet. The repeat guard sees all known characters. uniforms: (S, n), one for each character
+    to draw; nats: (S, n), filled with the surprisal of each. h, c: (L, S, H), and contexts:
+    (1, S, order), of the mixture's n-grams, are updated in place. Every thread calls this with
+    its rank and its shard.
     """
     num_streams, count = uniforms.shape
-    buffers, chars = new_buffers(part, num_streams), np.empty(num_streams, np.int64)
-    logits = np.empty((num_streams, len(part.head) * BLOCK), np.float32)
-    rooms = new_rooms(team.logits)
+    step_buffers, chars = new_step_buffers(shard, num_streams), np.empty(num_streams, np.int64)
+    logits = np.empty((num_streams, len(shard.head) * BLOCK), np.float32)
+    sampling_buffers = new_sampling_buffers(shared.logits)
     for layer in range(len(h)):
-        for stream in range(rank, num_streams, team.size):
-            narrow(h[layer, stream], team.outputs[0, layer, stream])
-    meet(team.barrier, team.size)
+        for stream in range(rank, num_streams, shared.num_threads):
+            narrow(h[layer, stream], shared.outputs[0, layer, stream])
+    wait(shared.barrier, shared.num_threads)
     for step in range(num_fed + count):
         drawn = step - num_fed
         for stream in range(num_streams):
             chars[stream] = ids[stream, starts[stream] + drawn - 1]
-        advance(part, chars, step % 2, h, c, team, buffers)
-        for stream in range(rank, num_streams, team.size):
-            follow(mixture.trie, contexts[0, stream], chars[stream])
+        step_network(shard, chars, step % 2, h, c, shared, step_buffers)
+        for stream in range(rank, num_streams, shared.num_threads):
+            extend_contexts(mixture.trie, contexts[0, stream], chars[stream])
         if drawn < 0:
             continue
-        product(team.outputs[1 - step % 2, len(h) - 1], part.head, logits)
+        product(shared.outputs[1 - step % 2, len(h) - 1], shard.head, logits)
         for stream in range(num_streams):
-            for v in range(len(part.head_bias)):
-                team.logits[stream, part.first_char + v] = logits[stream, v] + part.head_bias[v]
-        meet(team.barrier, team.size)
-        for stream in range(rank, num_streams, team.size):
-            free, known = team.logits[stream], ids[stream, : starts[stream] + drawn + 1]
-            nats[stream, drawn] = choose(
-                filters, free, known, uniforms[stream, drawn], contexts[0, stream], mixture, rooms
+            for v in range(len(shard.head_bias)):
+                shared.logits[stream, shard.first_char + v] = logits[stream, v] + shard.head_bias[v]
+        wait(shared.barrier, shared.num_threads)
+        for stream in range(rank, num_streams, shared.num_threads):
+            row, known = shared.logits[stream], ids[stream, : starts[stream] + drawn + 1]
+            nats[stream, drawn] = sample_char(
+                filters, row, known, uniforms[stream, drawn], contexts[0, stream], mixture, sampling_buffers
             )
-        meet(team.barrier, team.size)
+        wait(shared.barrier, shared.num_threads)

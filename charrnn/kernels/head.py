@@ -1,9 +1,9 @@
 """The output layer and its loss in one pass, so that logits are never all in memory.
 
-The gradient of a sum of nats needs no number from above, so it is made on the way forward,
-chunk after chunk of rows.
+The gradient of a sum of nats needs no number from a later layer, so it is computed during the
+forward pass, one chunk of rows after another.
 
-Letters: R rows (time steps times lanes), H hidden size, V vocabulary.
+Letters: R rows (time steps times lanes), H hidden size, V vocabulary, K candidates.
 """
 
 import math
@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 
 from charrnn.kernels.compilation import compiled
 from charrnn.kernels.ngrams import Mixture, mix
-from charrnn.kernels.products import add_outer_product, new_sides, padded, product
-from charrnn.kernels.vectors import Floats, Stored, exp, narrow
+from charrnn.kernels.products import add_outer_product, new_outer_buffers, padded, product
+from charrnn.kernels.vectors import Doubles, Floats, Stored, exp, narrow
 
 _MAX_LOGITS = 1 << 17  # in a chunk: half a megabyte
 
 
 class PackedHead(NamedTuple):
-    """weight, weight_back: packed (H, V) and (V, H); bias: (V,)."""
+    """weight, weight_backward: packed (H, V) and (V, H); bias: (V,)."""
 
     weight: Stored
-    weight_back: Stored
+    weight_backward: Stored
     bias: Floats
 
 
 @compiled
 def surprisal(logits: Floats, char: int) -> float:
-    """Nats that the model, unfiltered and at temperature 1, pays for a character. logits: (V,)."""
+    """Compute the nats of a character under the model, unfiltered and at temperature 1. logits: (V,)."""
     largest, total = -np.inf, 0.0
     for other in range(len(logits)):
         largest = max(largest, np.float64(logits[other]))
@@ -41,14 +41,14 @@ def surprisal(logits: Floats, char: int) -> float:
 
 @compiled
 def new_logits(packed: PackedHead, num_rows: int) -> Floats:
-    """Buffers for the logits of as many rows, at most num_rows, as are made at a time: (rows, padded(V))."""
+    """Allocate the logits of one chunk, which has at most num_rows rows: (rows, padded(V))."""
     width = padded(len(packed.bias))
     return np.empty((min(num_rows, max(16, _MAX_LOGITS // width)), width), np.float32)
 
 
 @compiled
 def fill_logits(packed: PackedHead, y: Stored, logits: Floats) -> None:
-    """The logits of rows y (R, H), in the first V columns of logits (at least R, padded(V))."""
+    """Compute the logits of rows y (R, H) in the first V columns of logits (at least R, padded(V))."""
     product(y, packed.weight, logits)
     for i in range(len(y)):
         for v in range(len(packed.bias)):
@@ -57,7 +57,7 @@ def fill_logits(packed: PackedHead, y: Stored, logits: Floats) -> None:
 
 @compiled
 def fill_top(logits: Floats, top: NDArray[np.int32]) -> None:
-    """The characters (K,) with the largest logits (V,), largest first."""
+    """Find the characters (K,) with the largest logits (V,), largest first."""
     for char in range(len(logits)):
         place = min(char, len(top))
         while place > 0 and logits[char] > logits[top[place - 1]]:
@@ -69,32 +69,36 @@ def fill_top(logits: Floats, top: NDArray[np.int32]) -> None:
 
 
 class Predictions(NamedTuple):
-    """What a model predicted where each of R characters came; the kernels fill in all but ids.
+    """A model's predictions at R characters of a text. The kernels fill in everything except ids.
 
-    ids: (R,) int64, the characters that came; nats: (R,), the surprisal of each; ranks: (R,), how
-    many characters were likelier, counting equally likely ones in the order of their ids;
+    ids: (R,) int64, the characters of the text; nats: (R,), the surprisal of each;
+    ranks: (R,), how many characters were likelier, where equally likely ones are ordered by id;
     top, probabilities: (R, K), the K likeliest characters and their probabilities;
-    experts: (R, 2), the surprisal to the network and to the n-grams of a mixture alone, else (R, 0).
+    experts: (R, 2), the surprisal under the network alone and under the n-grams alone if the
+    model is a mixture, else (R, 0).
     """
 
     ids: NDArray[np.int64]
-    nats: NDArray[np.float64]
+    nats: Doubles
     ranks: NDArray[np.int32]
     top: NDArray[np.int32]
     probabilities: Floats
-    experts: NDArray[np.float64]
+    experts: Doubles
 
 
 @compiled
 def predict_from_logits(logits: Floats, mixture: Mixture, contexts: NDArray[np.int32], out: Predictions) -> None:
-    """Fill in the predictions of logits (R, V), which become the mixture's. contexts: (R, order), of its n-grams."""
-    room = np.empty(logits.shape[1])
+    """Fill in predictions from logits (R, V), which are replaced by the mixture's.
+
+    contexts: (R, order), the contexts of the mixture's n-grams.
+    """
+    log_probabilities = np.empty(logits.shape[1])
     for i in range(len(logits)):
         row, target = logits[i], out.ids[i]
         if len(mixture.weights) > 0:
             out.experts[i, 0] = surprisal(row, target)
-            mix(mixture, contexts[i], row, room)
-            out.experts[i, 1] = -room[target]
+            mix(mixture, contexts[i], row, log_probabilities)
+            out.experts[i, 1] = -log_probabilities[target]
         out.nats[i] = surprisal(row, target)
         rank = 0
         for char in range(len(row)):
@@ -102,15 +106,15 @@ def predict_from_logits(logits: Floats, mixture: Mixture, contexts: NDArray[np.i
         out.ranks[i] = rank
         fill_top(row, out.top[i])
         for k in range(out.top.shape[1]):
-            likelier = np.float64(row[target]) - np.float64(row[out.top[i, k]])
-            out.probabilities[i, k] = math.exp(-out.nats[i] - likelier)
+            margin = np.float64(row[target]) - np.float64(row[out.top[i, k]])
+            out.probabilities[i, k] = math.exp(-out.nats[i] - margin)
 
 
 @compiled
 def predict_from_features(
     packed: PackedHead, y: Stored, mixture: Mixture, contexts: NDArray[np.int32], out: Predictions
 ) -> None:
-    """The same from features y (R, H), contiguous, without all logits in memory at once."""
+    """Fill in predictions from features y (R, H), contiguous, with one chunk of logits in memory at a time."""
     logits = new_logits(packed, len(y))
     for first in range(0, len(y), len(logits)):
         rows = slice(first, min(first + len(logits), len(y)))
@@ -131,10 +135,10 @@ def nats_and_gradients(
     d_weight: Floats,
     d_bias: Floats,
 ) -> float:
-    """The nats that the targets cost, summed, and the gradients of that sum.
+    """Return the sum of the targets' nats, and compute its gradients.
 
-    y, dy: (R, H), contiguous; targets: (R,), negative ones are not scored. d_weight (V, padded(H))
-    and d_bias (V,) are added to.
+    y, dy: (R, H), contiguous; targets: (R,), where negative ones are not scored. The gradients of
+    the weight and the bias are added to d_weight (V, padded(H)) and d_bias (V,).
     """
     num_rows, size = y.shape
     vocab_size = len(packed.bias)
@@ -142,7 +146,7 @@ def nats_and_gradients(
     chunk = len(logits)
     errors = np.empty((chunk, vocab_size), y.dtype)
     back = np.empty((chunk, d_weight.shape[1]), np.float32)
-    sides = new_sides(y, vocab_size, size)
+    buffers = new_outer_buffers(y, vocab_size, size)
     total = 0.0
     for first in range(0, num_rows, chunk):
         count = min(chunk, num_rows - first)
@@ -154,7 +158,7 @@ def nats_and_gradients(
                 largest = max(largest, row[v])
             for v in range(vocab_size):
                 row[v] -= largest
-            aimed = row[max(target, 0)]
+            target_logit = row[max(target, 0)]
             mass = np.float32(0.0)
             for v in range(vocab_size):
                 row[v] = exp(row[v])
@@ -164,13 +168,13 @@ def nats_and_gradients(
             for v in range(vocab_size):
                 row[v] *= scored / mass
             if target >= 0:
-                total += math.log(np.float64(mass)) - np.float64(aimed)
+                total += math.log(np.float64(mass)) - np.float64(target_logit)
                 row[target] -= np.float32(1.0)
             for v in range(vocab_size):
                 d_bias[v] += row[v]
             narrow(row, errors[i])
-        product(errors[:count], packed.weight_back, back)
+        product(errors[:count], packed.weight_backward, back)
         for i in range(count):
             narrow(back[i, :size], dy[first + i])
-        add_outer_product(errors[:count], y[first : first + count], d_weight, sides)
+        add_outer_product(errors[:count], y[first : first + count], d_weight, buffers)
     return total

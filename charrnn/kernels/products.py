@@ -1,14 +1,14 @@
-"""Matrix products at the speed of the processor, for operands as small as one time step's.
+"""Matrix products at the processor's peak speed, for operands as small as those of one time step.
 
-A library's product spends a step's time on reordering the weights. Here they are packed once
-an update, and a product is a loop over tiles: a few rows of A times one block of columns of
-B, all of it in registers until it is done. The tile is written in LLVM's vector types, so
-the same lines become AVX-512, AVX2 or NEON; in bfloat16 it needs AVX512-BF16, whose
-instruction adds the products of two pairs to a float32.
+A library's product spends as much time as a step takes on reordering the weights. Here they are
+packed once per update. A product is a loop over tiles: a few rows of A times one block of columns
+of B, held in registers until it is done. The tile is written in LLVM's vector types, so the same
+lines become AVX-512, AVX2 or NEON. In bfloat16 it needs AVX512-BF16, whose instruction adds the
+products of two pairs to a float32.
 
-Packed, B (K, N) is (blocks, K / s, BLOCK * s): block after block of columns, and in a row
-of a block s consecutive k side by side for each column; s is 1 in float32 and 2 in
-bfloat16. What is missing to whole blocks and pairs is zero.
+B (K, N) is packed as (blocks, K / s, BLOCK * s): one block of columns after another, and in a row
+of a block s consecutive k of each column side by side. s is the number of values in a 32-bit word:
+1 in float32 and 2 in bfloat16. Incomplete blocks and pairs are filled with zeros.
 
 Letters: M rows of A, K depth, N columns of B.
 """
@@ -32,23 +32,23 @@ _target: Any = codegen
 
 
 def cpu_has(feature: str) -> bool:
-    """Whether the processor that numba compiles for has a feature, by LLVM's name for it."""
+    """Tell whether the processor that numba compiles for has a feature. feature: LLVM's name for it."""
     config: Any = numba.config
-    chosen = config.CPU_FEATURES  # NUMBA_CPU_FEATURES, by which another processor is played
-    features: str = _target.get_host_cpu_features() if chosen is None else chosen
+    override = config.CPU_FEATURES  # NUMBA_CPU_FEATURES, to compile for another processor
+    features: str = _target.get_host_cpu_features() if override is None else override
     return f"+{feature}" in features.split(",")
 
 
 def processor() -> str:
-    """The processor that numba compiles for, by LLVM's name for it."""
+    """Return LLVM's name of the processor that numba compiles for."""
     config: Any = numba.config
     return config.CPU_NAME or str(llvmlite.binding.get_host_cpu_name())
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether bfloat16 products are faster than float32 ones here.
+    """Tell whether bfloat16 products are faster than float32 products here.
 
-    ONEDNN_MAX_CPU_ISA, which limits PyTorch's own, is obeyed.
+    ONEDNN_MAX_CPU_ISA, which limits PyTorch's own products, limits these too.
     """
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() or "ALL"
     return cpu_has("avx512bf16") and (
@@ -56,15 +56,15 @@ def has_fast_bfloat16() -> bool:
     )
 
 
-# A tile's sums, one row of B's block and a number of A spread over a vector fit the registers.
-# These are constants of the compiled code, so they may depend only on what numba's cache
-# asks for too: the processor and its features.
-WIDTH, COLUMNS, ROWS = (16, 2, 8) if cpu_has("avx512f") else (8, 3, 4)  # of a vector; vectors in a block; rows of A
+# A tile's sums, one row of B's block and one broadcast number of A fit the registers. These are
+# constants of the compiled code, so they may depend only on what is part of the key of numba's
+# cache: the processor and its features.
+WIDTH, COLUMNS, ROWS = (16, 2, 8) if cpu_has("avx512f") else (8, 3, 4)  # floats in a vector, vectors in a block, rows
 BLOCK = WIDTH * COLUMNS
-# Blocks that a single row of A meets side by side: one block's few sums would wait for one another.
-ABREAST = 3
-# What an outer product takes at a time, so that it stays in the caches: rows of either side, columns of A.
-STEPS, PANEL = 256, 768
+# Blocks in a tile of a single row of A: the few sums of one block would wait for each other.
+WIDE_BLOCKS = 3
+# The part of an outer product that stays in the caches: words along K, columns of A.
+PANEL_DEPTH, PANEL_ROWS = 256, 768
 
 
 class _BFloat(ir.types.Type):  # type: ignore[misc]
@@ -81,29 +81,29 @@ class _BFloat(ir.types.Type):  # type: ignore[misc]
 
 
 def _make_tile(num_rows: int, num_blocks: int = 1) -> Any:
-    """The innermost loop for so many rows of A and blocks of B, as a function that numba can inline."""
+    """Make the innermost loop for a number of rows of A and blocks of B, as a function that numba can inline."""
 
     @intrinsic
     def tile(
         typing: Any,
         a: Any,
-        a_at: Any,
+        a_start: Any,
         a_row: Any,
         a_step: Any,
         b: Any,
-        b_at: Any,
+        b_start: Any,
         b_step: Any,
-        b_next: Any,
+        b_block: Any,
         depth: Any,
         out: Any,
-        at: Any,
-        row: Any,
+        out_start: Any,
+        out_row: Any,
         add: Any,
     ) -> Any:
-        """out[at + i * row + j] (+)= sum over k of A's row i times the columns of blocks of B.
+        """Compute out[out_start + i * out_row + j] (+)= sum over k of A's row i times column j of B's blocks.
 
-        A's row i begins at a_at + i * a_row and goes on by a_step, the first block begins at
-        b_at and goes on by b_step, and b_next further stands the next; all are counted in elements.
+        A's row i begins at a_start + i * a_row with a stride of a_step. The first block begins at
+        b_start with a stride of b_step between its rows; blocks are b_block apart. All count elements.
         """
         places = (types.intp, types.intp, types.intp)
         signature = types.void(a, *places, b, *places, types.intp, out, types.intp, types.intp, types.boolean)
@@ -119,14 +119,14 @@ def _make_tile(num_rows: int, num_blocks: int = 1) -> Any:
 
 
 class _Tile:
-    """LLVM's instructions for one tile. The sums are local variables, which LLVM turns into registers."""
+    """Emits LLVM's instructions for one tile. The sums are local variables, which LLVM turns into registers."""
 
     VECTOR = ir.VectorType(_FLOAT, WIDTH)
     PAIRS = ir.VectorType(_BFloat(), 2 * WIDTH)
 
     def __init__(self, builder: Any, num_rows: int, num_blocks: int, *, bfloat16: bool) -> None:
         self.builder, self.num_rows, self.num_blocks, self.bfloat16 = builder, num_rows, num_blocks, bfloat16
-        self.word, self.size = (_INT32, 2) if bfloat16 else (_FLOAT, 1)  # of what is spread over a vector
+        self.word, self.size = (_INT32, 2) if bfloat16 else (_FLOAT, 1)  # the type that is broadcast
         self.kind = self.PAIRS if bfloat16 else self.VECTOR
         name = "llvm.x86.avx512bf16.dpbf16ps.512" if bfloat16 else f"llvm.fmuladd.v{WIDTH}f32"
         function = ir.FunctionType(self.VECTOR, [self.VECTOR, self.kind, self.kind])
@@ -136,21 +136,21 @@ class _Tile:
         self.sums = [[_build.alloca_once_value(builder, zero) for _ in range(width)] for _ in range(num_rows)]
 
     def emit(self, a: Any, b: Any, out: Any, *arguments: Any) -> None:
-        """The whole tile; arguments as those of `tile`, arrays by their data."""
-        _, a_at, a_row, a_step, _, b_at, b_step, b_next, depth, _, at, row, add = arguments
+        """Emit the whole tile. a, b, out: the arrays' data; arguments: those of `tile`."""
+        _, a_start, a_row, a_step, _, b_start, b_step, b_block, depth, _, out_start, out_row, add = arguments
         builder = self.builder
-        a_rows = [self._place(a, a_at, builder.mul(a_row, _INDEX(i))) for i in range(self.num_rows)]
-        out_rows = [self._place(out, at, builder.mul(row, _INDEX(i))) for i in range(self.num_rows)]
+        a_rows = [self._place(a, a_start, builder.mul(a_row, _INDEX(i))) for i in range(self.num_rows)]
+        out_rows = [self._place(out, out_start, builder.mul(out_row, _INDEX(i))) for i in range(self.num_rows)]
         with builder.if_then(add):
             for i, j in self._cells():
                 builder.store(self._load_vector(out_rows[i], j, self.VECTOR), self.sums[i][j])
 
         def accumulate(step: Any, kind: Any) -> None:
-            start = builder.add(b_at, builder.mul(step, b_step))
-            blocks = [self._place(b, start, builder.mul(b_next, _INDEX(block))) for block in range(self.num_blocks)]
+            start = builder.add(b_start, builder.mul(step, b_step))
+            blocks = [self._place(b, start, builder.mul(b_block, _INDEX(block))) for block in range(self.num_blocks)]
             columns = [self._load_vector(place, j, self.kind) for place in blocks for j in range(COLUMNS)]
             for i in range(self.num_rows):
-                value = self._spread(builder.gep(a_rows[i], [builder.mul(step, a_step)]), kind)
+                value = self._broadcast(builder.gep(a_rows[i], [builder.mul(step, a_step)]), kind)
                 for j in range(len(columns)):
                     total = builder.load(self.sums[i][j])
                     terms = (total, columns[j], value) if self.bfloat16 else (columns[j], value, total)
@@ -160,7 +160,7 @@ class _Tile:
         with _build.for_range(builder, whole) as loop:
             accumulate(loop.index, self.word)
         if self.bfloat16:
-            with builder.if_then(builder.trunc(depth, ir.IntType(1))):  # the last one has no partner
+            with builder.if_then(builder.trunc(depth, ir.IntType(1))):  # the last value has no partner
                 accumulate(whole, ir.IntType(16))
         for i, j in self._cells():
             place = builder.gep(out_rows[i], [_INDEX(j * WIDTH)])
@@ -173,54 +173,54 @@ class _Tile:
         return self.builder.gep(data, [self.builder.add(start, offset)])
 
     def _load_vector(self, row: Any, number: int, kind: Any) -> Any:
-        """The vector of that number in a row, from memory that need not be aligned."""
+        """Load the vector of that number from a row, which need not be aligned."""
         size = self.size if kind is self.kind else 1
         place = self.builder.gep(row, [_INDEX(number * WIDTH * size)])
         return self.builder.load(self.builder.bitcast(place, kind.as_pointer()), align=2)
 
-    def _spread(self, place: Any, kind: Any) -> Any:
-        """The number, or the pair, at a place of A in every part of a vector."""
+    def _broadcast(self, place: Any, kind: Any) -> Any:
+        """Load a value, or a pair of values, of A into every part of a vector."""
         builder = self.builder
         value = builder.load(builder.bitcast(place, kind.as_pointer()), align=2)
         if kind is not self.word:
             value = builder.zext(value, self.word)
         one = builder.insert_element(ir.Constant(ir.VectorType(self.word, WIDTH), ir.Undefined), value, _INT32(0))
-        spread = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INT32, WIDTH), [0] * WIDTH))
-        return builder.bitcast(spread, self.kind)
+        words = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INT32, WIDTH), [0] * WIDTH))
+        return builder.bitcast(words, self.kind)
 
 
-_tile, _tile_of_one, _wide_tile = _make_tile(ROWS), _make_tile(1), _make_tile(1, ABREAST)
+_tile, _row_tile, _wide_row_tile = _make_tile(ROWS), _make_tile(1), _make_tile(1, WIDE_BLOCKS)
 
 
 @compiled
-def step_size(stored: Stored) -> int:
-    """How many consecutive k stand side by side in this storage: s."""
+def values_per_word(stored: Stored) -> int:
+    """Return s, the number of values in a 32-bit word of this storage."""
     return 4 // stored.itemsize
 
 
 @compiled
 def padded(num_columns: int) -> int:
-    """The columns that a product writes: those of whole blocks."""
+    """Round a number of columns up to whole blocks, which a product writes."""
     return -(-num_columns // BLOCK) * BLOCK
 
 
 def new_packed(like: Stored, depth: int, num_columns: int) -> Stored:
-    """Zeros in the shape of a packed B (depth, num_columns), stored as `like` is."""
+    """Allocate zeros in the shape of a packed B (depth, num_columns), stored as `like` is."""
     size = 4 // like.itemsize
     return np.zeros((padded(num_columns) // BLOCK, -(-depth // size), BLOCK * size), like.dtype)
 
 
-def lay(a: Stored, k: int, first: int, last: int, out: Stored) -> None:
-    """Lay columns first…last of row k, in bfloat16 of k and the next number by number, side by side. For kernels only.
+def interleave_rows(a: Stored, k: int, first: int, last: int, out: Stored) -> None:
+    """Write columns first…last of rows k to k + s - 1 of A, interleaved. For kernels only.
 
-    a: (K, …), contiguous, or its rows would not vectorise; out: ((last - first) * s,). A last
-    row without a partner gets zeros for one.
+    a: (K, …), contiguous, or its rows would not vectorise; out: ((last - first) * s,). A last row
+    without a partner is interleaved with zeros.
     """
     raise NotImplementedError
 
 
-@overload(lay)
-def _lay(a: Any, k: Any, first: Any, last: Any, out: Any) -> Any:
+@overload(interleave_rows)
+def _interleave_rows(a: Any, k: Any, first: Any, last: Any, out: Any) -> Any:
     assert a.layout == "C"
 
     def one(a: Any, k: Any, first: Any, last: Any, out: Any) -> None:
@@ -237,11 +237,11 @@ def _lay(a: Any, k: Any, first: Any, last: Any, out: Any) -> Any:
     return one if a.dtype == types.float32 else pair
 
 
-def packed_transpose(b: Floats, like: Stored) -> Stored:
-    """Pack B, given as its transpose (N, K), in new memory and stored as `like` is.
+def pack_in_numpy(b: Floats, like: Stored) -> Stored:
+    """Pack B, given as its transpose (N, K), into new memory, stored as `like` is.
 
-    As narrow and pack_transposed together, but for a program that packs once and has no time
-    to compile.
+    Does what narrow and pack_transposed do, without a kernel: a program that packs once
+    has no time to compile one.
     """
     num_columns, depth = b.shape
     size = 4 // like.itemsize
@@ -257,12 +257,12 @@ def packed_transpose(b: Floats, like: Stored) -> Stored:
 @compiled
 def pack(b: Stored, packed: Stored) -> None:
     """Pack B (K, N) into what new_packed made."""
-    size = step_size(packed)
+    size = values_per_word(packed)
     depth, num_columns = b.shape
     row, out = np.zeros(padded(num_columns) * size, b.dtype), packed.view(np.uint32)
     words = row.view(np.uint32)
     for k in range(0, depth, size):
-        lay(b, k, 0, num_columns, row)
+        interleave_rows(b, k, 0, num_columns, row)
         for block in range(len(out)):
             for j in range(BLOCK):
                 out[block, k // size, j] = words[block * BLOCK + j]
@@ -272,10 +272,10 @@ def pack(b: Stored, packed: Stored) -> None:
 def pack_transposed(b: Stored, packed: Stored) -> None:
     """Pack B, given as its transpose (N, K), into what new_packed made.
 
-    Pairs already lie side by side, so it is words of 32 bits that change places.
+    Pairs already lie side by side, so 32-bit words are moved.
     """
     num_columns, depth = b.shape
-    if depth % step_size(b):
+    if depth % values_per_word(b):
         whole = np.zeros((num_columns, depth + 1), b.dtype)
         for j in range(num_columns):  # loops, because numba takes a second to compile an array's assignment
             for k in range(depth):
@@ -295,77 +295,78 @@ def _multiply_block(
     a_row: int,
     a_step: int,
     b: Stored,
-    b_at: int,
+    b_start: int,
     b_step: int,
     depth: int,
     out: Floats,
-    at: int,
+    out_start: int,
     num_rows: int,
     add: bool,
 ) -> None:
-    """So many rows of A times one block of columns of B, tile by tile; places and strides as those of a tile."""
+    """Multiply num_rows rows of A by one block of columns of B, tile by tile; starts and strides as in a tile."""
     row = out.strides[0] // out.itemsize
     tiled = num_rows - num_rows % ROWS
     for i in range(0, tiled, ROWS):
-        _tile(a, i * a_row, a_row, a_step, b, b_at, b_step, 0, depth, out, at + i * row, row, add)
+        _tile(a, i * a_row, a_row, a_step, b, b_start, b_step, 0, depth, out, out_start + i * row, row, add)
     for i in range(tiled, num_rows):
-        _tile_of_one(a, i * a_row, a_row, a_step, b, b_at, b_step, 0, depth, out, at + i * row, row, add)
+        _row_tile(a, i * a_row, a_row, a_step, b, b_start, b_step, 0, depth, out, out_start + i * row, row, add)
 
 
 @compiled
 def product(a: Stored, packed: Stored, out: Floats) -> None:
-    """out = A B. a: (M, K) with contiguous rows; out: (M, at least padded(N)), its padding overwritten.
+    """Compute out = A B. a: (M, K) with contiguous rows; out: (M, at least padded(N)), its padding overwritten.
 
-    Blocks of B in the outer loop: each stays in the cache until all of A has met it. A number
-    of the result doesn't depend on what else is in A or B: its sum goes along K in every tile.
+    The outer loop is over blocks of B, so that a block stays in the cache for all of A. A number of the
+    result doesn't depend on the rest of A or B: every tile sums it along K in the same order.
     """
     num_rows, depth = a.shape
-    a_row, size, b_step, row = a.strides[0] // a.itemsize, step_size(a), packed.shape[2], out.strides[0] // out.itemsize
-    b_next, num_blocks = packed.shape[1] * b_step, packed.shape[0]
+    a_row, out_row = a.strides[0] // a.itemsize, out.strides[0] // out.itemsize
+    size, b_step, num_blocks = values_per_word(a), packed.shape[2], packed.shape[0]
+    b_block = packed.shape[1] * b_step
     tiled = num_rows - num_rows % ROWS
-    for first in range(0, num_blocks, ABREAST):
-        abreast = first + ABREAST <= num_blocks
-        for block in range(first, min(first + ABREAST, num_blocks)):
-            at, count = block * BLOCK, tiled if abreast else num_rows
-            _multiply_block(a, a_row, size, packed, block * b_next, b_step, depth, out, at, count, False)
-        if abreast:
-            at, b_at = first * BLOCK, first * b_next
+    for first in range(0, num_blocks, WIDE_BLOCKS):
+        is_wide = first + WIDE_BLOCKS <= num_blocks
+        for block in range(first, min(first + WIDE_BLOCKS, num_blocks)):
+            start, count = block * BLOCK, tiled if is_wide else num_rows
+            _multiply_block(a, a_row, size, packed, block * b_block, b_step, depth, out, start, count, False)
+        if is_wide:
             for i in range(tiled, num_rows):
-                _wide_tile(a, i * a_row, 0, size, packed, b_at, b_step, b_next, depth, out, i * row + at, 0, False)
+                start, b_start = i * out_row + first * BLOCK, first * b_block
+                _wide_row_tile(a, i * a_row, 0, size, packed, b_start, b_step, b_block, depth, out, start, 0, False)
 
 
 @compiled
-def new_sides(like: Stored, num_rows: int, num_columns: int) -> tuple[Stored, Stored]:
-    """Buffers for the rows of A (…, num_rows) and B (…, num_columns) that an outer product takes at a time.
+def new_outer_buffers(like: Stored, num_rows: int, num_columns: int) -> tuple[Stored, Stored]:
+    """Allocate the panels of A (K, num_rows) and B (K, num_columns) that an outer product works on.
 
-    A stride that is no multiple of the cache's sets keeps rows from driving each other out.
+    The stride is no multiple of the cache's sets, so that rows don't evict each other.
     """
-    size = step_size(like)
-    a = np.empty((STEPS, (min(num_rows, PANEL) + 16) * size), like.dtype)
-    return a, np.zeros((STEPS, (padded(num_columns) + 16) * size), like.dtype)
+    size = values_per_word(like)
+    a = np.empty((PANEL_DEPTH, (min(num_rows, PANEL_ROWS) + 16) * size), like.dtype)
+    return a, np.zeros((PANEL_DEPTH, (padded(num_columns) + 16) * size), like.dtype)
 
 
 @compiled
-def add_outer_product(a: Stored, b: Stored, out: Floats, sides: tuple[Stored, Stored]) -> None:
-    """out += A^T B, the sum over rows of both: what time steps add to a weight's gradient.
+def add_outer_product(a: Stored, b: Stored, out: Floats, buffers: tuple[Stored, Stored]) -> None:
+    """Add A^T B to out, the sum over rows of both: what time steps add to a weight's gradient.
 
-    a: (K, M), b: (K, N), contiguous; out: (M, padded(N)); sides: from new_sides(a, M, N). Each
-    pair of rows is laid side by side, so that a column of A reads like a row, and B as if it
-    were packed.
+    a: (K, M), b: (K, N), contiguous; out: (M, padded(N)); buffers: from new_outer_buffers(a, M, N).
+    Pairs of rows are interleaved, so that a column of A can be read like a row, and B as if it were
+    packed.
     """
     (depth, num_rows), num_columns = a.shape, b.shape[1]
-    size, row = step_size(a), out.strides[0] // out.itemsize
-    at_once = STEPS * size
-    side_a, side_b = sides
-    a_step, b_step = side_a.shape[1], side_b.shape[1]
-    for top in range(0, num_rows, PANEL):
-        height = min(PANEL, num_rows - top)
-        for first in range(0, depth, at_once):
-            last = min(first + at_once, depth)
+    size, row = values_per_word(a), out.strides[0] // out.itemsize
+    panel_depth = PANEL_DEPTH * size
+    panel_a, panel_b = buffers
+    a_step, b_step = panel_a.shape[1], panel_b.shape[1]
+    for top in range(0, num_rows, PANEL_ROWS):
+        height = min(PANEL_ROWS, num_rows - top)
+        for first in range(0, depth, panel_depth):
+            last = min(first + panel_depth, depth)
             for k in range(first, last, size):
-                lay(a, k, top, top + height, side_a[(k - first) // size])
-                lay(b, k, 0, num_columns, side_b[(k - first) // size])
+                interleave_rows(a, k, top, top + height, panel_a[(k - first) // size])
+                interleave_rows(b, k, 0, num_columns, panel_b[(k - first) // size])
             count = -(-(last - first) // size) * size
             for column in range(0, num_columns, BLOCK):
-                at = top * row + column
-                _multiply_block(side_a, size, a_step, side_b, column * size, b_step, count, out, at, height, True)
+                start = top * row + column
+                _multiply_block(panel_a, size, a_step, panel_b, column * size, b_step, count, out, start, height, True)

@@ -1,10 +1,10 @@
-"""Vector maths that LLVM turns into wide instructions, and how kernels are compiled.
+"""Vector maths that LLVM turns into wide instructions.
 
-A loop vectorises when it is short and runs over contiguous rows of few arrays; exp is a
-polynomial and exponent bits, which no loop stops for.
+A loop vectorises if it is short and runs over contiguous rows of few arrays. exp is a
+polynomial and exponent bits, so a loop that calls it vectorises too.
 
-A number is stored as float32 or as bfloat16, the upper half of a float32, which numpy does
-not know: its bits travel as uint16. WeightGradients are float32 in either.
+A number is stored as float32 or as bfloat16, which is the upper half of a float32. numpy has
+no bfloat16, so its bits are held as uint16. Sums are float32 in both cases.
 """
 
 import math
@@ -26,7 +26,7 @@ _LOG2_E = np.float32(math.log2(math.e))
 
 @intrinsic
 def _float_of_bits(typing: Any, bits: Any) -> Any:
-    """The float32 that has these 32 bits."""
+    """Reinterpret 32 bits as a float32."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], ir.FloatType())
@@ -36,7 +36,7 @@ def _float_of_bits(typing: Any, bits: Any) -> Any:
 
 @intrinsic
 def _bits_of_float(typing: Any, number: Any) -> Any:
-    """The 32 bits of a float32."""
+    """Reinterpret a float32 as its 32 bits."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], ir.IntType(32))
@@ -46,10 +46,10 @@ def _bits_of_float(typing: Any, number: Any) -> Any:
 
 @compiled
 def exp(x: Any) -> Any:
-    """e^x in float32, to 2e-7 relative near 0 and 4e-6 far out; x is first clamped to -87…88, a NaN stays one.
+    """Compute e^x in float32, with a relative error of 2e-7 near 0 and 4e-6 far out.
 
-    2^n is made by putting n in a float's exponent bits, 2^f for |f| <= 1/2 by a polynomial
-    (Cephes' exp2f).
+    x is first clamped to -87…88; a NaN stays a NaN. 2^n is made by putting n into a float's exponent
+    bits, and 2^f for |f| <= 1/2 by a polynomial (Cephes' exp2f).
     """
     low, high = np.float32(-87.0), np.float32(88.0)
     x = low if x < low else x
@@ -70,27 +70,30 @@ def exp(x: Any) -> Any:
 
 @compiled
 def sigmoid(x: Any) -> Any:
-    """The logistic function in float32."""
+    """Compute the logistic function in float32."""
     return np.float32(1.0) / (np.float32(1.0) + exp(-x))
 
 
 @compiled
 def tanh(x: Any) -> Any:
-    """The hyperbolic tangent in float32, to 1e-7 absolute and half that near one, which gradients feel."""
+    """Compute the hyperbolic tangent in float32, with an absolute error of 1e-7, half of it near 1.
+
+    Gradients depend on the distance from 1.
+    """
     small = exp(np.float32(-2.0) * abs(x))
     size = np.float32(1.0) - np.float32(2.0) * small / (np.float32(1.0) + small)
     return size if x >= np.float32(0.0) else -size
 
 
 def widen(source: Stored, out: Floats) -> None:
-    """Read stored numbers as float32. source, out: (n,). For kernels only."""
+    """Convert stored numbers to float32. source, out: (n,). For kernels only."""
     raise NotImplementedError
 
 
 def narrow(source: Floats, out: Stored) -> None:
-    """Store float32 numbers, to bfloat16 by rounding to nearest, ties to even. For kernels only.
+    """Store float32 numbers, in bfloat16 rounded to nearest, ties to even. For kernels only.
 
-    source, out: (n,). No NaN may become a number: those that arithmetic makes don't.
+    source, out: (n,). A NaN that arithmetic made stays a NaN.
     """
     raise NotImplementedError
 

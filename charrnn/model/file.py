@@ -1,9 +1,9 @@
-"""The file format: safetensors whose metadata is one JSON value with a checksum over the file.
+"""The file format: safetensors with one JSON description in its metadata, and a checksum over the whole file.
 
-safetensors checks offsets, not content, so a flipped bit loads without a word; the digest
-is what notices. It is SHA-256 over the whole file with the digest's own 64 characters
-zeroed. docs/formats.md specifies both kinds of file. Nothing here can execute anything:
-JSON and raw numbers are all that is read.
+The safetensors library writes and parses the tensors. It checks their offsets, not their content, so it does
+not notice a flipped bit. The checksum does: SHA-256 over the whole file, with the checksum's own 64
+characters set to zeros. docs/formats.md specifies both kinds of file. Reading can't execute
+anything: a file holds JSON and raw numbers only.
 """
 
 import hashlib
@@ -13,30 +13,29 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors_numpy
 
 from charrnn.config import ModelConfig
 from charrnn.data.vocab import Vocab
 from charrnn.errors import CharrnnError, ModelFileError
 from charrnn.files import write_atomically
 from charrnn.kernels.ngrams import Mixture
-from charrnn.model.ngrams import mixture_of
+from charrnn.model.ngrams import make_mixture
 
 FORMAT_VERSION = 1
 _NO_DIGEST = "0" * 64
 _KEY = "charrnn"
-_NGRAM = "ngram."  # how the names of tensors begin that are not the network's
-_KINDS = (("F", (2, 4, 8)), ("I", (1, 2, 4, 8)), ("U", (1, 2, 4, 8)))  # of numbers, and their bytes
-_TYPES = {f"{kind}{8 * size}": np.dtype(f"<{kind.lower()}{size}") for kind, sizes in _KINDS for size in sizes}
-_NAMES = {kind: name for name, kind in _TYPES.items()}
-_MEASURED = ("nats_per_char", "num_chars", "step")  # of a model file's scores
-_SMALL_HEADER = 1 << 22  # bytes; a larger one must be at most a quarter of its file
-_LARGE_HEADER = 1 << 26  # bytes, and more than any vocabulary takes
-_FEW_PARTS = 20_000  # of a JSON value, each an object of some hundred bytes; more must be few beside the file
-# How the digest's key stands in the header: JSON inside a JSON string. The same words in a
+_NGRAM_PREFIX = "ngram."  # of the names of tensors that are not the network's
+_FIGURES = ("nats_per_char", "num_chars", "step")  # numbers in a model file's scores
+_SMALL_HEADER = 1 << 22  # bytes; a larger header may be at most a quarter of its file
+_LARGE_HEADER = 1 << 26  # bytes, more than any vocabulary takes
+_FEW_PARTS = 20_000  # of a JSON value; each becomes an object of some hundred bytes, so a small file may have no more
+# How the checksum's key appears in the header: as JSON inside a JSON string. The same words in a
 # path or a vocabulary would be escaped once more, so this occurs once.
 _DIGEST_MARK = rb"\"file_sha256\": \""
 Tensors = Mapping[str, NDArray[Any]]
@@ -44,11 +43,11 @@ Tensors = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class ModelFile:
-    """All that sampling and scoring need: sizes, characters, weights; and where they came from.
+    """All that sampling and scoring need (sizes, characters, weights), and the model's origin.
 
-    tensors: float32 by parameter name, shapes as config.tensor_shapes() says.
-    scores and provenance are plain JSON objects (docs/formats.md). ngram: arrays of n-grams that
-    are mixed into the network's predictions, as ngram.mixture_of has them; empty where none are.
+    tensors: float32 by parameter name, with the shapes of config.tensor_shapes(). scores, provenance:
+    plain JSON objects (docs/formats.md). ngram: the arrays of the n-grams that are mixed into the
+    network's predictions, as make_mixture expects them, or empty.
     """
 
     config: ModelConfig
@@ -60,8 +59,8 @@ class ModelFile:
 
     @cached_property
     def mixture(self) -> Mixture | None:
-        """The n-grams as the kernels read them, checked once. Raises ValueError where they contradict themselves."""
-        return mixture_of(self.ngram, vocab_size=self.config.vocab_size)
+        """The n-grams as the kernels read them, checked once. Raises ValueError if they are inconsistent."""
+        return make_mixture(self.ngram, vocab_size=self.config.vocab_size)
 
 
 def save_model(path: Path, model: ModelFile) -> None:
@@ -76,21 +75,18 @@ def save_model(path: Path, model: ModelFile) -> None:
 
 
 def load_model(path: Path | str) -> ModelFile:
-    """Read and verify a model file.
-
-    Raises ModelFileError that names the file and what is wrong with it.
-    """
+    """Read and verify a model file. Raises ModelFileError, which names the file and the fault."""
     path = Path(path)
     tensors, meta = read_tensors(path, kind="model")
     try:
         config = ModelConfig(**meta["config"])
         vocab = Vocab(meta["vocab"])
-        ngram = {name: tensors.pop(name) for name in [*tensors] if name.startswith(_NGRAM)}
+        ngram = {name: tensors.pop(name) for name in [*tensors] if name.startswith(_NGRAM_PREFIX)}
         model = ModelFile(config, vocab, tensors, dict(meta["scores"]), dict(meta["provenance"]), ngram)
     except (KeyError, TypeError, ValueError, AttributeError, CharrnnError) as error:
-        raise ModelFileError(f"{path}: its description is not a model's ({error})") from None
+        raise ModelFileError(f"{path}: its description is not that of a model ({error})") from None
     if not _is_described(model):
-        raise ModelFileError(f"{path}: its scores or provenance are not what charrnn writes")
+        raise ModelFileError(f"{path}: its scores or provenance have the wrong types")
     if len(vocab) != config.vocab_size:
         raise ModelFileError(f"{path}: {len(vocab)} characters, but a vocabulary size of {config.vocab_size}")
     check_tensors(path, tensors, config)
@@ -102,7 +98,7 @@ def load_model(path: Path | str) -> ModelFile:
 
 
 def _is_described(model: ModelFile) -> bool:
-    """Whether scores and provenance, as far as they are there, have the types that readers rely on."""
+    """Tell whether the scores and provenance that are present have the types that readers rely on."""
     text, split, training = (model.provenance.get(name, {}) for name in ("text", "split", "training"))
     scores, test = model.scores, model.scores.get("test", {})
     if not all(isinstance(part, dict) for part in (text, split, training, test)):
@@ -112,7 +108,7 @@ def _is_described(model: ModelFile) -> bool:
         isinstance(paths, list)
         and all(isinstance(value, str) for value in (*paths, text.get("sha256", ""), text.get("key", "")))
         and all(isinstance(split.get(name, 0), int) for name in ("num_train", "num_valid", "num_test"))
-        and all(_is_number(part.get(name, 0)) for part in (scores, test) for name in _MEASURED)
+        and all(_is_number(part.get(name, 0)) for part in (scores, test) for name in _FIGURES)
     )
 
 
@@ -121,14 +117,14 @@ def _is_number(value: Any) -> bool:
 
 
 def check_tensors(path: Path, tensors: Tensors, config: ModelConfig) -> None:
-    """Check that these are the weights the configuration implies: names, shapes, type, finite.
+    """Check that the weights have the names, shapes and type that the configuration implies, and are finite.
 
-    Raises ModelFileError otherwise.
+    Raises ModelFileError.
     """
     expected = config.tensor_shapes()
     if tensors.keys() != expected.keys():
-        odd = sorted(tensors.keys() ^ expected.keys())
-        raise ModelFileError(f"{path}: tensors missing or unknown: {', '.join(odd[:5])}")
+        wrong = sorted(tensors.keys() ^ expected.keys())
+        raise ModelFileError(f"{path}: tensors missing or unknown: {', '.join(wrong[:5])}")
     for name, shape in expected.items():
         tensor = tensors[name]
         if tensor.dtype != np.float32 or tensor.shape != shape:
@@ -139,98 +135,96 @@ def check_tensors(path: Path, tensors: Tensors, config: ModelConfig) -> None:
 
 def write_tensors(path: Path, tensors: Tensors, *, kind: str, meta: dict[str, Any]) -> None:
     """Write tensors and a JSON description to one checksummed file, atomically."""
-    tensors = {name: np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<")) for name, tensor in tensors.items()}
-    header = _header(tensors, {"format": FORMAT_VERSION, "kind": kind, **meta, "file_sha256": _NO_DIGEST})
-    arrays = [tensors[name].reshape(-1).view(np.uint8).data for name in _in_order(tensors)]
-    start = header.index(_DIGEST_MARK) + len(_DIGEST_MARK)
-    digest = _digest(header, *arrays).encode()
-    write_atomically(path, header[:start], digest, header[start + 64 :], *arrays)
+    arrays = {name: np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<")) for name, tensor in tensors.items()}
+    document = {"format": FORMAT_VERSION, "kind": kind, **meta, "file_sha256": _NO_DIGEST}
+    data = memoryview(safetensors_numpy.save(arrays, {_KEY: _dump(document)}))
+    start = _find_digest(data)
+    write_atomically(path, data[:start], _digest(data, start).encode(), data[start + 64 :])
 
 
 def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Read a file that write_tensors wrote: the tensors by name, and the description.
 
-    The bytes are read once; what is hashed is what is parsed, and the tensors are views of them.
-    Raises ModelFileError for anything else, before trusting a byte of it.
+    The bytes are read once, so that what is hashed is what is parsed. Peak memory is about twice
+    the file's size. Raises ModelFileError for any other file, before using its content.
     """
-    header, data, entries, document = _read_file(path)
-    if document.get("format") != FORMAT_VERSION or type(document["format"]) is not int:
-        raise ModelFileError(
-            f"{path}: file format {document.get('format')}, but this charrnn reads format {FORMAT_VERSION}; "
-            "use the charrnn that wrote it, or a newer one"
-        )
-    digest = document["file_sha256"]
-    start = header.find(_DIGEST_MARK) + len(_DIGEST_MARK)
-    if _digest(header[:start], _NO_DIGEST.encode(), memoryview(header)[start + 64 :], data) != digest:
-        raise ModelFileError(f"{path}: damaged (its checksum does not match); restore it from a copy or train again")
+    data, header, document = _read_file(path)
+    if _digest(memoryview(data), _find_digest(memoryview(data))) != document["file_sha256"]:
+        raise _damaged(path, "its checksum does not match")
     if document.get("kind") != kind:
         raise ModelFileError(f"{path}: a {document.get('kind')} file, not a {kind} file")
-    try:
-        tensors = {name: _tensor(data, entry) for name, entry in entries.items()}
-        canonical = _header(tensors, document) == header
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelFileError(f"{path}: its tensors can't be read ({error})") from None
-    if not canonical or sum(tensor.nbytes for tensor in tensors.values()) != len(data):
+    if not _is_canonical(data, header, document):
         raise ModelFileError(f"{path}: not as charrnn writes it, though its checksum matches")
-    return tensors, document
+    try:
+        return safetensors_numpy.load(data), document
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{path}: its tensors can't be read ({error})") from None
 
 
-def _header(tensors: Tensors, document: dict[str, Any]) -> bytes:
-    """The one way in which these tensors and this description are announced, as safetensors has it."""
-    entries: dict[str, Any] = {"__metadata__": {_KEY: json.dumps(document, sort_keys=True)}}
-    end = 0
-    for name in _in_order(tensors):
-        begin, end = end, end + tensors[name].nbytes
-        kind = _NAMES[tensors[name].dtype]
-        entries[name] = {"dtype": kind, "shape": list(tensors[name].shape), "data_offsets": [begin, end]}
-    text = json.dumps(entries, separators=(",", ":"))  # ASCII; it may be long, so few copies are made of it
-    del entries
-    padding = " " * (-len(text) % 8)
-    return b"".join(((len(text) + len(padding)).to_bytes(8, "little"), text.encode(), padding.encode()))
+def _dump(document: dict[str, Any]) -> str:
+    """Write a description in its one form: sorted keys, ASCII."""
+    return json.dumps(document, sort_keys=True)
 
 
-def _in_order(tensors: Tensors) -> list[str]:
-    """The names as safetensors has them: wide numbers first, so that all lie aligned."""
-    return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+def _is_canonical(data: bytes, header: dict[str, Any], document: dict[str, Any]) -> bool:
+    """Tell whether a header has the one form in which it is written: the same for all readers, equal for equal models.
+
+    That form is compact JSON, the tensors in the order of their data, and fewer than 8 spaces after it. The
+    library checks whether the tensors' entries are sound.
+    """
+    ends = [entry["data_offsets"][1] for entry in _entries(header)]
+    form = json.dumps({**header, "__metadata__": {_KEY: _dump(document)}}, separators=(",", ":")).encode()
+    padded = form + b" " * (-len(form) % 8)
+    return ends == sorted(ends) and next(iter(header)) == "__metadata__" and data.startswith(padded, 8)
 
 
-def _tensor(data: bytearray, entry: dict[str, Any]) -> NDArray[Any]:
-    """The tensor that an entry of a header tells of. Raises ValueError and its like where it isn't there."""
-    begin, end = entry["data_offsets"]
-    if not 0 <= begin <= end <= len(data):
-        raise ValueError(f"one reaches from {begin} to {end}")
-    return np.frombuffer(memoryview(data)[begin:end], _TYPES[entry["dtype"]]).reshape(entry["shape"])
+def _entries(header: dict[str, Any]) -> list[Any]:
+    return [entry for name, entry in header.items() if name != "__metadata__"]
 
 
-def _digest(*pieces: bytes | bytearray | memoryview) -> str:
-    """SHA-256 of a file in pieces, in hexadecimal."""
-    hashed = hashlib.sha256()
-    for piece in pieces:
-        hashed.update(piece)
+def _find_digest(data: memoryview) -> int:
+    """Find where the checksum begins in a file's bytes; anywhere if there is none, which no checksum fits."""
+    header = bytes(data[: 8 + int.from_bytes(data[:8], "little")])
+    return header.find(_DIGEST_MARK) + len(_DIGEST_MARK)
+
+
+def _digest(data: memoryview, start: int) -> str:
+    """Compute a file's checksum in hexadecimal. start: where the checksum stands, which counts as zeros."""
+    hashed = hashlib.sha256(data[:start])
+    hashed.update(_NO_DIGEST.encode())
+    hashed.update(data[start + 64 :])
     return hashed.hexdigest()
 
 
-def _read_file(path: Path) -> tuple[bytes, bytearray, dict[str, Any], dict[str, Any]]:
-    """A file's header, as much after it as it announces, its entries and the JSON value among them."""
+def _damaged(path: Path, reason: str) -> ModelFileError:
+    return ModelFileError(f"{path}: damaged ({reason}); restore it from a copy or train again")
+
+
+def _read_file(path: Path) -> tuple[bytes, dict[str, Any], dict[str, Any]]:
+    """Read a file of our format that is as long as its header says; return bytes, header and description."""
     try:
-        if not path.is_file():  # a folder, a FIFO or a device would hang or never end
+        if not path.is_file():  # reading a folder, a FIFO or a device could fail, hang or never end
             reason = "not a regular file" if path.exists() else "no such file"
             raise ModelFileError(f"{path}: {reason}")
         with path.open("rb") as file:
             file_size = os.fstat(file.fileno()).st_size
-            header = file.read(8)
-            size = int.from_bytes(header, "little")
-            if not 0 < size <= min(file_size, max(_SMALL_HEADER, min(file_size // 4, _LARGE_HEADER))):
-                raise ValueError("no header, or one larger than what it describes")
-            header += file.read(size)
-            entries, document = _parse_header(header[8:], file_size)
-            ends = [entry["data_offsets"][1] for entry in entries.values()]
-            if not all(isinstance(end, int) and end >= 0 for end in ends):
-                raise ValueError("tensors that end nowhere")
-            num_bytes = min(max(ends, default=0) + 1, file_size)  # a byte more than announced is damage
-            data = bytearray(num_bytes)  # may be written to, as arrays are expected to be
-            del data[file.readinto(data) :]
-            return header, data, entries, document
+            start = _read_header(file, file_size)
+            header, document = _parse_header(start[8:], file_size)
+            if document.get("format") != FORMAT_VERSION or type(document["format"]) is not int:
+                raise ModelFileError(
+                    f"{path}: file format {document.get('format')}, but this charrnn reads format {FORMAT_VERSION}; "
+                    "use the charrnn that wrote it, or a newer one"
+                )
+            ends = [entry["data_offsets"][1] for entry in _entries(header)]
+            if not all(type(end) is int for end in ends):
+                raise ValueError("tensors without an end")
+            if file_size != len(start) + max(ends, default=0):  # as of a sparse file, which takes no room on the disk
+                raise _damaged(path, "its length is wrong")
+            file.seek(0)
+            data = file.read(file_size)
+            if len(data) != file_size or not data.startswith(start):
+                raise _damaged(path, "it changed while it was read")
+            return data, header, document
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror or error}") from None
     except MemoryError:
@@ -239,28 +233,37 @@ def _read_file(path: Path) -> tuple[bytes, bytearray, dict[str, Any], dict[str, 
         raise ModelFileError(f"{path}: not a charrnn file") from None
 
 
+def _read_header(file: BinaryIO, file_size: int) -> bytes:
+    """Read a file's header, with the 8 bytes of its length. Raises ValueError if it is too long."""
+    start = file.read(8)
+    size = int.from_bytes(start, "little")
+    if not 0 < size <= min(file_size, max(_SMALL_HEADER, min(file_size // 4, _LARGE_HEADER))):
+        raise ValueError("no header, or one that is too long for the file")
+    return start + file.read(size)
+
+
 def _parse_header(text: bytes, file_size: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The entries of a header's tensors, and the JSON value beside them. Raises ValueError and its like."""
-    entries = _parse_json(text, file_size)
-    metadata = entries.pop("__metadata__")
+    """Parse a header and the description in it. Raises ValueError and the like."""
+    header = _parse_json(text, file_size)
+    metadata = header["__metadata__"]
     if not isinstance(metadata, dict) or metadata.keys() != {_KEY}:
         raise ValueError("foreign metadata")
     document = _parse_json(metadata[_KEY].encode(), file_size)
     if not isinstance(document, dict) or not isinstance(document["file_sha256"], str):
         raise ValueError("no description")
-    return entries, document
+    return header, document
 
 
 def _parse_json(text: bytes, file_size: int) -> Any:
-    """A JSON value of a file, unless it has so many parts that their objects would outgrow the file."""
+    """Parse a JSON value, unless it has so many parts that their objects would take much more memory than the file."""
     if not text.isascii() or sum(text.count(sign) for sign in (b",", b":", b"[", b"{")) > max(
         _FEW_PARTS, file_size // 512
     ):
-        raise ValueError("too many parts, or characters that would have been escaped")
-    return json.loads(text, object_pairs_hook=_without_duplicates)
+        raise ValueError("too many parts, or characters that are not escaped")
+    return json.loads(text, object_pairs_hook=_refuse_duplicates)
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key occurs twice")
     return dict(pairs)

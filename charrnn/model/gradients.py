@@ -1,11 +1,11 @@
 """The gradient of one window: the sum of nats over its lanes, computed by worker threads.
 
-Each worker owns a slice of the lanes. It computes sums, not means, over its own lanes, and the
-sums are added in the workers' order; so for a given number of workers a run is the same to
-the last bit. The kernels hold Python's global lock for a fraction of a window, so there is one
-worker per core and no thread inside a product.
+Each worker owns a slice of the lanes and computes sums, not means, over its own lanes. The sums
+are added in the order of the workers. So for a given number of workers a run is the same to the
+last bit. The kernels hold Python's global lock for a fraction of a window, so there is one worker
+per core and no thread inside a product.
 
-Letters: T steps, B lanes, L layers, H hidden size, P parameters in all.
+Letters: T steps, B lanes, L layers, H hidden size, V vocabulary, P parameters in all.
 """
 
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ from charrnn.kernels.products import padded
 from charrnn.model.layers import (
     Buffers,
     HiddenState,
-    Layer,
     backward_window,
     forward_window,
     is_fused,
     parameter_gradients,
 )
 from charrnn.model.network import CharRNN, PackedNetwork
+from charrnn.model.packing import Layer
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,25 @@ class WindowResult:
     state: HiddenState
 
 
-class Workers:
-    """The threads that share a window's lanes; a context manager that ends them.
+class Workspace:
+    """A worker's memory, reused by each window: new pages cost more than the work in them."""
 
-    The model's weights may be changed between windows, in place.
+    def __init__(self, model: CharRNN) -> None:
+        self.layers = [Buffers() for _ in range(model.config.num_layers)]
+        self.head = Buffers()
+        self.gradient = torch.empty(model.config.num_parameters)
+
+
+class Workers:
+    """Threads that share a window's lanes; a context manager that ends them.
+
+    The model's weights may be changed in place between windows.
     """
 
     def __init__(self, model: CharRNN, *, num_workers: int, precision: Precision) -> None:
         self.model, self.num_workers, self.precision = model, num_workers, precision
-        # memory that stays allocated from window to window: new pages cost more than what is computed in them
         self._packed: PackedNetwork | None = None
-        size, device = model.config.num_parameters, model.head.weight.device
-        self._gradients = [torch.empty(size, device=device) for _ in range(num_workers)]
-        self._buffers = [[Buffers() for _ in range(model.config.num_layers + 1)] for _ in range(num_workers)]
+        self._workspaces = [Workspace(model) for _ in range(num_workers)] if is_fused(model) else []
         self._pool = worker_pool(num_workers)
 
     def __enter__(self) -> "Workers":
@@ -72,11 +78,11 @@ class Workers:
         masks: Sequence[Tensor] | None = None,
         weight_masks: Sequence[Tensor] | None = None,
     ) -> WindowResult:
-        """Run one window forward and back: backpropagation through time, truncated at its start.
+        """Run one window forward and backward: backpropagation through time, truncated at the window's start.
 
-        x, targets: (T, B) ids; state: tensors (L, B, H) after the window before, which no gradient
-        flows back into; masks: one (B, H) factor per layer for its output; weight_masks: one
-        factor per layer for its recurrent weight. The gradient's memory is reused by the next call.
+        x, targets: (T, B) ids; state: tensors (L, B, H) after the window before, which gets no
+        gradient; masks: one (B, H) factor per layer for its output; weight_masks: one factor
+        per layer for its recurrent weight. The next call reuses the gradient's memory.
         """
         if weight_masks is None:
             return self._compute(x, targets, state, masks)
@@ -94,8 +100,8 @@ class Workers:
         return result
 
     def _compute(self, x: Tensor, targets: Tensor, state: HiddenState, masks: Sequence[Tensor] | None) -> WindowResult:
-        """The same with the recurrent weights as they are."""
-        if not is_fused(self.model):  # PyTorch has its own threads, and graphs must not be shared among workers
+        """Run one window with the recurrent weights as they are."""
+        if not is_fused(self.model):  # PyTorch has its own threads, and workers must not share graphs
             return autograd_window(self.model, x, targets, state, masks, self.precision)
         self._packed = packed = self.model.pack(self.precision, out=self._packed, each=self._pool.map)
         futures = [
@@ -107,12 +113,9 @@ class Workers:
                 targets[:, lanes],
                 tuple(part[:, lanes] for part in state),
                 None if masks is None else [mask[lanes] for mask in masks],
-                buffers=buffers,
-                out=gradient,
+                workspace,
             )
-            for lanes, gradient, buffers in zip(
-                split_range(x.shape[1], self.num_workers), self._gradients, self._buffers, strict=True
-            )
+            for lanes, workspace in zip(split_range(x.shape[1], self.num_workers), self._workspaces, strict=True)
         ]
         results = [future.result() for future in futures]
         gradient = results[0].gradient
@@ -127,7 +130,7 @@ class Workers:
 
 
 def recurrent_weights(model: CharRNN, flat: Tensor | None = None) -> list[Tensor]:
-    """Each layer's recurrent weight as a view of the model's memory, or of flat, (P,), which may be a gradient."""
+    """Return each layer's recurrent weight as a view of the model's memory, or of flat, (P,), such as a gradient."""
     views, start = [], 0
     for name, parameter in model.named_parameters():
         if name.endswith("weight_hh_l0"):
@@ -145,7 +148,7 @@ def autograd_window(
     masks: Sequence[Tensor] | None = None,
     precision: Precision = "float32",
 ) -> WindowResult:
-    """Compute a window's gradient with PyTorch's own layers and autograd, in autocast where precision is bfloat16."""
+    """Compute a window's gradient with PyTorch's own layers and autograd, in autocast if precision is bfloat16."""
     before = tuple(part.detach() for part in state)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         h, after = model.features(x, before, masks)
@@ -165,43 +168,40 @@ def fused_window(
     targets: Tensor,
     state: HiddenState,
     masks: Sequence[Tensor] | None = None,
-    *,
-    buffers: Sequence[Buffers] | None = None,
-    out: Tensor | None = None,
+    workspace: Workspace | None = None,
 ) -> WindowResult:
-    """Compute a window's gradient with our kernels, on arrays: each PyTorch call would hand the lock to another worker.
+    """Compute a window's gradient with our kernels on arrays: each PyTorch call would pass the lock to another worker.
 
-    packed: the model's weights; buffers: one per layer and one for the head; out: (P,), memory for the gradient.
+    packed: the model's weights; workspace: memory to reuse, which then holds the gradient.
     """
     ids, reset_id = np.ascontiguousarray(x.numpy()), model.config.reset_id
     resets = np.zeros(ids.shape, np.bool_) if reset_id is None else ids == reset_id
     after = tuple(np.array(part.detach().numpy(), order="C") for part in state)  # copies (L, B, H), updated in place
-    *layer_buffers, head_buffers = buffers or [Buffers() for _ in range(len(packed.layers) + 1)]
+    workspace = workspace or Workspace(model)
     h, saved = ids, []
-    for index, (weights, memory) in enumerate(zip(packed.layers, layer_buffers, strict=True)):
+    for index, (weights, buffers) in enumerate(zip(packed.layers, workspace.layers, strict=True)):
         mask = None if masks is None else np.ascontiguousarray(masks[index].numpy())
-        h, activations = forward_window(
-            weights, h, resets, after[0][index], after[-1][index], mask, memory, needs_backward=True
-        )
+        layer_state = after[0][index], after[-1][index]
+        h, activations = forward_window(weights, h, resets, layer_state, mask, buffers, needs_backward=True)
         saved.append(activations)
-    nats, d_h, *gradients = _head_gradients(packed.head, h, np.ascontiguousarray(targets.numpy()), head_buffers)
+    nats, d_h, *gradients = _head_gradients(packed.head, h, np.ascontiguousarray(targets.numpy()), workspace.head)
     for index, activations in reversed(list(enumerate(saved))):
-        weights, memory = packed.layers[index], layer_buffers[index]
-        d_state = memory.zeros("state", 2, *after[0][index].shape)  # no gradient comes from the window after
-        d_h, sums = backward_window(weights, activations, d_h, d_state[0], d_state[1], memory)
-        embedding = model.embedding.weight if index == 0 else None
-        gradients = parameter_gradients(weights, sums, cast(Layer, model.layers[index]), embedding) + gradients
-    gradient = torch.cat([part.flatten() for part in gradients], out=out)
+        weights, buffers = packed.layers[index], workspace.layers[index]
+        d_state = buffers.zeros("state", 2, *after[0][index].shape)  # no gradient comes from the next window
+        d_h, packed_gradients = backward_window(weights, activations, d_h, (d_state[0], d_state[1]), buffers)
+        embedding, layer = model.embedding.weight if index == 0 else None, cast(Layer, model.layers[index])
+        gradients = parameter_gradients(weights, packed_gradients, layer, embedding) + gradients
+    gradient = torch.cat([part.flatten() for part in gradients], out=workspace.gradient)
     return WindowResult(nats, gradient, tuple(map(torch.from_numpy, after)))
 
 
 def _head_gradients(
     packed: PackedHead, h: NDArray[Any], targets: NDArray[np.int64], buffers: Buffers
 ) -> tuple[float, NDArray[Any], Tensor, Tensor]:
-    """The nats of targets (T, B) given features h (T, B, H), and the gradients of h, the head's weight and its bias."""
+    """Return the nats of targets (T, B) after features h (T, B, H), and the gradients of h, head weight and bias."""
     vocab_size, size = len(packed.bias), h.shape[2]
     d_h = buffers.empty("h", *h.shape, dtype=h.dtype)
     d_weight, d_bias = buffers.zeros("weight", vocab_size, padded(size)), buffers.zeros("bias", vocab_size)
-    rows = h.reshape(-1, size), targets.ravel(), d_h.reshape(-1, size)
-    nats = nats_and_gradients(packed, *rows, d_weight, d_bias)
+    y, dy = h.reshape(-1, size), d_h.reshape(-1, size)
+    nats = nats_and_gradients(packed, y, targets.ravel(), dy, d_weight, d_bias)
     return nats, d_h, torch.from_numpy(d_weight)[:, :size], torch.from_numpy(d_bias)

@@ -13,34 +13,26 @@ from torch import Tensor, nn
 
 from charrnn.config import ModelConfig, Precision
 from charrnn.kernels.head import PackedHead
-from charrnn.kernels.recurrent import Packed
-from charrnn.model.layers import (
-    HiddenState,
-    Layer,
-    is_fused,
-    make_layer,
-    pack_layer,
-    pack_weight,
-    run_layer,
-    run_stock_layer,
-)
+from charrnn.kernels.recurrent import PackedLayer
+from charrnn.model.layers import HiddenState, make_layer, run_layer, run_stock_layer
+from charrnn.model.packing import Layer, pack_layer, pack_weight
 
 
 class PackedNetwork(NamedTuple):
-    """A network's weights as the kernels of a CPU read them."""
+    """A network's weights in the layout that the CPU kernels read."""
 
-    layers: tuple[Packed, ...]
+    layers: tuple[PackedLayer, ...]
     head: PackedHead
 
 
 class CharRNN(nn.Module):
-    """Predicts the next character from the one at hand and a carried state."""
+    """Predicts the next character from the current one and a carried state."""
 
     def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
         sizes = [config.embedding_dim] + [config.hidden_size] * config.num_layers
-        with torch.random.fork_rng(devices=[]):  # stock modules draw weights that are replaced at once
+        with torch.random.fork_rng(devices=[]):  # stock modules draw weights, which are replaced below
             self.embedding = nn.Embedding(config.vocab_size, config.embedding_dim)
             self.layers = nn.ModuleList(make_layer(config.cell, i, h) for i, h in itertools.pairwise(sizes))
             self.head = nn.Linear(config.hidden_size, config.vocab_size)
@@ -48,9 +40,9 @@ class CharRNN(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, seed: int) -> None:
-        """Draw the weights from U(-1/sqrt(H), 1/sqrt(H)), embeddings from N(0, 1); biases are zero.
+        """Draw the weights from U(-1/sqrt(H), 1/sqrt(H)) and the embedding from N(0, 1); set biases to zero.
 
-        A generator of its own keeps the global one, and with it the caller's numbers, untouched.
+        Its own generator leaves the global one, and with it the caller's numbers, unchanged.
         """
         generator = torch.Generator().manual_seed(seed)
         bound = self.config.hidden_size**-0.5
@@ -64,26 +56,26 @@ class CharRNN(nn.Module):
 
     @classmethod
     def from_arrays(cls, config: ModelConfig, arrays: Mapping[str, NDArray[Any]]) -> "CharRNN":
-        """Build the network around weights from a model file."""
+        """Build a network with the weights of a model file."""
         model = cls(config)
         model.load_arrays(arrays)
         return model
 
     @torch.no_grad()
     def load_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over weights, into memory that torch allocated.
+        """Copy weights into memory that torch allocated.
 
-        Arrays out of a file lie unaligned, and products change in the last bit with that.
+        Arrays from a file may be unaligned, and that changes the last bit of products.
         """
         for name, parameter in self.named_parameters():
             parameter.copy_(torch.tensor(arrays[name]))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Copy the weights out, by name."""
+        """Copy the weights to arrays, by name."""
         return {name: p.detach().cpu().numpy().copy() for name, p in self.named_parameters()}
 
     def initial_state(self, num_lanes: int) -> HiddenState:
-        """A state of zeros: a tuple of tensors (L, B, H)."""
+        """Make a state of zeros: a tuple of tensors (L, B, H)."""
         shape = (self.config.num_layers, num_lanes, self.config.hidden_size)
         return tuple(torch.zeros(shape, device=self.head.weight.device) for _ in range(self.config.num_states))
 
@@ -92,56 +84,45 @@ class CharRNN(nn.Module):
         precision: Precision = "float32",
         *,
         out: PackedNetwork | None = None,
-        each: Callable[..., Iterable[Packed]] = map,
+        each: Callable[..., Iterable[PackedLayer]] = map,
     ) -> PackedNetwork:
-        """Lay the weights of the moment out for the kernels of a CPU.
+        """Pack the current weights for the CPU kernels.
 
-        out: what this returned before the weights changed; its memory is used again. each:
-        maps, as `map`, over the layers.
+        out: what this returned before the weights changed; its memory is reused. each: a
+        function like `map`, which is called with the layers.
         """
         rest = [None] * (len(self.layers) - 1)
-        layers = out.layers if out else [None, *rest]
-        head = pack_weight(self.head.weight, precision, (out.head.weight, out.head.weight_back) if out else None)
+        embeddings, layers = [self.embedding.weight, *rest], out.layers if out else [None, *rest]
+        head = pack_weight(self.head.weight, precision, (out.head.weight, out.head.weight_backward) if out else None)
         return PackedNetwork(
-            layers=tuple(
-                each(pack_layer, self.layers, [self.embedding.weight, *rest], itertools.repeat(precision), layers)
-            ),
+            layers=tuple(each(pack_layer, self.layers, embeddings, itertools.repeat(precision), layers)),
             head=PackedHead(*head, self.head.bias.detach().numpy()),
         )
 
     def features(
         self, x: Tensor, state: HiddenState, masks: Sequence[Tensor] | None = None, packed: PackedNetwork | None = None
     ) -> tuple[Tensor, HiddenState]:
-        """Run all but the head.
+        """Run the network without its head: with our kernels if packed is given, without gradients, else with PyTorch.
 
-        x: (T, B) ids, int64; state: tensors (L, B, H); masks: one (B, H) factor a layer for
-        its output, or None; packed: the weights where our kernels run them. Where a lane reads
-        the config's reset_id, it begins anew. Returns (T, B, H) and the state after the last
-        step.
+        x: (T, B) ids, int64; state: tensors (L, B, H); masks: one (B, H) factor per layer for
+        its output, or None; packed: the current weights. Where a lane reads the config's reset_id,
+        its state is set to zeros first. Returns (T, B, H) and the state after the last step.
         """
         reset_id = self.config.reset_id
         resets = None if reset_id is None else x == reset_id  # (T, B)
         h = x if packed else self.embedding(x)  # (T, B, E)
         finals = []
         for index, module in enumerate(self.layers):
-            layer, before = cast(Layer, module), tuple(part[index] for part in state)
+            before = tuple(part[index] for part in state)
             mask = None if masks is None else masks[index]
             if packed:
-                embedding = self.embedding.weight if index == 0 else None
-                weights = packed.layers[index]
-                h, final = run_layer(layer, h, before, packed=weights, resets=resets, embedding=embedding, mask=mask)
+                h, final = run_layer(packed.layers[index], h, before, resets=resets, mask=mask)
             else:
-                h, final = run_stock_layer(layer, h, before, resets=resets, mask=mask)
+                h, final = run_stock_layer(cast(Layer, module), h, before, resets=resets, mask=mask)
             finals.append(final)  # h: (T, B, H)
         return h, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
 
-    def forward(self, x: Tensor, state: HiddenState, packed: PackedNetwork | None = None) -> tuple[Tensor, HiddenState]:
-        """Predict the character after each of x, in float32.
-
-        As features, but returns logits (T, B, V); packed: the weights in float32, if they are
-        at hand.
-        """
-        if packed is None and is_fused(self):
-            packed = self.pack()
-        h, after = self.features(x, state, packed=packed)
+    def forward(self, x: Tensor, state: HiddenState) -> tuple[Tensor, HiddenState]:
+        """Predict the character after each of x with PyTorch's own layers: logits (T, B, V), and the state."""
+        h, after = self.features(x, state)
         return self.head(h), after

@@ -1,12 +1,13 @@
-"""n-grams, smoothed by interpolated modified Kneser-Ney: how well counting alone predicts a text.
+"""n-grams smoothed by interpolated modified Kneser-Ney: how well counting alone predicts a text.
 
-The probability of a character after the n-1 before it is its discounted share of what followed
-them, and for the rest what the n-2 before it say. The longest n-grams count how often they
-occur; shorter ones, after how many different characters. The discounts follow from how many
-n-grams were seen once, twice, three and four times.
+The probability of a character after the n-1 characters before it is its discounted share of what
+followed them in the training text, plus the backoff weight times the probability given n-2
+characters. The longest n-grams use how often they occur. Shorter ones use continuation counts:
+after how many different characters they occur. The discounts follow from how many n-grams have
+a count of one, two, three and four.
 Source: Chen & Goodman 1998, "An empirical study of smoothing techniques for language modeling".
 
-Letters: N characters, V vocabulary, K n-grams of a length, P of one less.
+Letters: N characters, V vocabulary, K n-grams of one length, P of one less.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,146 +17,165 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.kernels.ngrams import Ints, Mixture, Trie, count_before, discounted, find, follow_all, grow
+from charrnn.kernels.ngrams import (
+    Ints,
+    Mixture,
+    Trie,
+    build_level,
+    count_continuations,
+    discount_mass,
+    fill_contexts,
+    look_up,
+)
 from charrnn.kernels.vectors import Doubles, Floats
 
 MAX_ORDER = 12
 BYTES_PER_CHAR = 12.0  # of the training text, that a model's n-grams may take
-ONCE_UP_TO = 4  # characters of n-grams that occur once: by longer ones, a model would write what it has read
-_ROOM = 1 - 1e-6  # so that rounding makes no sum of shares as much as one
-LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1.0  # in a mixture
-_LEAST_DISCOUNT = 1e-3  # without any, what was never seen would be impossible
+MAX_SINGLETON_LENGTH = 4  # longer n-grams that occur once are pruned: with them a model would copy its training text
+_SCALE = 1 - 1e-6  # so that rounding can't make shares sum to one
+MIN_WEIGHT, MAX_WEIGHT = 0.001, 1.0  # of an expert in a mixture
+_MIN_DISCOUNT = 1e-3  # with none at all, unseen characters would be impossible
 Arrays = dict[str, NDArray[Any]]
 
 
 def nats_by_order(
     train: NDArray[Any], ids: NDArray[Any], *, context: NDArray[Any], vocab_size: int
 ) -> Iterator[Doubles]:
-    """The nats that each character of a text costs, (N,), by n-grams of order 1, 2, … up to 12, or train's length.
+    """Yield the nats of each character of a text, (N,), by n-grams of order 1, 2, … up to 12 or the length of train.
 
-    train: what is counted; context: what comes before the text; all hold ids below vocab_size. Two
-    lengths of n-grams are in memory at a time, about 50 bytes a character of train.
+    train: the training text; context: the characters before the text; all hold ids below
+    vocab_size. n-grams of two lengths are in memory at a time, about 50 bytes per character of train.
     """
-    train, before = _of_one_kind(train, vocab_size), min(MAX_ORDER, len(context))
-    text = _of_one_kind(np.concatenate([context[len(context) - before :], ids]), vocab_size)
-    ends, found = np.zeros(len(train), np.int32), np.zeros(len(text), np.int32)  # the node that ends before each
+    train, num_before = _common_type(train, vocab_size), min(MAX_ORDER, len(context))
+    text = _common_type(np.concatenate([context[len(context) - num_before :], ids]), vocab_size)
+    # the nodes that end before each character, in the training text and in the text
+    train_parents, text_parents = np.zeros(len(train), np.int32), np.zeros(len(text), np.int32)
     lower, num_nodes, shorter = np.full(len(text), 1 / vocab_size), 1, None
     for _ in range(MAX_ORDER):
-        nodes, level = grow(train, ends, num_nodes, vocab_size)
+        nodes, level = build_level(train, train_parents, num_nodes, vocab_size)
         if len(level.char) == 0:  # the training text is shorter
             return
-        hits = find(text, found, level.first, level.char)
+        hits = look_up(text, text_parents, level.first_child, level.char)
         if shorter:
-            first, nodes_before, hits_before, found_before = shorter
-            contexts = count_before(nodes_before, level.place, num_nodes)
-            lower = _interpolated(lower, first, contexts, found_before, hits_before)
-        yield -np.log(_interpolated(lower, level.first, level.times, found, hits)[before:])
-        shorter = level.first, nodes, hits, found
-        ends, found, num_nodes = _one_later(nodes), _one_later(hits), len(level.char)
+            first_child, shorter_nodes, shorter_parents, shorter_hits = shorter
+            counts = count_continuations(shorter_nodes, level.position, num_nodes)
+            lower = _interpolate(lower, first_child, counts, shorter_parents, shorter_hits)
+        yield -np.log(_interpolate(lower, level.first_child, level.counts, text_parents, hits)[num_before:])
+        shorter = level.first_child, nodes, text_parents, hits
+        train_parents, text_parents, num_nodes = _shift(nodes), _shift(hits), len(level.char)
 
 
-def _of_one_kind(ids: NDArray[Any], vocab_size: int) -> NDArray[Any]:
-    """A copy of ids in a type that most vocabularies share: kernels are compiled for each, and for read-only ones."""
+def _common_type(ids: NDArray[Any], vocab_size: int) -> NDArray[Any]:
+    """Copy ids into one type for most vocabularies: kernels are compiled per type, and per read-only flag."""
     return np.array(ids, np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
-def _one_later(nodes: Ints) -> Ints:
-    """What ends with each character as what ends before the next."""
+def _shift(nodes: Ints) -> Ints:
+    """Turn the nodes that end with each character into those that end before each."""
     return np.concatenate([np.full(1, -1, np.int32), nodes[:-1]])
 
 
-def _interpolated(lower: Doubles, first: Ints, counts: Ints, contexts: Ints, hits: Ints) -> Doubles:
-    """Probabilities (N,) by n-grams of one length, where those a character shorter give `lower`.
+def _interpolate(lower: Doubles, first_child: Ints, counts: Ints, parents: Ints, hits: Ints) -> Doubles:
+    """Compute probabilities (N,) by n-grams of one length. lower: those by n-grams one character shorter.
 
-    contexts: (N,), the node before each character, -1 where it has never occurred; hits: with it.
+    counts: (K,); parents: (N,), the node before each character, -1 if it never occurred; hits: (N,),
+    the node that ends with the character.
     """
-    discounts = discounts_of(counts)
-    total, share = discounted(first, counts, discounts)
-    known = contexts >= 0
+    discounts = estimate_discounts(counts)
+    total, backoff = discount_mass(first_child, counts, discounts)
+    known = parents >= 0
     count = np.where(hits[known] >= 0, counts[hits[known]], 0)
-    kept = (count - discounts[np.minimum(count, 3)]) / np.maximum(total[contexts[known]], 1)
+    discounted = (count - discounts[np.minimum(count, 3)]) / np.maximum(total[parents[known]], 1)
     probabilities = lower.copy()
-    probabilities[known] = kept + share[contexts[known]] * lower[known]
+    probabilities[known] = discounted + backoff[parents[known]] * lower[known]
     return probabilities
 
 
-def discounts_of(counts: Ints) -> Doubles:
-    """What to take off a count of 0, 1, 2, and of 3 or more.
+def estimate_discounts(counts: Ints) -> Doubles:
+    """Estimate what to subtract from a count of 0, 1, 2, and of 3 or more.
 
-    Too few n-grams for the estimate have a half off each.
+    With too few n-grams for the estimate the discounts are a half.
     """
-    once, twice, thrice, four = (int(np.count_nonzero(counts == times)) for times in (1, 2, 3, 4))
+    once, twice, thrice, four = (int(np.count_nonzero(counts == count)) for count in (1, 2, 3, 4))
     if 0 in (once, twice, thrice):
         return np.array([0.0, 0.5, 0.5, 0.5])
     rate = once / (once + 2 * twice)
     estimates = (1 - 2 * rate * twice / once, 2 - 3 * rate * thrice / twice, 3 - 4 * rate * four / thrice)
-    return np.array([0.0, *(min(max(value, _LEAST_DISCOUNT), times) for times, value in enumerate(estimates, start=1))])
+    return np.array([0.0, *(min(max(value, _MIN_DISCOUNT), count) for count, value in enumerate(estimates, start=1))])
 
 
 @dataclass(frozen=True)
-class _Counted:
-    """All n-grams of one length, as Level; kept: (K,), discounted shares; once: (K,), whether each occurs once."""
+class _SmoothedLevel:
+    """All n-grams of one length: first_child and char as in Level.
 
-    first: Ints
+    discounted: (K,), the discounted shares; is_singleton: (K,), whether the n-gram occurs once.
+    """
+
+    first_child: Ints
     char: NDArray[Any]
-    kept: Floats
-    once: NDArray[np.bool_]
+    discounted: Floats
+    is_singleton: NDArray[np.bool_]
 
 
-def build(train: NDArray[Any], order: int, *, vocab_size: int, bytes_per_char: float = BYTES_PER_CHAR) -> Arrays:
-    """Count n-grams up to an order, as arrays for a model file.
+def count_ngrams(train: NDArray[Any], order: int, *, vocab_size: int, bytes_per_char: float = BYTES_PER_CHAR) -> Arrays:
+    """Count and smooth n-grams up to an order, as arrays for a model file.
 
-    Long ones that occur once are left out, and shorter ones until all fit, the longest first.
+    Long n-grams that occur once are pruned. If the rest is too large, shorter ones are pruned too,
+    the longest first.
 
-    train: ids, at least one. Takes about 60 bytes a character of train while it counts.
+    train: ids, at least one. Counting takes about 60 bytes per character of train.
     """
     levels, shorter = [], None
-    train = _of_one_kind(train, vocab_size)
-    ends, num_nodes = np.zeros(len(train), np.int32), 1
+    train = _common_type(train, vocab_size)
+    parents, num_nodes = np.zeros(len(train), np.int32), 1
     for _ in range(min(order, len(train))):
-        nodes, level = grow(train, ends, num_nodes, vocab_size)
+        nodes, level = build_level(train, parents, num_nodes, vocab_size)
         if shorter:
-            first, nodes_before, char, once = shorter
-            levels.append(_counted(first, char, count_before(nodes_before, level.place, num_nodes), once))
-        shorter = level.first, nodes, level.char.astype(np.uint16), level.times == 1
-        ends, num_nodes, times = _one_later(nodes), len(level.char), level.times
+            first_child, shorter_nodes, char, is_singleton = shorter
+            continuations = count_continuations(shorter_nodes, level.position, num_nodes)
+            levels.append(_smooth(first_child, char, continuations, is_singleton))
+        shorter = level.first_child, nodes, level.char.astype(np.uint16), level.counts == 1
+        parents, num_nodes, counts = _shift(nodes), len(level.char), level.counts
     assert shorter is not None
-    first, _, char, once = shorter
-    levels.append(_counted(first, char, times, once))
-    for shortest in range(min(len(levels), ONCE_UP_TO), 0, -1):  # longer n-grams than that are pruned
-        arrays = _arrays([_pruned(levels, place, shortest) for place in range(len(levels))])
+    first_child, _, char, is_singleton = shorter
+    levels.append(_smooth(first_child, char, counts, is_singleton))
+    for length in range(min(len(levels), MAX_SINGLETON_LENGTH), 0, -1):
+        arrays = _join([_prune(levels, index, length) for index in range(len(levels))])
         if sum(array.nbytes for array in arrays.values()) <= bytes_per_char * len(train):
             break
     return arrays
 
 
-def _counted(first: Ints, char: NDArray[Any], times: Ints, once: NDArray[np.bool_]) -> _Counted:
-    discounts = discounts_of(times)
-    total, _ = discounted(first, times, discounts)
-    kept = (times - discounts[np.minimum(times, 3)]) / np.repeat(total, np.diff(first))
-    return _Counted(first, char, (_ROOM * kept).astype(np.float32), once)
+def _smooth(first_child: Ints, char: NDArray[Any], counts: Ints, is_singleton: NDArray[np.bool_]) -> _SmoothedLevel:
+    discounts = estimate_discounts(counts)
+    total, _ = discount_mass(first_child, counts, discounts)
+    discounted = (counts - discounts[np.minimum(counts, 3)]) / np.repeat(total, np.diff(first_child))
+    return _SmoothedLevel(first_child, char, (_SCALE * discounted).astype(np.float32), is_singleton)
 
 
-def _pruned(levels: list[_Counted], place: int, shortest: int) -> tuple[NDArray[Any], NDArray[Any], Floats]:
-    """Of one length: how many of each parent's children stay, and these; what begins with a pruned one is pruned."""
-    level = levels[place]
-    stays = ~level.once if place >= shortest else np.ones(len(level.char), np.bool_)
-    before = np.concatenate([[0], stays.cumsum()])
-    children = np.diff(before[level.first])
-    if place > shortest:
-        children = children[~levels[place - 1].once]
-    return children, level.char[stays], level.kept[stays]
+def _prune(levels: list[_SmoothedLevel], index: int, max_length: int) -> tuple[NDArray[Any], NDArray[Any], Floats]:
+    """Drop n-grams longer than max_length that occur once, and with them all their extensions, which occur once too.
+
+    Returns one level's number of children per remaining parent, and the remaining char and discounted.
+    """
+    level = levels[index]
+    stays = ~level.is_singleton if index >= max_length else np.ones(len(level.char), np.bool_)
+    num_before = np.concatenate([[0], stays.cumsum()])
+    children = np.diff(num_before[level.first_child])
+    if index > max_length:
+        children = children[~levels[index - 1].is_singleton]
+    return children, level.char[stays], level.discounted[stays]
 
 
-def _arrays(levels: list[tuple[NDArray[Any], NDArray[Any], Floats]]) -> Arrays:
-    children, char, kept = (np.concatenate(parts) for parts in zip(*levels, strict=True))
-    return {"ngram.children": children.astype(np.uint16), "ngram.char": char, "ngram.kept": kept}
+def _join(levels: list[tuple[NDArray[Any], NDArray[Any], Floats]]) -> Arrays:
+    children, char, discounted = (np.concatenate(parts) for parts in zip(*levels, strict=True))
+    return {"ngram.children": children.astype(np.uint16), "ngram.char": char, "ngram.kept": discounted}
 
 
-def mixture_of(arrays: Mapping[str, NDArray[Any]], *, vocab_size: int) -> Mixture | None:
-    """n-grams with their weights out of a model file; None where there are none.
+def make_mixture(arrays: Mapping[str, NDArray[Any]], *, vocab_size: int) -> Mixture | None:
+    """Make the mixture of a model file's n-gram arrays; None if there are none.
 
-    Raises ValueError where they contradict themselves, or are not what a model file has.
+    Raises ValueError if the arrays are inconsistent, or not those of a model file.
     """
     if not arrays:
         return None
@@ -166,48 +186,48 @@ def mixture_of(arrays: Mapping[str, NDArray[Any]], *, vocab_size: int) -> Mixtur
         "ngram.weights": np.float64,
     }
     if {name: array.dtype.type for name, array in arrays.items()} != types:
-        raise ValueError("not the arrays of n-grams")
+        raise ValueError("its n-gram tensors have other names or types")
     weights = arrays["ngram.weights"]
     if weights.ndim != 2 or weights.shape[1] != 2 or not 1 <= len(weights) <= MAX_ORDER:
-        raise ValueError("n-grams without a length")
-    if not ((weights >= LEAST_WEIGHT).all() and (weights <= MOST_WEIGHT).all()):
-        raise ValueError("weights of n-grams that there can't be")
-    return Mixture(trie_of(arrays, vocab_size=vocab_size), weights)
+        raise ValueError("its mixture weights have the wrong shape")
+    if not ((weights >= MIN_WEIGHT).all() and (weights <= MAX_WEIGHT).all()):
+        raise ValueError("its mixture weights are out of range")
+    return Mixture(make_trie(arrays, vocab_size=vocab_size), weights)
 
 
-def trie_of(arrays: Mapping[str, NDArray[Any]], *, vocab_size: int) -> Trie:
-    """n-grams as build counted them, ready to be asked. Raises ValueError where they contradict themselves."""
-    children, char, kept = (arrays[f"ngram.{name}"] for name in ("children", "char", "kept"))
-    first = np.concatenate([[0], np.cumsum(children, dtype=np.int64)])
-    if not (children.ndim == char.ndim == kept.ndim == 1 and 1 <= len(children) <= len(char) + 1):
-        raise ValueError("n-grams of no shape")
-    if not (first[-1] == len(char) == len(kept) < 2**31 and char.max(initial=0) < vocab_size):
-        raise ValueError("n-grams that don't add up")
-    begins = np.zeros(len(char) + 1, np.bool_)
-    begins[first] = True
-    if not (begins[1:-1] | (char[1:] > char[:-1])).all():
-        raise ValueError("n-grams that aren't in order")
-    if not ((kept >= 0).all() and (kept <= 1).all()):
-        raise ValueError("n-grams that are more or less than likely")
-    rest = 1 - np.add.reduceat(np.append(kept, 0), first[:-1], dtype=np.float64) * (children > 0)
-    if not (rest > 0).all():
-        raise ValueError("n-grams that are more than certain")
-    return Trie(first.astype(np.int32), char, kept, rest)
+def make_trie(arrays: Mapping[str, NDArray[Any]], *, vocab_size: int) -> Trie:
+    """Make the trie of n-gram arrays from count_ngrams. Raises ValueError if they are inconsistent."""
+    children, char, discounted = (arrays[f"ngram.{name}"] for name in ("children", "char", "kept"))
+    if not (children.ndim == char.ndim == discounted.ndim == 1 and 1 <= len(children) <= len(char) + 1):
+        raise ValueError("its n-gram tensors have the wrong shapes")
+    first_child = np.concatenate([[0], np.cumsum(children, dtype=np.int64)])
+    if not (first_child[-1] == len(char) == len(discounted) < 2**31 and char.max(initial=0) < vocab_size):
+        raise ValueError("its n-gram tensors don't fit each other or the vocabulary")
+    is_first = np.zeros(len(char) + 1, np.bool_)
+    is_first[first_child] = True
+    if not (is_first[1:-1] | (char[1:] > char[:-1])).all():
+        raise ValueError("its n-grams are not sorted")
+    if not ((discounted >= 0).all() and (discounted <= 1).all()):
+        raise ValueError("an n-gram's probability is out of range")
+    backoff = 1 - np.add.reduceat(np.append(discounted, 0), first_child[:-1], dtype=np.float64) * (children > 0)
+    if not (backoff > 0).all():
+        raise ValueError("its n-grams' probabilities sum to more than 1")
+    return Trie(first_child.astype(np.int32), char, discounted, backoff)
 
 
-def contexts_of(mixture: Mixture, ids: NDArray[Any], *, context: NDArray[Any]) -> Ints:
-    """The nodes that stand before each character of a text, (N, order), which comes after the context."""
+def find_contexts(mixture: Mixture, ids: NDArray[Any], *, context: NDArray[Any]) -> Ints:
+    """Find the n-gram contexts before each character of a text: (N, order). context: the characters before the text."""
     order = len(mixture.weights)
     before = np.array(context[len(context) - min(len(context), order) :], np.uint16)
     start = new_contexts(mixture)
-    follow_all(mixture.trie, before, start, np.empty((len(before), order), np.int32))
+    fill_contexts(mixture.trie, before, start, np.empty((len(before), order), np.int32))
     out = np.empty((len(ids), order), np.int32)
-    follow_all(mixture.trie, np.array(ids, np.uint16), start, out)
+    fill_contexts(mixture.trie, np.array(ids, np.uint16), start, out)
     return out
 
 
 def new_contexts(mixture: Mixture) -> Ints:
-    """The nodes that no characters at all are: (order,)."""
+    """Make the contexts before any character: (order,)."""
     contexts = np.full(len(mixture.weights), -1, np.int32)
     contexts[:1] = 0
     return contexts

@@ -1,7 +1,7 @@
-"""Charts as SVG, drawn by hand: pure functions from numbers to markup.
+"""Charts as SVG: pure functions from numbers to markup.
 
-Colours are the page's: shapes carry class names, and nothing has a style of its own. Every
-chart says in words, for those who can't see it, what it shows.
+Shapes have class names only; the page's style sheet gives the colours. Each chart has a description
+in words for screen readers.
 """
 
 import math
@@ -17,7 +17,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 16, 32, 52  # margins around the plot, where 
 
 @dataclass(frozen=True)
 class Series:
-    """Points to be joined by a line, in order. style: a class name; dots: whether each point is marked."""
+    """Points joined by a line, in order. style: a class name; dots: whether to mark each point."""
 
     name: str
     points: Sequence[Point]
@@ -27,44 +27,44 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """One of the two axes: what it counts, from where to where. unit: what follows the number of a tick."""
+    """One of the two axes: its name, its range and its unit."""
 
     name: str
     low: float
     high: float
     unit: str = ""
 
-    def share(self, value: float) -> float:
-        """How far along the axis a value is: 0 to 1 for those on it."""
+    def fraction(self, value: float) -> float:
+        """Return where a value lies on the axis, from 0 at its start to 1 at its end."""
         return (value - self.low) / (self.high - self.low)
 
 
-def ticks(low: float, high: float, *, most: int = 6) -> list[float]:
-    """Round values from low to high, at most so many: 1, 2 or 5 times a power of ten apart.
+def ticks(low: float, high: float, *, limit: int = 6) -> list[float]:
+    """Choose at most `limit` round values from low to high, 1, 2 or 5 times a power of ten apart.
 
     >>> ticks(0, 1500)
     [0.0, 500.0, 1000.0, 1500.0]
-    >>> ticks(1.83, 3.1, most=4)
+    >>> ticks(1.83, 3.1, limit=4)
     [2.0, 2.5, 3.0]
     """
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         return []
-    power = math.floor(math.log10((high - low) / most))
+    power = math.floor(math.log10((high - low) / limit))
     for factor, exponent in [(1, power), (2, power), (5, power), (1, power + 1), (2, power + 1)]:
-        first = math.ceil(_times(low, factor, exponent) - 1e-9)
-        last = math.floor(_times(high, factor, exponent) + 1e-9)
-        if last - first < most:
+        first = math.ceil(_in_units(low, factor, exponent) - 1e-9)
+        last = math.floor(_in_units(high, factor, exponent) + 1e-9)
+        if last - first < limit:
             break
     return [float(f"{k * factor}e{exponent}") for k in range(first, last + 1)]
 
 
-def _times(value: float, factor: int, exponent: int) -> float:
-    """How often factor * 10^exponent goes into a value."""
+def _in_units(value: float, factor: int, exponent: int) -> float:
+    """Divide a value by factor * 10^exponent."""
     return value / factor / 10.0**exponent
 
 
 def labels(values: Sequence[float]) -> list[str]:
-    """The values of ticks as text, all with as many decimals as the finest needs; millions as M."""
+    """Format the values of ticks with equally many decimals, as few as are exact; millions as M."""
     if not values:
         return []
     scale, suffix = (1e6, "M") if max(map(abs, values)) >= 1e6 else (1.0, "")
@@ -74,49 +74,51 @@ def labels(values: Sequence[float]) -> list[str]:
 
 
 def finite(points: Iterable[Point]) -> list[Point]:
-    """The points that have a place."""
+    """Return the points whose coordinates are both finite."""
     return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
 
 
-def around(values: Iterable[float], *, zero: bool = False) -> Range:
-    """A range that holds the finite values with a little air, and 0 if asked; never empty."""
+def padded_range(values: Iterable[float], *, from_zero: bool = False) -> Range:
+    """Return a range with a margin around the finite values; never empty. from_zero: include 0, without a margin."""
     known = [value for value in values if math.isfinite(value)]
     low, high = min(known, default=0.0), max(known, default=1.0)
-    if zero:
+    if from_zero:
         low = min(low, 0.0)
-    air = 0.05 * (high - low) or 0.1 * abs(high) or 1.0
-    return (low if zero and low == 0 else low - air), high + air
+    margin = 0.05 * (high - low) or 0.1 * abs(high) or 1.0
+    return (low if from_zero and low == 0 else low - margin), high + margin
 
 
-def thin(points: Sequence[Point], most: int) -> list[Point]:
-    """The means of at most so many neighbouring groups of points."""
-    size = max(1, -(-len(points) // most))
+def downsample(points: Sequence[Point], limit: int) -> list[Point]:
+    """Reduce points to at most `limit`, each the mean of a group of neighbours."""
+    size = max(1, -(-len(points) // limit))
     return [_mean(points[start : start + size]) for start in range(0, len(points), size)]
 
 
-def smooth(points: Sequence[Point], reach: int) -> list[Point]:
-    """Each point's value averaged over those up to `reach` before and after it; fewer at the ends."""
-    return [(x, _mean(points[max(0, i - reach) : i + reach + 1])[1]) for i, (x, _) in enumerate(points)]
+def smooth(points: Sequence[Point], radius: int) -> list[Point]:
+    """Average each point's value with those of up to `radius` points before and after it."""
+    return [(x, _mean(points[max(0, i - radius) : i + radius + 1])[1]) for i, (x, _) in enumerate(points)]
 
 
 def _mean(points: Sequence[Point]) -> Point:
     return math.fsum(x for x, _ in points) / len(points), math.fsum(y for _, y in points) / len(points)
 
 
-def in_words(series: Series, *, at: str = "step") -> str:
-    """The first, the lowest and the last value of a series.
+def describe(series: Series) -> str:
+    """Describe a series over steps in words: its first, lowest and last value.
 
-    >>> in_words(Series("held-out", [(50, 3.8), (100, 2.9), (150, 3)], "valid"))
+    >>> describe(Series("held-out", [(50, 3.8), (100, 2.9), (150, 3)], "valid"))
     'held-out: first 3.8 at step 50, lowest 2.9 at step 100, last 3 at step 150'
     """
     points = finite(series.points)
     if not points:
         return f"{series.name}: no values"
-    chosen = zip(("first", "lowest", "last"), (points[0], min(points, key=lambda p: p[1]), points[-1]), strict=True)
-    return f"{series.name}: " + ", ".join(f"{word} {_figure(y)} at {at} {x:,.0f}" for word, (x, y) in chosen)
+    chosen = {"first": points[0], "lowest": min(points, key=lambda point: point[1]), "last": points[-1]}
+    return f"{series.name}: " + ", ".join(
+        f"{word} {_format_number(y)} at step {x:,.0f}" for word, (x, y) in chosen.items()
+    )
 
 
-def _figure(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
@@ -130,53 +132,52 @@ def lines(
     size: tuple[int, int] = (720, 340),
     best: Point | None = None,
 ) -> Markup:
-    """Lines over a common x axis, cut off where they leave the plot. name: unique on the page."""
+    """Draw lines over a common x axis, clipped to the plot. name: unique on the page; best: a point to mark."""
     plot = _Plot(*size, x, y)
-    inner, dots = [], []
+    paths, dots = [], []
     for one in series:
+        style = escape(one.style)
         places = [(plot.x(px), plot.y(py)) for px, py in finite(one.points)]
-        path = "L".join(f"{px - _LEFT:.1f} {py - _TOP:.1f}" for px, py in places)
         if len(places) > 1:
-            inner.append(f'<path class="{escape(one.style)}" d="M{path}"/>')
+            corners = "L".join(f"{px - _LEFT:.1f} {py - _TOP:.1f}" for px, py in places)
+            paths.append(f'<path class="{style}" d="M{corners}"/>')
         if one.dots or len(places) == 1:
             shown = [(px, py) for px, py in places if py >= _TOP - 0.5]
-            dots += [f'<circle class="{escape(one.style)}" cx="{px:.1f}" cy="{py:.1f}" r="2.6"/>' for px, py in shown]
+            dots += [f'<circle class="{style}" cx="{px:.1f}" cy="{py:.1f}" r="2.6"/>' for px, py in shown]
     body = [
         plot.axes(),
-        # an inner picture cuts off what is outside it
-        f'<svg x="{_LEFT}" y="{_TOP}" width="{plot.inner_width}" height="{plot.inner_height}">{"".join(inner)}</svg>',
+        # a nested picture clips its contents
+        f'<svg x="{_LEFT}" y="{_TOP}" width="{plot.inner_width}" height="{plot.inner_height}">{"".join(paths)}</svg>',
         *dots,
     ]
     if best is not None and finite([best]):
         px, py = plot.x(best[0]), plot.y(best[1])
-        left = x.share(best[0]) > 0.75
+        shift, anchor = (4, "end") if x.fraction(best[0]) > 0.75 else (-4, "start")  # the label stays in the picture
         body.append(f'<circle class="best" cx="{px:.1f}" cy="{py:.1f}" r="6"/>')
         body.append(
-            f'<text class="best" x="{px + (4 if left else -4):.1f}" y="{py - 14:.1f}" '
-            f'text-anchor="{"end" if left else "start"}">best {best[1]:.3f}</text>'
+            f'<text class="best" x="{px + shift:.1f}" y="{py - 14:.1f}" text-anchor="{anchor}">best {best[1]:.3f}</text>'
         )
-    return plot.picture(name, title, ". ".join(map(in_words, series)), "".join(body))
+    return plot.picture(name, title, ". ".join(map(describe, series)), "".join(body))
 
 
 def reliability(name: str, title: str, points: Sequence[tuple[float, float, int]]) -> Markup:
-    """What was said against what came: (probability, share that came, how many) by bin."""
-    plot = _Plot(400, 400, Axis("probability given", 0, 100, " %"), Axis("share that came", 0, 100, " %"))
-    known = [(100 * p, 100 * share, count) for p, share, count in points if count and finite([(p, share)])]
+    """Draw a reliability diagram. points: (mean predicted probability, observed frequency, count) of each bin."""
+    plot = _Plot(400, 400, Axis("predicted", 0, 100, " %"), Axis("observed", 0, 100, " %"))
+    known = [(100 * p, 100 * observed, count) for p, observed, count in points if count and finite([(p, observed)])]
     most = max((count for *_, count in known), default=1)
-    corner = f'x1="{plot.x(0):.1f}" y1="{plot.y(0):.1f}" x2="{plot.x(100):.1f}" y2="{plot.y(100):.1f}"'
+    diagonal = f'x1="{plot.x(0):.1f}" y1="{plot.y(0):.1f}" x2="{plot.x(100):.1f}" y2="{plot.y(100):.1f}"'
     dots = [
-        f'<circle class="bin" cx="{plot.x(p):.1f}" cy="{plot.y(share):.1f}" r="{radius:.1f}"/>'
-        for p, share, count in known
-        for radius in [3 + 11 * math.sqrt(count / most)]
+        f'<circle class="bin" cx="{plot.x(p):.1f}" cy="{plot.y(observed):.1f}" r="{3 + 11 * math.sqrt(count / most):.1f}"/>'
+        for p, observed, count in known
     ]
-    words = "; ".join(f"said {p:.0f} %, came {share:.0f} % of {count:,} times" for p, share, count in known)
-    body = f'{plot.axes()}<line class="ideal" {corner}/>{"".join(dots)}'
+    words = "; ".join(f"predicted {p:.0f} %, observed {observed:.0f} % of {count:,}" for p, observed, count in known)
+    body = f'{plot.axes()}<line class="ideal" {diagonal}/>{"".join(dots)}'
     return plot.picture(name, title, words or "no values", body)
 
 
-def bar(value: float, most: float, words: str, *, style: str = "other") -> Markup:
-    """A bar as long as a value is to the greatest. words: what it says, for those who can't see it."""
-    share = value / most if math.isfinite(value) and most > 0 else 1.0
+def bar(value: float, largest: float, words: str, *, style: str = "other") -> Markup:
+    """Draw a value as a bar relative to the largest value. words: its description."""
+    share = value / largest if math.isfinite(value) and largest > 0 else 1.0
     return Markup(
         f'<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" role="img"><title>{escape(words)}</title>'
         f'<rect class="rail" width="100" height="10"/>'
@@ -186,7 +187,7 @@ def bar(value: float, most: float, words: str, *, style: str = "other") -> Marku
 
 @dataclass(frozen=True)
 class _Plot:
-    """The rectangle between two axes, in a picture of a given size."""
+    """The area between two axes in a picture of a given size."""
 
     width: int
     height: int
@@ -202,13 +203,13 @@ class _Plot:
         return self.height - _TOP - _BOTTOM
 
     def x(self, value: float) -> float:
-        return _LEFT + self.inner_width * self.horizontal.share(value)
+        return _LEFT + self.inner_width * self.horizontal.fraction(value)
 
     def y(self, value: float) -> float:
-        return _TOP + self.inner_height * (1 - self.vertical.share(value))
+        return _TOP + self.inner_height * (1 - self.vertical.fraction(value))
 
     def axes(self) -> str:
-        """Grid, ticks and names."""
+        """Draw the grid, ticks, labels and names."""
         right, bottom = self.width - _RIGHT, self.height - _BOTTOM
         parts = []
         at = ticks(self.vertical.low, self.vertical.high)
@@ -220,15 +221,15 @@ class _Plot:
         for value, label in zip(at, labels(at), strict=True):
             x = f"{self.x(value):.1f}"
             parts.append(f'<line class="axis" x1="{x}" y1="{bottom}" x2="{x}" y2="{bottom + 4}"/>')
-            anchor = "end" if self.horizontal.share(value) > 0.97 else "middle"
+            anchor = "end" if self.horizontal.fraction(value) > 0.97 else "middle"
             parts.append(f'<text x="{x}" y="{bottom + 19}" text-anchor="{anchor}">{label}</text>')
         parts.append(f'<line class="axis" x1="{_LEFT}" y1="{bottom}" x2="{right}" y2="{bottom}"/>')
-        parts.append(f'<text class="name" x="0" y="14">{_named(self.vertical)}</text>')
+        parts.append(f'<text class="name" x="0" y="14">{_axis_title(self.vertical)}</text>')
         parts.append(f'<text class="name" x="{right}" y="{self.height - 6}" text-anchor="end">')
-        return "".join(parts) + f"{_named(self.horizontal)}</text>"
+        return "".join(parts) + f"{_axis_title(self.horizontal)}</text>"
 
     def picture(self, name: str, title: str, words: str, body: str) -> Markup:
-        """The whole SVG, with what it says in words."""
+        """Wrap the body in an SVG with a title and a description."""
         kind = "wide" if self.width > 500 else "narrow"
         return Markup(
             f'<svg class="chart {kind}" viewBox="0 0 {self.width} {self.height}" role="img" '
@@ -237,5 +238,5 @@ class _Plot:
         )
 
 
-def _named(axis: Axis) -> str:
+def _axis_title(axis: Axis) -> str:
     return escape(axis.name + (f" ({axis.unit.strip()})" if axis.unit else ""))

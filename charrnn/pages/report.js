@@ -1,26 +1,26 @@
 "use strict";
-// Shows what the model expected at a character of the text. Characters are counted in code points.
+// Show what the model expected at the character under the cursor. Positions are counted in code points.
 (async () => {
   const text = document.getElementById("text"), panel = document.getElementById("panel");
   if (!text || typeof DecompressionStream === "undefined") return;
   const data = JSON.parse(document.getElementById("data").textContent);
-  const column = async ([width, code]) => {
+  const unpack = async ([width, code]) => {
     const bytes = Uint8Array.from(atob(code), (char) => char.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    const kind = { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array }[width];
-    return new kind(await new Response(stream).arrayBuffer());
+    const ArrayType = { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array }[width];
+    return new ArrayType(await new Response(stream).arrayBuffer());
   };
-  const names = ["ids", "cost", "ranks", "top", "probabilities"];
-  const [ids, cost, ranks, top, probabilities] = await Promise.all(names.map((name) => column(data[name])));
-  const count = (string) => string.length - (string.match(/[\ud800-\udbff]/g) ?? []).length;
+  const names = ["ids", "surprisal", "ranks", "top", "probabilities"];
+  const [ids, surprisal, ranks, top, probabilities] = await Promise.all(names.map((name) => unpack(data[name])));
+  const countPoints = (string) => string.length - (string.match(/[\ud800-\udbff]/g) ?? []).length;
 
   const blocks = [...text.children], starts = [0], numbers = new Map();
   blocks.forEach((block, number) => {
     numbers.set(block, number);
-    starts.push(starts[number] + count(block.textContent));
+    starts.push(starts[number] + countPoints(block.textContent));
   });
-  const isEnd = (number) => number < 0 || data.chars[ids[starts[number + 1] - 1]][1] === "newline";
-  let current = null, wanted = 0;  // the character shown, and the place in a line that up and down keep to
+  const endsLine = (number) => data.chars[ids[starts[number + 1] - 1]][1] === "newline";
+  let current = null, column = 0;  // the position of the cursor, and the column that up and down keep to
 
   function blockOf(index) {
     let low = 0, high = blocks.length - 1;
@@ -34,52 +34,52 @@
   function rangeOf(index) {
     const number = blockOf(index), range = document.createRange();
     const walker = document.createTreeWalker(blocks[number], NodeFilter.SHOW_TEXT);
-    for (let left = index - starts[number], node; (node = walker.nextNode()); ) {
+    for (let offset = index - starts[number], node; (node = walker.nextNode()); ) {
       const points = [...node.data];
-      if (left < points.length) {
-        const start = points.slice(0, left).join("").length;
+      if (offset < points.length) {
+        const start = points.slice(0, offset).join("").length;
         range.setStart(node, start);
-        range.setEnd(node, start + points[left].length);
+        range.setEnd(node, start + points[offset].length);
         return range;
       }
-      left -= points.length;
+      offset -= points.length;
     }
     return range;
   }
 
-  // The character at a point of the window: the one before or after the nearest gap.
-  function under(x, y) {
-    let gap = document.caretPositionFromPoint?.(x, y);
-    let node = gap?.offsetNode, place = gap?.offset;
-    if (!node && document.caretRangeFromPoint && (gap = document.caretRangeFromPoint(x, y)))
-      [node, place] = [gap.startContainer, gap.startOffset];
+  // Return the position of the character at a point of the window: browsers only tell the nearest caret.
+  function indexAt(x, y) {
+    let caret = document.caretPositionFromPoint?.(x, y);
+    let node = caret?.offsetNode, offset = caret?.offset;
+    if (!node && document.caretRangeFromPoint && (caret = document.caretRangeFromPoint(x, y)))
+      [node, offset] = [caret.startContainer, caret.startOffset];
     const block = node?.nodeType === Node.TEXT_NODE ? node.parentElement.closest("#text > p") : null;
     if (!block) return null;
     const before = document.createRange();
     before.setStart(block, 0);
-    before.setEnd(node, place);
-    const near = starts[numbers.get(block)] + count(before.toString());
+    before.setEnd(node, offset);
+    const near = starts[numbers.get(block)] + countPoints(before.toString());
     return [near, near - 1].find((index) => index >= 0 && index < ids.length &&
       [...rangeOf(index).getClientRects()].some((box) =>
         x >= box.left && x < box.right && y > box.top - 6 && y < box.bottom + 6)) ?? null;
   }
 
-  const make = (kind, words, name) => {
-    const element = document.createElement(kind);
-    element.textContent = words;
-    if (name) element.className = name;
+  const make = (tag, content, className) => {
+    const element = document.createElement(tag);
+    element.textContent = content;
+    if (className) element.className = className;
     return element;
   };
 
-  function bar(share) {
-    const space = "http://www.w3.org/2000/svg", picture = document.createElementNS(space, "svg");
+  function makeBar(thousandths) {
+    const svg = "http://www.w3.org/2000/svg", picture = document.createElementNS(svg, "svg");
     picture.setAttribute("class", "bar");
     picture.setAttribute("viewBox", "0 0 1000 10");
     picture.setAttribute("preserveAspectRatio", "none");
     picture.setAttribute("aria-hidden", "true");
-    for (const [name, width] of [["rail", 1000], ["other", share]]) {
-      const shape = document.createElementNS(space, "rect");
-      shape.setAttribute("class", name);
+    for (const [className, width] of [["rail", 1000], ["other", thousandths]]) {
+      const shape = document.createElementNS(svg, "rect");
+      shape.setAttribute("class", className);
       shape.setAttribute("width", width);
       shape.setAttribute("height", 10);
       picture.append(shape);
@@ -89,69 +89,73 @@
 
   function show(index) {
     current = index;
-    const [sign, name] = data.chars[ids[index]], about = make("p", ""), paid = make("span", "", "paid");
+    const [label, name] = data.chars[ids[index]];
     const rank = `${(ranks[index] + 1).toLocaleString("en")} of ${data.size.toLocaleString("en")}`;
-    paid.append(make("strong", `${(cost[index] / 100).toFixed(2)} bits`), `, rank ${rank}`);
-    about.append(make("span", sign, "glyph"), " ", make("span", name, "called"), " ", paid);
+    const figures = make("span", "", "surprisal");
+    figures.append(make("strong", `${(surprisal[index] / 100).toFixed(2)} bits`), `, rank ${rank}`);
+    const actual = make("p", "");
+    actual.append(make("span", label, "glyph"), " ", make("span", name, "name"), " ", figures);
     const likeliest = make("ol", "");
     for (let place = index; place < top.length; place += ids.length) {
-      const row = make("li", "", top[place] === ids[index] ? "came" : ""), share = probabilities[place];
-      const likely = make("b", data.chars[top[place]][0]);
-      likely.title = data.chars[top[place]][1];
-      row.append(likely, bar(share), make("span", share ? `${(share / 10).toFixed(1)} %` : "< 0.1 %"));
+      const row = make("li", "", top[place] === ids[index] ? "actual" : ""), thousandths = probabilities[place];
+      const char = make("b", data.chars[top[place]][0]);
+      char.title = data.chars[top[place]][1];
+      const percent = thousandths ? `${(thousandths / 10).toFixed(1)} %` : "< 0.1 %";
+      row.append(char, makeBar(thousandths), make("span", percent));
       likeliest.append(row);
     }
-    panel.replaceChildren(about, likeliest);
+    panel.replaceChildren(actual, likeliest);
     const range = rangeOf(index);
     if (typeof Highlight !== "undefined") CSS.highlights.set("cursor", new Highlight(range));
     else getSelection().setBaseAndExtent(range.startContainer, range.startOffset, range.endContainer, range.endOffset);
     return range;
   }
 
-  // By line, up and down; a line that was cut in blocks is still one.
+  // Return the first and last position of a line, which can span several blocks.
   function lineOf(index) {
     let first = blockOf(index), last = first;
-    while (first > 0 && !isEnd(first - 1)) first--;
-    while (last < blocks.length - 1 && !isEnd(last)) last++;
+    while (first > 0 && !endsLine(first - 1)) first--;
+    while (last < blocks.length - 1 && !endsLine(last)) last++;
     return [starts[first], starts[last + 1] - 1];
   }
 
-  function target(key, all) {
-    const [first, last] = lineOf(current), clip = (line) => Math.min(line[0] + wanted, line[1]);
+  // Return where a key moves the cursor, or null for other keys. all: to the ends of the text, not of the line.
+  function move(key, all) {
+    const [first, last] = lineOf(current), atColumn = (line) => Math.min(line[0] + column, line[1]);
     if (key === "ArrowLeft") return Math.max(current - 1, 0);
     if (key === "ArrowRight") return Math.min(current + 1, ids.length - 1);
     if (key === "Home") return all ? 0 : first;
     if (key === "End") return all ? ids.length - 1 : last;
-    if (key === "ArrowUp") return first ? clip(lineOf(first - 1)) : current;
-    if (key === "ArrowDown") return last < ids.length - 1 ? clip(lineOf(last + 1)) : current;
+    if (key === "ArrowUp") return first ? atColumn(lineOf(first - 1)) : current;
+    if (key === "ArrowDown") return last < ids.length - 1 ? atColumn(lineOf(last + 1)) : current;
     return null;
   }
 
-  function reveal(range) {
-    const inside = text.getBoundingClientRect(), box = range.getBoundingClientRect();
-    if (box.top < inside.top + 16) text.scrollTop += box.top - inside.top - 16;
-    else if (box.bottom > inside.bottom - 24) text.scrollTop += box.bottom - inside.bottom + 24;
+  function scrollToRange(range) {
+    const outer = text.getBoundingClientRect(), inner = range.getBoundingClientRect();
+    if (inner.top < outer.top + 16) text.scrollTop += inner.top - outer.top - 16;
+    else if (inner.bottom > outer.bottom - 24) text.scrollTop += inner.bottom - outer.bottom + 24;
   }
 
   text.addEventListener("keydown", (event) => {
     if (event.altKey || event.metaKey || event.shiftKey) return;
-    const next = current === null ? null : target(event.key, event.ctrlKey);
+    const next = current === null ? null : move(event.key, event.ctrlKey);
     if (next === null) return;
     event.preventDefault();
     const range = show(next);
-    if (event.key !== "ArrowUp" && event.key !== "ArrowDown") wanted = next - lineOf(next)[0];
+    if (event.key !== "ArrowUp" && event.key !== "ArrowDown") column = next - lineOf(next)[0];
     blocks[blockOf(next)].scrollIntoView({ block: "nearest", behavior: "instant" });
-    reveal(range);
+    scrollToRange(range);
   });
   text.addEventListener("focus", () => { if (current === null) show(0); });
-  const point = (event) => {
-    const index = under(event.clientX, event.clientY);
+  const showAtPointer = (event) => {
+    const index = indexAt(event.clientX, event.clientY);
     if (index === null || index === current) return;
     show(index);
-    wanted = index - lineOf(index)[0];
+    column = index - lineOf(index)[0];
   };
-  text.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") point(event); });
-  text.addEventListener("click", point);
+  text.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") showAtPointer(event); });
+  text.addEventListener("click", showAtPointer);
 
   text.setAttribute("role", "application");
   document.querySelectorAll(".scripted").forEach((element) => { element.hidden = false; });

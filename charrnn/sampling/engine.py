@@ -1,6 +1,6 @@
-"""Threads that draw text together, each with its part of a network.
+"""The threads that draw text together, each with a shard of the network.
 
-Letters: S streams, L layers, H hidden size, V vocabulary, N gates * a part's units.
+Letters: S streams, L layers, H hidden size, V vocabulary, N gates * units of a shard.
 """
 
 import ctypes
@@ -18,45 +18,46 @@ from numpy.typing import NDArray
 from charrnn.config import NUM_GATES, ModelConfig, Precision
 from charrnn.errors import ResourceError
 from charrnn.hardware import split_range
-from charrnn.kernels.barrier import abandon, new_barrier
-from charrnn.kernels.generation import Filters, Part, Team, generate
+from charrnn.kernels.barrier import abort, new_barrier
+from charrnn.kernels.cells import CELLS
+from charrnn.kernels.generation import Filters, Shard, SharedBuffers, generate
 from charrnn.kernels.ngrams import Ints, Mixture
-from charrnn.kernels.products import BLOCK, WIDTH, packed_transpose, product
-from charrnn.kernels.recurrent import CELLS, fold_biases
+from charrnn.kernels.products import BLOCK, WIDTH, pack_in_numpy, product
+from charrnn.kernels.recurrent import fold_biases
 from charrnn.kernels.vectors import Floats
 from charrnn.model.ngrams import new_contexts
 
-StreamState = tuple[Floats, Floats, Ints]  # h, and the LSTM's c, each (L, S, H); the n-grams' contexts, (1, S, order)
-_WEIGHTS_A_PIECE = 1 << 30  # that a prompt's pieces meet, so that Ctrl-C is heard: some 20 ms of reading
-_WEIGHTS_PER_THREAD = 1 << 15  # fewer are read sooner than two threads meet
+StreamState = tuple[Floats, Floats, Ints]  # h and the LSTM's c, each (L, S, H); the n-grams' contexts, (1, S, order)
+_WEIGHTS_PER_PIECE = 1 << 30  # characters times weights read in one call, some 20 ms, so that Ctrl-C works
+_WEIGHTS_PER_THREAD = 1 << 15  # reading fewer takes less time than waiting for another thread
+_CACHE_LINE = 64  # bytes
 
 
 class Engine:
-    """A network with its n-grams, and as many threads as it keeps busy.
+    """A network, its n-grams and the threads that draw from them. The calling thread is one of the threads."""
 
-    They share every character; the caller's is one of them.
-    """
-
-    max_streams = 64  # streams that share a pass over the weights
+    max_streams = 64  # that share one pass over the weights
 
     def __init__(
         self, config: ModelConfig, tensors: Mapping[str, Any], threads: int, precision: Precision, mixture: Mixture
     ) -> None:
+        """Lay the tensors out for as many threads as the network can keep busy, at most `threads`."""
         self.config, self.mixture = config, mixture
-        self.storage: type[np.generic] = np.uint16 if precision == "bfloat16" else np.float32
+        self.dtype: type[np.generic] = np.uint16 if precision == "bfloat16" else np.float32
         most = min(config.num_parameters // _WEIGHTS_PER_THREAD, -(-config.hidden_size // WIDTH))
-        self.parts = make_parts(config, tensors, max(1, min(threads, most)), self.storage)
-        self._lock = threading.Lock()  # of two draws at once each might wait for threads that the other has
+        self.shards = make_shards(config, tensors, max(1, min(threads, most)), self.dtype)
+        self._lock = threading.Lock()  # two draws at once could each wait for threads that the other occupies
 
     def new_state(self) -> StreamState:
-        """Zeros for one stream, and no characters before it."""
-        return no_state(self.config, self.mixture)
+        """Return the state of one stream before its first character."""
+        zeros = np.zeros((self.config.num_layers, 1, self.config.hidden_size), np.float32)
+        return zeros, zeros.copy(), new_contexts(self.mixture)[None, None]
 
     def read(self, ids: NDArray[np.int64], state: StreamState) -> None:
-        """Feed a stream's state, (L, 1, H), with characters (n,), in place."""
-        size = max(1, _WEIGHTS_A_PIECE // self.config.num_parameters)
+        """Feed characters (n,) to one stream; its state is updated in place."""
+        size = max(1, _WEIGHTS_PER_PIECE // self.config.num_parameters)
         for first in range(0, len(ids), size):
-            piece = np.append(ids[first : first + size], 0)[None]  # the last would be fed before a draw
+            piece = np.append(ids[first : first + size], 0)[None]  # the last id is not fed
             self.draw(Filters(), piece, np.array([piece.size]), np.empty((1, 0)), state, num_fed=piece.size - 1)
 
     def draw(
@@ -69,62 +70,59 @@ class Engine:
         *,
         num_fed: int = 0,
     ) -> NDArray[np.float64]:
-        """Draw the next n characters of S streams, in place, as generation.generate; return what they cost, (S, n).
+        """Draw the next n characters of S streams into ids; return their nats, (S, n).
 
-        One draw at a time: others wait. Raises ResourceError where the system has no thread left.
+        ids, starts, num_fed: as for generation.generate. numbers: (S, n), uniform random numbers. state:
+        updated in place. Draws of several callers run one after the other.
+        Raises ResourceError if the system can't start a thread.
         """
-        size, num_streams, nats = len(self.parts), len(ids), np.empty(numbers.shape)
-        outputs = np.empty((2, self.config.num_layers, num_streams, self.config.hidden_size), self.storage)
-        logits = np.empty((num_streams, self.config.vocab_size), np.float32)
-        team = Team(new_barrier(), size, outputs, logits)
+        num_threads, num_streams, nats = len(self.shards), len(ids), np.empty(numbers.shape)
+        shared = SharedBuffers(
+            new_barrier(),
+            num_threads,
+            outputs=np.empty((2, self.config.num_layers, num_streams, self.config.hidden_size), self.dtype),
+            logits=np.empty((num_streams, self.config.vocab_size), np.float32),
+        )
+        h, c, contexts = state
 
-        def take_part(rank: int) -> None:
+        def run(rank: int) -> None:
             try:
-                if rank > 0 and cores[rank - 1]:
-                    with suppress(OSError):  # taken from this process meanwhile
-                        os.sched_setaffinity(0, cores[rank - 1])
-                generate(
-                    *(self.parts[rank], rank, filters, ids, starts, num_fed, numbers),
-                    *(*state, nats, self.mixture, team),
-                )
+                if rank > 0:
+                    _pin_thread(cores[rank - 1])
+                shard, mixture = self.shards[rank], self.mixture
+                generate(shard, rank, filters, ids, starts, num_fed, numbers, h, c, contexts, nats, mixture, shared)
             except BaseException:
-                abandon(team.barrier)
+                abort(shared.barrier)
                 raise
 
         with self._lock:
-            cores = other_cores(size - 1)
+            cores = cores_for_others(num_threads - 1)
             try:
-                others = [self._submit(take_part, rank) for rank in range(1, size)]
-                take_part(0)
-            except BaseException:  # Ctrl-C between two of them, say: nobody may wait for one that never comes
-                abandon(team.barrier)
+                futures = [self._submit(run, rank) for rank in range(1, num_threads)]
+                run(0)
+            except BaseException:  # Ctrl-C between two submissions, for example: no thread may wait for a missing one
+                abort(shared.barrier)
                 raise
-            for other in others:
-                other.result()
+            for future in futures:
+                future.result()
         return nats
 
-    def _submit(self, work: Callable[[int], None], rank: int) -> Future[None]:
+    def _submit(self, function: Callable[[int], None], rank: int) -> Future[None]:
         try:
-            return self._pool.submit(work, rank)
+            return self._pool.submit(function, rank)
         except RuntimeError as error:
             raise ResourceError(f"{error}; use fewer --threads") from None
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(len(self.parts) - 1, "charrnn")
+        return ThreadPoolExecutor(len(self.shards) - 1, "charrnn")
 
 
-def no_state(config: ModelConfig, mixture: Mixture) -> StreamState:
-    """That of one stream before its first character."""
-    zeros = np.zeros((config.num_layers, 1, config.hidden_size), np.float32)
-    return zeros, zeros.copy(), new_contexts(mixture)[None, None]
+def cores_for_others(num_threads: int) -> list[set[int]]:
+    """Return for each of num_threads threads the cores it may run on without disturbing the caller; empty if unknown.
 
-
-def other_cores(num_threads: int) -> list[set[int]]:
-    """For each of so many threads the cores that it may run on beside the caller; none where nothing can be said.
-
-    A system may wake a thread where the caller is busy, and leave it there for a while: two
-    that take turns on a core every few microseconds look as if they had just begun on it.
+    A system may wake a thread on the caller's core and leave it there for a while, because two
+    threads that take turns every few microseconds look as if they had just begun.
     """
     try:
         cores = sorted(os.sched_getaffinity(0) - {ctypes.CDLL(None).sched_getcpu()})
@@ -133,55 +131,67 @@ def other_cores(num_threads: int) -> list[set[int]]:
     return [set(cores[number::num_threads]) for number in range(num_threads)]
 
 
-def make_parts(
-    config: ModelConfig, tensors: Mapping[str, Any], num_parts: int, storage: type[np.generic] = np.float32
-) -> list[Part]:
-    """Lay a model's tensors out for so many threads. storage: float32, or uint16 for bfloat16."""
-    hidden_size, gates = config.hidden_size, NUM_GATES[config.cell]
-    like = np.empty(0, storage)
+def _pin_thread(cores: set[int]) -> None:
+    """Keep the current thread on these cores, if any are given."""
+    if cores:
+        with suppress(OSError):  # they may have been taken from this process
+            os.sched_setaffinity(0, cores)
 
-    def packed(weights: list[Any]) -> Any:
-        nothing = [np.empty((0, 0, 0), storage)]
-        stacked = np.stack([packed_transpose(weight, like) for weight in weights] or nothing)
-        return _on_cache_lines(stacked)[: len(weights)]
 
+def make_shards(
+    config: ModelConfig, tensors: Mapping[str, Any], num_shards: int, dtype: type[np.generic] = np.float32
+) -> list[Shard]:
+    """Lay a model's tensors out for several threads. dtype: float32, or uint16 for bfloat16."""
+    gates = NUM_GATES[config.cell]
     layers = [
         {name: tensors[f"layers.{k}.{name}_l0"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
         for k in range(config.num_layers)
     ]
     biases = [fold_biases(config.cell, layer["bias_ih"], layer["bias_hh"]) for layer in layers]
-    first_weight = packed_transpose(layers[0]["weight_ih"], biases[0][0])
-    table = np.empty((config.vocab_size, first_weight.shape[0] * BLOCK), np.float32)
-    embedding = np.array(tensors["embedding.weight"])  # a copy: arrays from a file lie unaligned
-    product(embedding, first_weight, table)
-    table = table[:, : gates * hidden_size] + biases[0][0]
-    parts = []
+    table = _input_table(config, tensors["embedding.weight"], layers[0]["weight_ih"], biases[0][0])
+    shards = []
     for units, chars in zip(
-        split_range(hidden_size, num_parts, WIDTH), split_range(config.vocab_size, num_parts, BLOCK), strict=True
+        split_range(config.hidden_size, num_shards, WIDTH), split_range(config.vocab_size, num_shards, BLOCK), strict=True
     ):
-        rows = np.concatenate([np.arange(units.start, units.stop) + gate * hidden_size for gate in range(gates)])
-        parts.append(
-            Part(
+        own = np.arange(units.start, units.stop)
+        rows = np.concatenate([own + gate * config.hidden_size for gate in range(gates)])
+        shards.append(
+            Shard(
                 cell=CELLS[config.cell],
                 first_unit=units.start,
                 num_units=units.stop - units.start,
                 first_char=chars.start,
                 table=np.array(table[:, rows], np.float32, order="C"),
-                input=packed([layer["weight_ih"][rows] for layer in layers[1:]]),
-                recurrent=packed([layer["weight_hh"][rows] for layer in layers]),
+                input=_pack([layer["weight_ih"][rows] for layer in layers[1:]], dtype),
+                recurrent=_pack([layer["weight_hh"][rows] for layer in layers], dtype),
                 bias=np.array([bias[rows] for bias, _ in biases[1:]], np.float32).reshape(-1, len(rows)),
                 inner_bias=np.array([inner[units] for _, inner in biases], np.float32),
-                head=packed([tensors["head.weight"][chars]])[0],
+                head=_pack([tensors["head.weight"][chars]], dtype)[0],
                 head_bias=np.array(tensors["head.bias"][chars], np.float32),
             )
         )
-    return parts
+    return shards
 
 
-def _on_cache_lines(array: NDArray[Any]) -> NDArray[Any]:
-    """A copy that begins where a cache line does; elsewhere each vector would be read from two."""
-    room = np.empty(array.nbytes + 64, np.uint8)
-    start = -room.ctypes.data % 64
-    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+def _input_table(config: ModelConfig, embedding: Any, weight_ih: Any, bias: Floats) -> Floats:
+    """Compute the first layer's input projection for every character: (V, gates * H)."""
+    packed = pack_in_numpy(weight_ih, np.empty(0, np.float32))
+    table = np.empty((config.vocab_size, packed.shape[0] * BLOCK), np.float32)
+    product(np.array(embedding), packed, table)  # a copy, because arrays from a file are unaligned
+    return table[:, : len(bias)] + bias
+
+
+def _pack(weights: list[Any], dtype: type[np.generic]) -> NDArray[Any]:
+    """Pack weights of one shape for the kernels and stack them: (len(weights), …)."""
+    if not weights:
+        return np.empty((0, 0, 0, 0), dtype)
+    return align_to_cache_lines(np.stack([pack_in_numpy(weight, np.empty(0, dtype)) for weight in weights]))
+
+
+def align_to_cache_lines(array: NDArray[Any]) -> NDArray[Any]:
+    """Copy an array to the start of a cache line, because a vector across two lines takes longer to read."""
+    memory = np.empty(array.nbytes + _CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % _CACHE_LINE
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy

@@ -1,4 +1,4 @@
-"""A run's folder: its name, lock, states, log and model; and the signals that end it.
+"""A run's folder: its name, lock, states, log and model.
 
 checkpoints/<run>/ holds model.safetensors, the newest two state-<step>.safetensors and
 log.jsonl. Nothing here knows how training works.
@@ -27,15 +27,15 @@ ROOT = Path(CHECKPOINTS)
 MODEL_NAME = "model.safetensors"
 LOG_NAME = "log.jsonl"
 REPORT_NAME = "report.html"
-_KEPT_STATES = 2
 SESSION_EVENTS = ("resumed", "warning")  # events that an uninterrupted run wouldn't have
+_NUM_STATES = 2
 
 
 @dataclass(frozen=True)
 class SavedState:
-    """A state file's content: what an exact resume needs, and the plain facts about it.
+    """A state file's content: the arrays and plain values that an exact resume needs.
 
-    damaged: what is wrong with the newer files that were passed over.
+    damaged: what is wrong with each newer file that was skipped.
     """
 
     path: Path
@@ -70,9 +70,9 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder, made if need be, against other runs; the kernel frees a dead one's hold.
+        """Create the folder if needed and lock it; the system releases the lock of a dead process.
 
-        Raises RunLockedError that says who has it.
+        Raises RunLockedError that names the process holding the lock.
         """
         lock, holder = FileLock(self.folder / ".lock", timeout=0), self.folder / ".lock-holder"
         try:
@@ -84,26 +84,26 @@ class Run:
             holder.write_text(f"process {os.getpid()}")
         except Timeout:
             raise RunLockedError(
-                f"{self.folder} is in use by {_who(holder)}; wait for it, or use another --run NAME"
+                f"{self.folder} is in use by {_holder_name(holder)}; wait for it, or use another --run NAME"
             ) from None
         except OSError as error:
             raise CharrnnError(f"{self.folder}: {error.strerror}; a run needs a folder it can write to") from None
         try:
-            for left_behind in self.folder.glob(".*.tmp"):  # by a process that was killed while writing
-                left_behind.unlink(missing_ok=True)
+            for leftover in self.folder.glob(".*.tmp"):  # of a process that was killed while writing
+                leftover.unlink(missing_ok=True)
             yield
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
 
     def check_writable(self) -> None:
-        """Raise CharrnnError where the folder can't be written to, or made."""
+        """Raise CharrnnError if the folder can't be created or written to."""
         folder = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
         if not os.access(folder, os.W_OK | os.X_OK):
             raise CharrnnError(f"{folder}: can't be written to; a run needs a folder it can write to")
 
     def clear(self) -> None:
-        """Forget everything about an earlier run of this name."""
+        """Delete the states, model and log of an earlier run."""
         for path in [*self._states().values(), self.model_path, self.log_path]:
             path.unlink(missing_ok=True)
 
@@ -111,19 +111,19 @@ class Run:
         return self.folder / f"state-{step}.safetensors"
 
     def save_state(self, step: int, tensors: Tensors, meta: dict[str, Any]) -> None:
-        """Write state-<step>.safetensors and drop all but the newest two."""
-        if self.log_path.exists():  # what the state counts on is on the disk before it
+        """Write state-<step>.safetensors, then delete all but the newest two states up to that step."""
+        if self.log_path.exists():  # the state counts the events in the log, so they must reach the disk first
             sync(self.log_path)
         write_tensors(self.state_path(step), tensors, kind="state", meta=meta)
         states = self._states()
-        kept = [number for number in states if number <= step][:_KEPT_STATES]
-        for number in states.keys() - kept:  # the older ones, and damaged ones that the run fell back from
+        newest = [number for number in states if number <= step][:_NUM_STATES]
+        for number in states.keys() - newest:  # older states, and damaged ones that the run fell back from
             states[number].unlink(missing_ok=True)
 
     def newest_state(self) -> SavedState | None:
-        """The newest state that is whole; None where there is none at all.
+        """Read and verify the newest intact state; None if the folder has no states.
 
-        Raises ModelFileError where there are states and all of them are damaged.
+        Raises ModelFileError if all states are damaged.
         """
         damaged: list[str] = []
         for path in self._states().values():
@@ -132,11 +132,11 @@ class Run:
             except ModelFileError as error:
                 damaged.append(str(error))
         if damaged:
-            raise ModelFileError(f"{damaged[0]}; no good state is left in {self.folder}, --fresh starts over")
+            raise ModelFileError(f"{damaged[0]}; {self.folder} has no other state, --fresh starts over")
         return None
 
     def last_step(self) -> int | None:
-        """The step of the newest state, good or not; None where there is none."""
+        """The step of the newest state, damaged or not, from its file name; None if there are no states."""
         return next(iter(self._states()), None)
 
     def _states(self) -> dict[int, Path]:
@@ -149,32 +149,36 @@ class Run:
         return dict(sorted(numbered.items(), reverse=True))
 
     def rewind_log(self, num_events: int) -> None:
-        """Drop the events of the run after the first num_events: they are going to happen again.
+        """Drop the run's events after the first num_events, because they will happen again.
 
-        What belongs to a sitting (that it resumed, what it was warned of) stays.
+        Session events (resumed, warning) stay.
         """
-        lines, kept = self._log_lines(), []
-        for line, of_the_run in lines:
-            num_events -= of_the_run
-            if num_events >= 0 or not of_the_run:
-                kept.append(line)
-        if len(kept) < len(lines):
-            write_atomically(self.log_path, *kept)
+        lines, remaining = self._log_lines(), []
+        for line, is_session_event in lines:
+            if not is_session_event:
+                num_events -= 1
+            if is_session_event or num_events >= 0:
+                remaining.append(line)
+        if len(remaining) < len(lines):
+            write_atomically(self.log_path, *remaining)
 
     def num_logged(self) -> int:
-        """How many events of the run the log has."""
-        return sum(of_the_run for _, of_the_run in self._log_lines())
+        """Count the events in the log, session events aside."""
+        return sum(not is_session_event for _, is_session_event in self._log_lines())
 
     def _log_lines(self) -> list[tuple[bytes, bool]]:
-        """The log's lines, and whether each is an event of the run rather than of one sitting."""
+        """The log's lines, and whether each is a session event."""
         if not self.log_path.exists():
             return []
         lines = self.log_path.read_bytes().splitlines(keepends=True)
-        return [(line, not any(f'"event": "{name}"'.encode() in line for name in SESSION_EVENTS)) for line in lines]
+        return [(line, any(f'"event": "{name}"'.encode() in line for name in SESSION_EVENTS)) for line in lines]
 
 
-def _who(holder: Path) -> str:
-    """Who holds a run's folder: it may just be about to say so, over the name of one that was killed."""
+def _holder_name(holder: Path) -> str:
+    """Name the process that holds a run's lock.
+
+    It may be about to write its number over that of a killed process, so a dead process's number is read again.
+    """
     for _ in range(20):
         with suppress(OSError, ValueError):
             name, number = holder.read_text().split()
@@ -187,7 +191,7 @@ def _who(holder: Path) -> str:
 def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's
         return True
     except ProcessLookupError:
         return False
@@ -195,46 +199,46 @@ def _is_alive(process: int) -> bool:
 
 
 class Log:
-    """Appends to a run's log.jsonl; what a failing disk doesn't take is tried again with what follows."""
+    """Appends events to a run's log.jsonl; lines that could not be written are retried with the next one."""
 
     def __init__(self, run: Run) -> None:
         self._path = run.log_path
-        self._waiting = b""
+        self._pending = b""
         self._failing = False
-        self._size: int | None = None  # of the file before what waits, where some of that may be in it
+        self._size: int | None = None  # of the file before the pending lines, if a failed write may have left some
 
     def append(self, record: Mapping[str, Any]) -> str | None:
-        """Append one JSON object. Returns what to tell the user, when it begins to fail."""
-        self._waiting += json.dumps(record).encode() + b"\n"
+        """Append one JSON object. Returns a warning for the first failure in a row, else None."""
+        self._pending += json.dumps(record).encode() + b"\n"
         try:
             self._write()
         except OSError as error:
-            told, self._failing = self._failing, True
+            was_failing, self._failing = self._failing, True
             reason = f"{self._path}: {error.strerror or error}"
-            return None if told else f"{reason}; training goes on, and writing is tried again"
+            return None if was_failing else f"{reason}; training continues, and writing will be retried"
         self._failing = False
         return None
 
     def finish(self) -> None:
-        """Write what still waits. Raises CharrnnError where that fails."""
+        """Write the pending lines. Raises CharrnnError if that fails."""
         try:
             self._write()
         except OSError as error:
             raise CharrnnError(f"{self._path}: {error.strerror or error}; the log lacks its end") from None
 
     def _write(self) -> None:
-        """Write what waits, all or nothing."""
-        if not self._waiting:
+        """Write all pending lines or none."""
+        if not self._pending:
             return
         with self._path.open("ab+", buffering=0) as file:
             size = file.tell()
-            if self._size is not None:  # as where closing failed
+            if self._size is not None:  # an earlier write succeeded, but closing the file failed
                 size = min(size, self._size)
                 file.truncate(size)
             self._size = size
             file.seek(max(0, size - 1))
-            torn = file.read(1) not in (b"", b"\n")  # a line that was cut by a crash
-            data = b"\n" * torn + self._waiting
+            ends_in_part = file.read(1) not in (b"", b"\n")  # a crash cut the last line
+            data = b"\n" + self._pending if ends_in_part else self._pending
             try:
                 if file.write(data) != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -242,11 +246,11 @@ class Log:
                 with suppress(OSError):
                     file.truncate(size)
                 raise
-        self._waiting, self._size = b"", None
+        self._pending, self._size = b"", None
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The events that a run's folder tells of; none where it has no log. Lines that aren't any are passed over."""
+    """Read the events in a run's log; [] if there is no log. Lines that are not JSON objects are skipped."""
     events = []
     with suppress(OSError):
         for line in (folder / LOG_NAME).read_bytes().splitlines():
@@ -256,36 +260,38 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def run_name(text: str) -> str:
-    """The name of a run that wasn't given one: the first text's stem, or stdin for any stream."""
+    """Name a run after its first text: the file's stem, or stdin for any stream."""
     is_stream = os.path.exists(text) and not os.path.isfile(text) and not os.path.isdir(text)
     return "stdin" if text == STDIN or is_stream else Path(os.path.abspath(text)).stem
 
 
-def list_models(*, root: Path = ROOT) -> list[Path]:
-    """The model files of all runs, oldest first."""
-    return sorted(root.glob(f"*/{MODEL_NAME}"), key=lambda path: path.stat().st_mtime_ns)
+def list_models() -> list[Path]:
+    """List the model files of all runs, oldest first."""
+    return sorted(ROOT.glob(f"*/{MODEL_NAME}"), key=lambda path: path.stat().st_mtime_ns)
 
 
-def list_without_model(*, root: Path = ROOT) -> list[str]:
-    """The names of runs that were stopped before they had a model."""
-    stopped = {path.parent for path in root.glob("*/state-*.safetensors")}
-    return sorted(folder.name for folder in stopped if not (folder / MODEL_NAME).exists())
+def list_without_model() -> list[str]:
+    """List the names of runs that were stopped before they saved a model."""
+    folders = {path.parent for path in ROOT.glob("*/state-*.safetensors")}
+    return sorted(folder.name for folder in folders if not (folder / MODEL_NAME).exists())
 
 
-def find_model(which: str | None, *, root: Path = ROOT) -> Path:
-    """The model file that `-m` means: a file, a run's folder or a run's name; None: the newest.
+def find_model(which: str | None) -> Path:
+    """Find the model file that `-m` names: a file, a run's folder or a run; None: the newest model.
 
-    Raises ModelFileError where there is none.
+    Raises ModelFileError if there is none.
     """
     if which is None:
-        models = list_models(root=root)
+        models = list_models()
         if not models:
-            raise ModelFileError(f"no model in ./{root}; make one with: charrnn train TEXT, or name a file with -m")
+            raise ModelFileError(f"no model in ./{ROOT}; make one with: charrnn train TEXT, or name a file with -m")
         return models[-1]
-    # the run first: a text of the same name without a suffix must not hide it
-    for path in (root / which / MODEL_NAME, Path(which) / MODEL_NAME, Path(which)):
-        if os.path.exists(path) and not os.path.isdir(path):  # unlike Path's, False for a name too long
+    # runs first: a text of the same name, without a suffix, must not hide its run
+    for path in (ROOT / which / MODEL_NAME, Path(which) / MODEL_NAME, Path(which)):
+        if os.path.exists(path) and not os.path.isdir(path):  # unlike Path's, False for a name that is too long
             return path
-    if which in list_without_model(root=root):
-        raise ModelFileError(f"run {which!r} was stopped before it had a model; the same charrnn train command goes on")
-    raise ModelFileError(f"{which}: neither a model file nor a run in ./{root}; charrnn info lists the runs")
+    if which in list_without_model():
+        raise ModelFileError(
+            f"run {which!r} was stopped before it saved a model; the same charrnn train command resumes it"
+        )
+    raise ModelFileError(f"{which}: neither a model file nor a run in ./{ROOT}; charrnn info lists the runs")

@@ -1,11 +1,11 @@
-"""A second opinion: n-grams beside the network, and how much each of them counts.
+"""Fit the mixture of the network with n-grams: count the n-grams and find the weight of each expert.
 
-PackedPair predict the next character; their log probabilities are added with weights that depend on
-how much of what came before the n-grams know (kernels/mixing.py). The weights are fitted on
-pieces of the training text that the network did not learn, and that the n-grams then hadn't
-counted either; afterwards they count them too.
+Both predict the next character. Their log probabilities are added, with weights that depend on
+how long a context the n-grams know (kernels/ngrams.py). The weights are fitted on withheld pieces
+of the training text: the network was not trained on them, and the n-grams are counted without
+them for the fit. The n-grams in the model file are counted with them.
 
-Letters: N characters, V vocabulary.
+Letters: N characters, T characters of a piece, B pieces, V vocabulary.
 """
 
 from collections.abc import Iterator
@@ -13,122 +13,134 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.batches import MOST_COUNTED, PIECE_SIZE, TrainText
+from charrnn.data.batches import MAX_COUNTED_CHARS, PIECE_SIZE, TrainText
 from charrnn.data.vocab import Ids
-from charrnn.evaluation.scoring import all_logits
+from charrnn.evaluation.scoring import compute_logits
 from charrnn.kernels.ngrams import Mixture, fill_distributions
 from charrnn.kernels.vectors import Doubles, Floats
 from charrnn.model.network import CharRNN
-from charrnn.model.ngrams import MAX_ORDER, Arrays, build, contexts_of, nats_by_order, trie_of
+from charrnn.model.ngrams import MAX_ORDER, Arrays, count_ngrams, find_contexts, make_trie, nats_by_order
 
-MOST_ORDER = 7  # longer n-grams gain a hundredth of a nat at most, and more is copied
-LEAST_GAIN = 0.005  # nats a character, that n-grams must bring to be worth their place
-_LONG = 500_000  # characters: of such a text no order is too long, and trying takes more memory than counting
-_LEAST_FITTED, _MOST_FITTED = 0.01, 4.0  # weights, before they are made to sum to one
-_AT_ONCE = 1024  # characters whose distributions are compared
-_DOUBT = 20.0  # characters' worth, that the weights of one length are those of all
+MAX_MIXED_ORDER = 7  # longer n-grams gain a hundredth of a nat at most, and more text is copied
+MIN_GAIN = 0.005  # nats per character; n-grams that gain less are left out
+_LONG_TEXT = 500_000  # characters; no order is too long then, and trying them takes more memory than counting
+_MIN_FITTED, _MAX_FITTED = 0.01, 4.0  # weights, before they are scaled to sum to one
+_CHUNK = 1024  # characters whose distributions are in float64 at a time
+_PRIOR_STRENGTH = 20.0  # characters' worth of evidence that one length's weights equal those of all lengths
+_FIRST_GUESS = (0.7, 0.3)  # weights of network and n-grams
+_MAX_ITERATIONS = 20
 
 
 def fit_mixture(network: CharRNN, text: TrainText) -> Arrays:
-    """Count a training text, and weigh what that says, on what was withheld of it; return arrays for a model file.
+    """Count a training text's n-grams and fit the mixture weights on its withheld pieces; return a model file's arrays.
 
-    There are none where nothing was withheld, or where they bring less than LEAST_GAIN.
+    Returns none if nothing was withheld or if the n-grams gain less than MIN_GAIN.
     """
     if len(text.starts) == 0:
         return {}
     vocab_size = network.config.vocab_size
     places = text.starts + np.arange(PIECE_SIZE)[:, None]  # (T, B)
     targets = text.ids[places].astype(np.int64)
-    first = max(0, len(text.ids) - MOST_COUNTED)
-    left = text.left(first)
-    order = MOST_ORDER if len(left) > _LONG else min(MOST_ORDER, _best_order(text, left, vocab_size) + 1)
-    trie = trie_of(build(left, order, vocab_size=vocab_size), vocab_size=vocab_size)
-    counted, lengths = _counted(Mixture(trie, np.ones((order, 2))), text, vocab_size)
-    logits = all_logits(network, text.ids, text.starts, PIECE_SIZE).reshape(-1, vocab_size)
-    weights, gain = fit(logits, counted, lengths, targets.ravel(), order=order)
-    if gain < LEAST_GAIN:
+    first = max(0, len(text.ids) - MAX_COUNTED_CHARS)
+    remaining = text.remaining_ids(first)
+    order = MAX_MIXED_ORDER
+    if len(remaining) <= _LONG_TEXT:
+        order = min(order, _best_order(text, remaining, vocab_size) + 1)
+    trie = make_trie(count_ngrams(remaining, order, vocab_size=vocab_size), vocab_size=vocab_size)
+    probabilities, lengths = _predict_pieces(Mixture(trie, np.ones((order, 2))), text, vocab_size)
+    logits = compute_logits(network, text.ids, text.starts, PIECE_SIZE).reshape(-1, vocab_size)
+    weights, gain = fit_weights(logits, probabilities, lengths, targets.ravel(), order=order)
+    if gain < MIN_GAIN:
         return {}
-    return {**build(text.ids[first:], order, vocab_size=vocab_size), "ngram.weights": weights}
+    return {**count_ngrams(text.ids[first:], order, vocab_size=vocab_size), "ngram.weights": weights}
 
 
-def _best_order(text: TrainText, left: Ids, vocab_size: int) -> int:
-    """The order of the n-grams that do best alone."""
-    pieces = text.ids[text.starts[:, None] + np.arange(-MAX_ORDER, PIECE_SIZE)].ravel()  # with what is before each
-    scored = np.tile(np.arange(-MAX_ORDER, PIECE_SIZE) >= 0, len(text.starts))
-    by_order = nats_by_order(left, pieces, context=left[:1], vocab_size=vocab_size)
-    return 1 + int(np.argmin([nats[scored].mean() for nats in by_order]))
+def _best_order(text: TrainText, remaining: Ids, vocab_size: int) -> int:
+    """Find the order of the n-grams that predict the withheld pieces best on their own."""
+    positions = np.arange(-MAX_ORDER, PIECE_SIZE)  # each piece with the characters before it
+    pieces = text.ids[text.starts[:, None] + positions].ravel()
+    is_scored = np.tile(positions >= 0, len(text.starts))
+    by_order = nats_by_order(remaining, pieces, context=remaining[:1], vocab_size=vocab_size)
+    return 1 + int(np.argmin([nats[is_scored].mean() for nats in by_order]))
 
 
-def _counted(mixture: Mixture, text: TrainText, vocab_size: int) -> tuple[Doubles, NDArray[np.int64]]:
-    """What n-grams expect in each piece, (T B, V), and the length of what they know before each character, (T B,)."""
+def _predict_pieces(mixture: Mixture, text: TrainText, vocab_size: int) -> tuple[Doubles, NDArray[np.int64]]:
+    """Predict the withheld pieces with the n-grams alone.
+
+    Returns probabilities (T B, V), and the length of the context they know at each character (T B,).
+    """
     contexts = [
-        contexts_of(mixture, text.ids[start : start + PIECE_SIZE], context=text.ids[start - MAX_ORDER : start])
+        find_contexts(mixture, text.ids[start : start + PIECE_SIZE], context=text.ids[start - MAX_ORDER : start])
         for start in text.starts
     ]
     rows = np.stack(contexts, axis=1).reshape(-1, len(mixture.weights))  # (T B, order)
-    counted, lengths = np.empty((len(rows), vocab_size)), np.empty(len(rows), np.int64)
-    fill_distributions(mixture.trie, rows, counted, lengths)
-    return counted, lengths
+    probabilities, lengths = np.empty((len(rows), vocab_size)), np.empty(len(rows), np.int64)
+    fill_distributions(mixture.trie, rows, probabilities, lengths)
+    return probabilities, lengths
 
 
-def fit(
-    logits: Floats, counted: Doubles, lengths: NDArray[np.int64], targets: NDArray[np.int64], *, order: int
+def fit_weights(
+    logits: Floats, probabilities: Doubles, lengths: NDArray[np.int64], targets: NDArray[np.int64], *, order: int
 ) -> tuple[Doubles, float]:
-    """The weights (order, 2) of the network and of the n-grams by the length they know, and the nats gained.
+    """Fit the weights of network and n-grams for each known length; return them, (order, 2), and the gain in nats.
 
-    logits: (N, V), the network's; counted: (N, V), probabilities by n-grams; lengths, targets: (N,).
+    logits: (N, V), of the network; probabilities: (N, V), of the n-grams; lengths: (N,), the context
+    they know; targets: (N,). The gain is per character, over the network alone.
     The loss is convex in the weights, so Newton's method finds them: first for all lengths
-    together, and from there for each. Where they sum to more than one the product is surer than
-    its experts; that pays in the middle of a text that is known, and not beyond its end, so they
-    are made to sum to one.
+    together, then from there for each length. Weights that sum to more than one make the product more
+    certain than its experts. That helps inside a text that is known but not beyond its end, so
+    the weights are scaled to sum to at most one.
     """
     experts = np.empty((2, *logits.shape), np.float32)
     np.subtract(logits, np.logaddexp.reduce(logits, axis=1, keepdims=True), out=experts[0])
-    np.log(counted, out=experts[1], casting="same_kind")
-    common = _newton(experts, targets, start=np.array([0.7, 0.3]), doubt=1.0)
+    np.log(probabilities, out=experts[1], casting="same_kind")
+    common = _minimise_nats(experts, targets, prior=np.array(_FIRST_GUESS), strength=1.0)
     weights, total = np.tile(common / max(1.0, common.sum()), (order, 1)), 0.0
     for length in range(order):
         here = np.flatnonzero(lengths == length)
         if len(here) > 0:
             part = experts[:, here]
-            weights[length] = _newton(part, targets[here], start=common, doubt=_DOUBT)
+            weights[length] = _minimise_nats(part, targets[here], prior=common, strength=_PRIOR_STRENGTH)
             weights[length] /= max(1.0, weights[length].sum())
-            total += _nats(part, targets[here], weights[length])
-    return weights, (_nats(experts, targets, np.array([1.0, 0.0])) - total) / len(targets)
+            total += _sum_nats(part, targets[here], weights[length])
+    network_alone = _sum_nats(experts, targets, np.array([1.0, 0.0]))
+    return weights, (network_alone - total) / len(targets)
 
 
-def _nats(experts: Floats, targets: NDArray[np.int64], weights: Doubles) -> float:
-    """What the targets (N,) cost the experts' (2, N, V) weighted product."""
-    return -sum(
-        float(_product(part, weights)[np.arange(len(target)), target].sum())
-        for part, target in _parts(experts, targets)
-    )
+def _minimise_nats(experts: Floats, targets: NDArray[np.int64], *, prior: Doubles, strength: float) -> Doubles:
+    """Find the weights (2,) that minimise the nats of the targets (N,).
 
-
-def _parts(experts: Floats, targets: NDArray[np.int64]) -> Iterator[tuple[Doubles, NDArray[np.int64]]]:
-    """Experts and targets, a few characters at a time."""
-    for first in range(0, len(targets), _AT_ONCE):
-        yield experts[:, first : first + _AT_ONCE].astype(np.float64), targets[first : first + _AT_ONCE]
-
-
-def _product(experts: Doubles, weights: Doubles) -> Doubles:
-    """Log probabilities (N, V) of the experts' (2, N, V) weighted product."""
-    scores: Doubles = np.tensordot(weights, experts, 1)
-    return scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
-
-
-def _newton(experts: Floats, targets: NDArray[np.int64], *, start: Doubles, doubt: float) -> Doubles:
-    """The weights that cost least, drawn to where they start as by so many characters."""
-    weights = start
-    for _ in range(20):
-        slope, curve = doubt * (weights - start), doubt * np.eye(2)
-        for part, target in _parts(experts, targets):
-            likely = np.exp(_product(part, weights))  # (N, V)
-            means = (likely * part).sum(-1)  # (2, N)
-            slope += (means - part[:, np.arange(len(target)), target]).sum(-1)
-            curve += np.einsum("nv,inv,jnv->ij", likely, part, part, optimize=True) - means @ means.T
-        step = np.linalg.solve(curve, slope)
-        weights = np.clip(weights - step, _LEAST_FITTED, _MOST_FITTED)
+    prior: where to start; the weights are pulled towards it as strongly as by `strength` characters.
+    """
+    weights = prior
+    for _ in range(_MAX_ITERATIONS):
+        gradient, hessian = strength * (weights - prior), strength * np.eye(2)
+        for part, target in _chunks(experts, targets):
+            mixed = np.exp(_mix(part, weights))  # (N, V)
+            means = (mixed * part).sum(-1)  # (2, N)
+            gradient += (means - part[:, np.arange(len(target)), target]).sum(-1)
+            hessian += np.einsum("nv,inv,jnv->ij", mixed, part, part, optimize=True) - means @ means.T
+        step = np.linalg.solve(hessian, gradient)
+        weights = np.clip(weights - step, _MIN_FITTED, _MAX_FITTED)
         if np.abs(step).max() < 1e-6:
             break
     return weights
+
+
+def _sum_nats(experts: Floats, targets: NDArray[np.int64], weights: Doubles) -> float:
+    """Return the nats of the targets (N,) under the experts' (2, N, V) weighted product."""
+    return -sum(
+        float(_mix(part, weights)[np.arange(len(target)), target].sum()) for part, target in _chunks(experts, targets)
+    )
+
+
+def _chunks(experts: Floats, targets: NDArray[np.int64]) -> Iterator[tuple[Doubles, NDArray[np.int64]]]:
+    """Yield experts and targets a chunk at a time, experts in float64."""
+    for first in range(0, len(targets), _CHUNK):
+        yield experts[:, first : first + _CHUNK].astype(np.float64), targets[first : first + _CHUNK]
+
+
+def _mix(experts: Doubles, weights: Doubles) -> Doubles:
+    """Return log probabilities (N, V) of the experts' (2, N, V) weighted product."""
+    scores: Doubles = np.tensordot(weights, experts, 1)
+    return scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)

@@ -1,7 +1,7 @@
-"""What a run is going to do: what it learns, where, within which budget, and from which state.
+"""The plan of a run: the task, the environment, the budget, and the state it resumes from.
 
-`plan_run` settles everything before the first step. `given` holds what the user asked for, by the
-name of the setting; the recipe, or the state of an earlier start, fills in the rest.
+A plan is complete before the first step. `given` holds the settings that the user named, by field;
+the recipe, or the state of a resumed run, gives the others.
 """
 
 import importlib.metadata
@@ -27,14 +27,14 @@ from charrnn.training.folder import Run, SavedState
 from charrnn.training.recipe import default_budget, estimate_memory, recommend
 from charrnn.training.state import ScalarState
 
-MAX_PARTS, MAX_BYTES = 10_000, 1 << 21  # of a description, for a text's files; model/file.py reads twice that
-_LIBRARIES = ("charrnn", "torch", "numpy", "numba")  # whose versions may round sums differently
+MAX_PARTS, MAX_BYTES = 10_000, 1 << 21  # of the list of text files in a file's metadata; model/file.py reads twice that
+_LIBRARIES = ("charrnn", "torch", "numpy", "numba")  # other versions may round sums differently
 _NEW_CHARS_SHOWN = 20
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned: a text, how it was read, a network and how it is trained."""
+    """What is learned: a text and how it was read, a network and how it is trained."""
 
     corpus: Corpus
     corpus_config: CorpusConfig
@@ -43,12 +43,12 @@ class Task:
 
     @cached_property
     def train_text(self) -> TrainText:
-        """The training text without the pieces withheld to fit the mixture weights."""
+        """The training text without the pieces that are withheld to fit the mixture weights."""
         return _train_text(self.corpus, self.training.mix)
 
     @cached_property
     def paths(self) -> list[str]:
-        """As many of the text's files as a file's description has room for."""
+        """The text's files, as many as fit a file's metadata."""
         return _first_paths(self.corpus.names)
 
     def settings(self) -> dict[str, Any]:
@@ -58,9 +58,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Environment:
-    """Where a run computes. Elsewhere it resumes as well, but its sums may round differently.
+    """Where a run computes. It can resume in another environment, but sums may round differently there.
 
-    threads: of each process; ranks: the processes that share the run.
+    threads: per process. ranks: the processes that share the run.
     """
 
     device: str = "cpu"
@@ -69,7 +69,7 @@ class Environment:
     ranks: Ranks = SINGLE
 
     def facts(self) -> dict[str, Any]:
-        """All that rounding depends on."""
+        """Everything that rounding depends on."""
         versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
         return {
             "device": self.device,
@@ -83,9 +83,9 @@ class Environment:
 
 @dataclass(frozen=True)
 class Budget(Checked):
-    """minutes: the whole time budget; seconds: the part of it that isn't turned into steps yet.
+    """A time budget. minutes: all of it. seconds: the part that has not been turned into steps yet.
 
-    Both are None where the number of steps is the budget.
+    Both are None if the budget is a number of steps.
     """
 
     minutes: float | None = setting(0.0, 1e9, default=None)
@@ -94,9 +94,9 @@ class Budget(Checked):
 
 @dataclass(frozen=True)
 class Resume:
-    """The saved state a run continues from, verified.
+    """The saved state a run resumes from, verified.
 
-    extends: the run had finished, and its budget has grown; is_finished: there is nothing left to do.
+    extends: the run had finished and has a larger budget now. is_finished: there is nothing left to do.
     """
 
     saved: SavedState
@@ -107,12 +107,12 @@ class Resume:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """Everything that is settled before a run's first step.
+    """What a run will do.
 
-    resume: None for a new run; base: the model whose weights a new run starts from.
-    notes: what the user should know; for a resumed run, the first says how it resumes.
-    reasons: why settings that the user left open have their values.
-    newest_step: of the newest state in the run's folder when the plan was made, -1 if there was none.
+    resume: None for a new run. base: the model whose weights a new run starts from.
+    notes: what the user should know; the first one of a resumed run says how it resumes.
+    reasons: why the recipe chose its settings, by name.
+    newest_step: Run.last_step() when the plan was made.
     """
 
     run: Run
@@ -123,7 +123,7 @@ class RunPlan:
     base: ModelFile | None = None
     notes: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
-    newest_step: int = -1
+    newest_step: int | None = None
 
     @property
     def lanes(self) -> slice:
@@ -132,13 +132,13 @@ class RunPlan:
 
     @property
     def num_workers(self) -> int:
-        """Threads that share the lanes of this process."""
+        """Worker threads that share the lanes of this process."""
         environment = self.environment
         return count_workers(self.lanes.stop - self.lanes.start, device=environment.device, threads=environment.threads)
 
     @property
     def first_step(self) -> int:
-        """The step the run starts or resumes after."""
+        """The step after which the run starts or resumes."""
         return self.resume.scalars.step if self.resume else 0
 
     @property
@@ -151,7 +151,7 @@ class RunPlan:
 
     @cached_property
     def state_facts(self) -> dict[str, Any]:
-        """What every state file of the run says about it; `seconds` is set to null once the steps are fixed."""
+        """What every state file says about the run; its `seconds` become null once the number of steps is known."""
         task, corpus = self.task, self.task.corpus
         return {
             **asdict(self.budget),
@@ -169,7 +169,7 @@ class RunPlan:
 
     @property
     def shared_facts(self) -> dict[str, Any]:
-        """What must be equal in all processes of a run, named as a person knows it."""
+        """What must be equal in all ranks of a run, by names for error messages."""
         corpus, environment = self.task.corpus, self.environment
         return {
             "the text's SHA-256": corpus.sha256,
@@ -182,7 +182,7 @@ class RunPlan:
         }
 
     def provenance(self, num_steps: int | None) -> dict[str, Any]:
-        """Where a model of the run comes from: its text, how that was split, how it was trained."""
+        """Where a model of the run comes from: its text, the split and the training settings."""
         task, corpus = self.task, self.task.corpus
         parts = {"num_train": corpus.num_train, "num_valid": corpus.num_valid, "num_test": len(corpus.test_ids)}
         return {
@@ -219,7 +219,7 @@ class RunPlan:
         )
 
     def _num_steps(self) -> int | None:
-        """The run's last step, as far as it is known before it starts."""
+        """The run's last step, if known before it starts."""
         if self.budget.seconds:
             return None
         if self.resume and not self.resume.extends:
@@ -237,11 +237,11 @@ def plan_new_run(
     base: ModelFile | None = None,
     fresh: bool = False,
 ) -> RunPlan:
-    """Settle what a new run does.
+    """Plan a new run.
 
-    given: the settings the user named, `minutes` among them; the recipe says the rest.
-    base: the model whose weights it starts from. fresh: an earlier run of this name is discarded.
-    Raises UsageError where the folder already holds a model, or the settings contradict each other.
+    given: the settings the user named, with `minutes`; the recipe chooses the others.
+    base: the model whose weights it starts from. fresh: an earlier run of this name will be discarded.
+    Raises UsageError if the folder already has a model, or settings contradict each other.
     """
     if run.model_path.exists() and not fresh:
         raise UsageError(f"{run.folder} has a model but no state to resume from; {advice_for(run)}")
@@ -278,18 +278,18 @@ def plan_new_run(
 
 
 def start_from(base: ModelFile, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the sizes and characters of the model that a run starts from to what the user gave.
+    """Add the sizes and characters of the model that a run starts from to the given settings.
 
-    Raises UsageError where the user asked for others.
+    Raises UsageError if the given settings contradict the model.
     """
     path, sizes = given["init_from"], asdict(base.config)
     for name in ("cell", "num_layers", "hidden_size", "embedding_dim"):
         if given.get(name, sizes[name]) != sizes[name]:
             raise UsageError(f"{flag(name)} {given[name]} differs from the {sizes[name]} of {path}; leave it out")
         given = {**given, name: sizes[name]}
-    if base.vocab.of_bytes and not given.get("bytes"):
+    if base.vocab.has_bytes and not given.get("bytes"):
         raise UsageError(f"{path} was trained on bytes; add --bytes")
-    if given.get("bytes") and not base.vocab.of_bytes and not base.vocab.chars.strip(END + UNKNOWN).isascii():
+    if given.get("bytes") and not base.vocab.has_bytes and not base.vocab.chars.strip(END + UNKNOWN).isascii():
         raise UsageError(f"{path} was trained on characters, not bytes; leave --bytes out")
     if END in base.vocab.chars and not given.get("documents"):
         raise UsageError(f"{path} was trained on documents; add --documents")
@@ -297,12 +297,12 @@ def start_from(base: ModelFile, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def advice_for(run: Run) -> str:
-    """How to get around a run that is in the way."""
+    """Say which options avoid a conflict with an existing run."""
     return f"use --run NAME for another run, or --fresh to start {run.name!r} over"
 
 
 def fit_batch_size(given: Mapping[str, Any], num_train: int) -> tuple[Mapping[str, Any], list[str]]:
-    """Lower a batch size that the text is too short for, and say so."""
+    """Lower a batch size that is too large for the text; return the settings and a note about it."""
     if given.get("batch_size", 0) <= num_train:
         return given, []
     note = f"--batch-size lowered to {num_train}, the number of characters to train on"
@@ -310,10 +310,10 @@ def fit_batch_size(given: Mapping[str, Any], num_train: int) -> tuple[Mapping[st
 
 
 def check_ranks(ranks: Ranks, training: TrainConfig) -> None:
-    """Raise UsageError where there are more processes than lanes."""
+    """Raise UsageError if there are more processes than lanes."""
     if ranks.size > training.batch_size:
         raise UsageError(
-            f"{ranks.size} processes for {training.batch_size} lanes; start fewer, or give a larger --batch-size"
+            f"{ranks.size} processes for {training.batch_size} lanes; start fewer, or use a larger --batch-size"
         )
 
 
@@ -323,7 +323,7 @@ def _train_text(corpus: Corpus, mix: bool) -> TrainText:
 
 
 def _new_characters(base: ModelFile | None, corpus: Corpus) -> list[str]:
-    """Name the characters that a run learns beyond those of the model it starts from."""
+    """Say which characters of the text are new to the model that a run starts from."""
     new = sorted(set(corpus.vocab.chars) - set(base.vocab.chars)) if base else []
     if not new:
         return []
@@ -335,8 +335,8 @@ def _new_characters(base: ModelFile | None, corpus: Corpus) -> list[str]:
 def _first_paths(paths: tuple[str, ...]) -> list[str]:
     first, parts, size = [], 0, 0
     for path in paths:
-        parts += 1 + sum(path.count(sign) for sign in ",:[{")  # as the file's reader counts JSON's parts
-        size += len(json.dumps(json.dumps(path)))  # JSON inside JSON
+        parts += 1 + sum(path.count(sign) for sign in ",:[{")  # as model/file.py counts the parts of JSON
+        size += len(json.dumps(json.dumps(path)))  # the metadata is JSON inside JSON
         if parts > MAX_PARTS or size > MAX_BYTES:
             break
         first.append(path)

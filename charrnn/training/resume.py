@@ -1,4 +1,4 @@
-"""How a run continues from its saved state: resumed, extended by a larger budget, or already finished."""
+"""The plan of a run that has a saved state: it resumes, is extended by a larger budget, or is already finished."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -11,12 +11,12 @@ from charrnn.training.folder import Run, SavedState
 from charrnn.training.plan import Budget, Environment, Resume, RunPlan, Task, advice_for, check_ranks, fit_batch_size
 from charrnn.training.state import ScalarState, verify_state
 
-_UNCHECKED = ("steps", "known")  # settings that a run may be given again with another value
+_UNCHECKED = ("steps", "known")  # settings that may differ from the run's
 
 
 @dataclass(frozen=True)
 class _SavedText(Checked):
-    """The text a run was trained on: its SHA-256, its vocabulary's fingerprint, its length and its files."""
+    """What a state says about the run's text: SHA-256, vocabulary fingerprint, files and length."""
 
     sha256: str
     vocab: str
@@ -26,13 +26,13 @@ class _SavedText(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.paths, list) or not all(isinstance(path, str) for path in self.paths):
-            raise UsageError("its files are not a list of names")
+            raise UsageError("its text files are not a list of names")
 
 
-def settle_corpus_config(run: Run, saved: SavedState | None, given: Mapping[str, Any]) -> CorpusConfig:
-    """How the text is read and split: as at the run's start, else as the user says.
+def resolve_corpus_config(run: Run, saved: SavedState | None, given: Mapping[str, Any]) -> CorpusConfig:
+    """How to read and split the text: as the saved run did, or, for a new run, as given.
 
-    Raises UsageError where those differ.
+    Raises UsageError if the given settings differ from the saved run's.
     """
     if saved is None:
         return overlay(CorpusConfig(), given)
@@ -44,10 +44,10 @@ def settle_corpus_config(run: Run, saved: SavedState | None, given: Mapping[str,
 def plan_resumed_run(
     run: Run, saved: SavedState, corpus: Corpus, given: Mapping[str, Any], environment: Environment
 ) -> RunPlan:
-    """Settle how a run continues. What the user left open stays as it was.
+    """Plan how a run continues from its saved state, with its own settings.
 
-    given: as for plan_new_run. Raises UsageError where the text or a setting differs from the run's,
-    ModelFileError where the state contradicts itself.
+    given: as for plan_new_run. Raises UsageError if the text or a given setting differs from the run's,
+    ModelFileError if the state contradicts itself.
     """
     task = Task(corpus, *_saved_configs(run, saved))
     given, _ = fit_batch_size(given, len(task.train_text))
@@ -73,14 +73,14 @@ def plan_resumed_run(
 def _resumed(
     plan: RunPlan, scalars: ScalarState, place: Mapping[str, Any], steps: int | None, minutes: float | None
 ) -> RunPlan:
-    """The plan of a run that was stopped before its end."""
+    """Complete the plan of a run that was stopped before its end."""
     total, spent = scalars.num_steps, plan.budget.minutes
     if (steps or total) != total or (minutes or spent) != spent:
         raise UsageError(
             f"run {plan.run.name!r} isn't finished; finish it first, without --minutes or --steps, "
             f"or {advice_for(plan.run)}"
         )
-    left = None if total else plan.budget.seconds  # all of it, if the run stopped before its speed was known
+    left = None if total else plan.budget.seconds  # all of them, if the run stopped before its speed was known
     return replace(
         plan,
         budget=replace(plan.budget, seconds=left),
@@ -89,7 +89,7 @@ def _resumed(
 
 
 def _extended(plan: RunPlan, scalars: ScalarState, steps: int | None, minutes: float | None) -> RunPlan:
-    """The plan of a run that had finished: nothing to do, unless its budget has grown."""
+    """Complete the plan of a run that had finished: nothing is left to do unless its budget has grown."""
     assert plan.resume is not None
     extension, spent = replace(plan.resume, extends=True), plan.budget.minutes
     restart = "the learning rate starts again from its peak"
@@ -110,7 +110,7 @@ def _extended(plan: RunPlan, scalars: ScalarState, steps: int | None, minutes: f
 
 
 def _saved_configs(run: Run, saved: SavedState) -> tuple[CorpusConfig, ModelConfig, TrainConfig]:
-    """The settings a run has had since its first step. Raises ModelFileError where the file contradicts itself."""
+    """The run's settings. Raises ModelFileError if the file contradicts itself."""
     try:
         meta = saved.meta
         return CorpusConfig(**meta["corpus"]), ModelConfig(**meta["model"]), TrainConfig(**meta["training"])
@@ -124,25 +124,25 @@ def _not_a_state(run: Run, saved: SavedState, error: Exception) -> ModelFileErro
 
 
 def _check_same(run: Run, settings: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Raise UsageError where the user gives another value than the run has."""
+    """Raise UsageError if a given value differs from the run's."""
     for name, value in given.items():
         if settings.get(name, value) != value:
             raise UsageError(f"{flag(name)} {value} differs from this run's {settings[name]}; {advice_for(run)}")
 
 
-def _check_text(run: Run, task: Task, then: _SavedText) -> None:
-    """Raise UsageError where the text is not the one that the run was trained on."""
+def _check_text(run: Run, task: Task, before: _SavedText) -> None:
+    """Raise UsageError if the text is not the one that the run was trained on."""
     corpus = task.corpus
-    if (then.sha256, then.vocab) == (corpus.sha256, corpus.vocab.fingerprint):
+    if (before.sha256, before.vocab) == (corpus.sha256, corpus.vocab.fingerprint):
         return
-    if then.paths != task.paths:
-        other = next((name for name in task.paths if name not in then.paths), None)
-        difference = f"it was trained on {_list_paths(then.paths)}" + (f", {other} is new" if other else "")
-    elif then.num_chars != len(corpus.ids):
-        difference = f"it had {then.num_chars:,} characters then and has {len(corpus.ids):,} now"
+    if before.paths != task.paths:
+        new = next((name for name in task.paths if name not in before.paths), None)
+        difference = _list_paths(before.paths) + (f" ({new} is new)" if new else "")
+    elif before.num_chars != len(corpus.ids):
+        difference = f"it had {before.num_chars:,} characters and has {len(corpus.ids):,} now"
     else:
-        difference = f"it has {then.num_chars:,} characters as before, but not the same ones"
-    raise UsageError(f"not the text that run {run.name!r} was trained on: {difference}; {advice_for(run)}")
+        difference = f"it still has {before.num_chars:,} characters, but not the same ones"
+    raise UsageError(f"run {run.name!r} was trained on another text: {difference}; {advice_for(run)}")
 
 
 def _list_paths(paths: list[str]) -> str:
@@ -150,9 +150,9 @@ def _list_paths(paths: list[str]) -> str:
 
 
 def _environment_changes(before: Mapping[str, Any], environment: Environment) -> list[str]:
-    """Warn about a run that resumes in another environment than it was in."""
+    """Warn if the run resumes in another environment."""
     now = environment.facts()
     changes = [f"{name} was {before.get(name)}, is {now[name]}" for name in now if before.get(name) != now[name]]
     if not changes:
         return []
-    return [f"the run will not end bit for bit as it would have, because sums round differently: {'; '.join(changes)}"]
+    return [f"the environment has changed, so the result will not be bit-identical: {'; '.join(changes)}"]

@@ -1,9 +1,9 @@
-"""Saving: the weights that score best on the held-out text, and the states a run resumes from.
+"""Evaluating and saving: the weights that score best on the held-out text, and the states a run resumes from.
 
-A thread writes the files while training continues. A newer item replaces one that still waits,
-so a slow disk delays nothing, and after a failure the newest is tried again. A model is written
-before the state that refers to it: a run that resumes from a state always finds the
-weights which that state calls the best, or better ones.
+A thread writes the files while training continues. A newer model or state replaces one that is
+still waiting, so a slow disk delays nothing, and after a failure the newest is retried. A model is
+written before the state that refers to it, so a run that resumes from a state finds the weights
+that the state calls the best, or better ones.
 
 The scores here choose the weights, so they are selection scores.
 """
@@ -33,15 +33,15 @@ from charrnn.training.mixture import fit_mixture
 from charrnn.training.plan import RunPlan
 from charrnn.training.state import TrainState
 
-MAX_FAILURES = 3  # in a row
-_ADVICE = "what was saved before is whole, and the same command resumes from there"
-SAMPLE_LENGTH = 200
+MAX_FAILURES = 3  # of saving a state, in a row
 MAX_WAIT = 5.0  # seconds, for a slow disk
+SAMPLE_LENGTH = 200
+_ADVICE = "earlier files are intact, and the same command resumes from there"
 
 
 @dataclass(frozen=True)
 class StateSnapshot:
-    """What a state file holds: arrays that nobody changes any more, and plain values."""
+    """The content of a state file: copied arrays, which training no longer changes, and plain values."""
 
     step: int
     tensors: Tensors
@@ -49,21 +49,21 @@ class StateSnapshot:
 
 
 class Writer:
-    """Writes what is put, in order; a context manager that ends its thread after what is under way.
+    """Writes models and states in a thread; a context manager that ends it when all is written.
 
-    idle: it writes nothing, because another process does.
+    idle: write nothing, because another process does.
     """
 
     def __init__(self, run: Run, *, idle: bool = False) -> None:
         self._run, self._idle = run, idle
         self._changed = threading.Condition()
-        self._model: ModelFile | None = None
+        self._model: ModelFile | None = None  # waiting, or failed
         self._state: StateSnapshot | None = None
+        self._due = False  # something waits that has not failed since it was put
         self._busy = self._closed = False
-        self._due = False  # something waits, and has not failed since it was put
-        self._error: str | None = None  # of the last try
+        self._error: str | None = None  # of the last attempt
         self._failures = 0  # states in a row that could not be saved
-        self._told = False
+        self._reported = False  # problem() has returned the error
         self._bug: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
 
@@ -77,43 +77,43 @@ class Writer:
             self._changed.notify_all()
         self._thread.join()
 
-    def put(self, what: ModelFile | StateSnapshot) -> None:
-        """Have this written, instead of what of its kind still waits; a state that counts on a model comes after it."""
+    def put(self, item: ModelFile | StateSnapshot) -> None:
+        """Queue a model or a state in place of a waiting one; a model also replaces a waiting state, now outdated."""
         if self._idle:
             return
         with self._changed:
-            if isinstance(what, ModelFile):
-                self._model, self._state = what, None
+            if isinstance(item, ModelFile):
+                self._model, self._state = item, None
             else:
-                self._state = what
+                self._state = item
             self._due = True
             self._changed.notify_all()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until nothing is left to do; whether that is so now, and all was written or has failed."""
+        """Wait until every item has been written or has failed; return whether that is so. seconds: at most."""
         with self._changed:
-            done = self._changed.wait_for(lambda: self._bug or not (self._due or self._busy), seconds)
+            done = self._changed.wait_for(lambda: self._bug is not None or not (self._due or self._busy), seconds)
             if self._bug:
                 raise self._bug
-            return bool(done)
+            return done
 
     def problem(self) -> str | None:
-        """What went wrong, once for all failures in a row.
+        """A warning about failures, once for all in a row; None if there is nothing new.
 
-        Raises CharrnnError where three states in a row could not be saved.
+        Raises CharrnnError after three states in a row that could not be saved.
         """
         with self._changed:
             if self._bug:
                 raise self._bug
             if self._failures >= MAX_FAILURES:
                 raise CharrnnError(f"{self._error}, {MAX_FAILURES} times in a row; {_ADVICE}")
-            if self._error is None or self._told:
+            if self._error is None or self._reported:
                 return None
-            self._told = True
-            return f"{self._error}; training continues, and saving is tried again"
+            self._reported = True
+            return f"{self._error}; training continues, and saving will be retried"
 
     def finish(self) -> None:
-        """Try once more what has failed, and wait for the disk. Raises CharrnnError where something is not on it."""
+        """Wait until all is on the disk; what has failed is retried once. Raises CharrnnError if that fails."""
         self.wait()
         with self._changed:
             self._due = self._error is not None
@@ -124,7 +124,7 @@ class Writer:
                 raise CharrnnError(f"{self._error}; {_ADVICE}")
 
     def _work(self) -> None:
-        """The thread: take what waits, write it, note how that went."""
+        """The thread: write the waiting items and note the outcome, until closed."""
         while True:
             with self._changed:
                 self._busy = False
@@ -138,26 +138,26 @@ class Writer:
             try:
                 if model is not None:
                     save_model(path, model)
-                    self._clear(model=model)
+                    self._forget(model=model)
                 if state is not None:
                     path = self._run.state_path(state.step)
                     self._run.save_state(state.step, state.tensors, state.meta)
-                    self._clear(state=state)
+                    self._forget(state=state)
             except OSError as error:
                 with self._changed:
                     self._error = f"{path}: {error.strerror or error}"
                     self._failures += state is not None
-            except BaseException as error:  # nothing that a thread raises is seen by anybody
+            except BaseException as error:  # nobody sees what a thread raises; the next caller raises it
                 with self._changed:
                     self._bug = error
                     self._changed.notify_all()
                 return
             else:
                 with self._changed:
-                    self._error, self._failures, self._told = None, 0, False
+                    self._error, self._failures, self._reported = None, 0, False
 
-    def _clear(self, *, model: ModelFile | None = None, state: StateSnapshot | None = None) -> None:
-        """Forget what was written, unless it has been replaced meanwhile."""
+    def _forget(self, *, model: ModelFile | None = None, state: StateSnapshot | None = None) -> None:
+        """Forget an item that was written, unless a newer one has replaced it."""
         with self._changed:
             if self._model is model:
                 self._model = None
@@ -166,7 +166,7 @@ class Writer:
 
 
 def evaluate_and_save(state: TrainState, plan: RunPlan, writer: Writer) -> Iterator[Event]:
-    """Score the fixed part of the held-out text, save the averaged weights if they are the best, draw a sample."""
+    """Score part of the held-out text, save the averaged weights if they are the best so far, and draw a sample."""
     corpus, ranks = plan.task.corpus, plan.environment.ranks
     score = score_held_out(state.ema, corpus, ranks, num_scored=state.valid_chars)
     if not math.isfinite(score.nats):
@@ -175,46 +175,49 @@ def evaluate_and_save(state: TrainState, plan: RunPlan, writer: Writer) -> Itera
     best = state.best_nats is None or score.nats_per_char < state.best_nats
     record = score_record(score, step=state.step, whole=whole)
     model = ModelFile(plan.task.model, corpus.vocab, state.ema_arrays(), record, plan.provenance(state.num_steps))
-    state.evaluated_step, state.bad_evaluations = state.step, 0 if best else state.bad_evaluations + 1
+    state.evaluated_step = state.step
     if best:
-        state.best_nats, state.best_step = score.nats_per_char, state.step
+        state.best_nats, state.best_step, state.bad_evaluations = score.nats_per_char, state.step, 0
         writer.put(model)
+    else:
+        state.bad_evaluations += 1
     yield Evaluated(state.step, score.nats_per_char, score.bits_per_char, score.num_chars, whole=whole, best=best)
     if ranks.is_first:
         yield draw_sample(model, seed=plan.task.training.seed, step=state.step)
     if best:
         path = str(plan.run.model_path)
-        slow = f"{path}: the disk is slow and has not written it yet; training continues"
-        if problem := writer.problem() if writer.wait(MAX_WAIT) else slow:
+        if not writer.wait(MAX_WAIT):
+            yield Warned(state.step, f"{path}: the disk is slow and has not written it yet; training continues")
+        elif problem := writer.problem():
             yield Warned(state.step, problem)
-        yield Saved(state.step, path=path)  # even if it is still being written: events must not depend on the disk
+        yield Saved(state.step, path=path)  # even if not written yet: events must not depend on the disk
 
 
 def score_held_out(
     model: CharRNN, corpus: Corpus, ranks: Ranks, *, num_scored: int | None = None, mixture: Mixture | None = None
 ) -> Evaluation:
-    """Score the held-out text that chooses the weights, or num_scored characters in stretches spread over it."""
+    """Score the held-out text that chooses the weights, or num_scored characters of it in stretches spread over it."""
     return evaluate(
         model,
         corpus.valid_ids,
         context=corpus.valid_context,
         num_scored=num_scored,
-        rare=corpus.vocab.id_of(UNKNOWN),
+        rare_id=corpus.vocab.id_of(UNKNOWN),
         mixture=mixture,
         ranks=ranks,
     )
 
 
 def draw_sample(model: ModelFile, *, seed: int, step: int) -> Sample:
-    """Draw a short text from the weights of a step."""
+    """Draw a short text from a step's weights."""
     config = SampleConfig(length=SAMPLE_LENGTH, seed=seed)
     return Sample(step, text="".join(Sampler(model, threads=1).stream(config, number=step)))
 
 
 def load_best_model(plan: RunPlan) -> tuple[ModelFile, CharRNN]:
-    """Load the best weights so far: the run's model file, and the network built from it.
+    """Load the run's model file, which has the best weights so far, and build its network.
 
-    The first rank reads the file and broadcasts the weights.
+    The first rank reads the file and broadcasts the weights; the other ranks' ModelFile is empty.
     """
     task, ranks = plan.task, plan.environment.ranks
     if ranks.is_first:
@@ -227,7 +230,7 @@ def load_best_model(plan: RunPlan) -> tuple[ModelFile, CharRNN]:
 
 
 def is_model_damaged(plan: RunPlan) -> bool:
-    """Whether the run's model file is missing or damaged, as the first rank sees it."""
+    """Whether the run's model file is missing or damaged, as seen by the first rank."""
     damaged = False
     if plan.environment.ranks.is_first:
         try:
@@ -238,7 +241,7 @@ def is_model_damaged(plan: RunPlan) -> bool:
 
 
 def finish_run(state: TrainState, plan: RunPlan, writer: Writer) -> Finished:
-    """Fit the n-gram mixture, score the best model on all of the held-out text and the test text, and save it."""
+    """Fit the n-gram mixture, score the best model on the whole held-out text and the test text, and save it."""
     corpus, ranks = plan.task.corpus, plan.environment.ranks
     file, network = load_best_model(plan)
     file = replace(file, ngram=fit_mixture(network, plan.task.train_text))
@@ -249,28 +252,28 @@ def finish_run(state: TrainState, plan: RunPlan, writer: Writer) -> Finished:
             network,
             corpus.test_ids,
             context=corpus.ids[: -len(corpus.test_ids)],
-            rare=corpus.vocab.id_of(UNKNOWN),
+            rare_id=corpus.vocab.id_of(UNKNOWN),
             mixture=file.mixture,
             ranks=ranks,
         )
         record["test"] = {"nats_per_char": score.nats_per_char, "num_chars": score.num_chars}
     writer.put(replace(file, scores=record))
     state.finished = True
-    state.num_events += 1  # the finished event, which is reported when all is on the disk
+    state.num_events += 1  # the finished event, which is yielded when all is on the disk
     save_state(state, plan, writer)
     return finished_event(plan.run, state.step, record)
 
 
 def read_finished_event(run: Run, step: int) -> Finished:
-    """The last event of a run that finished earlier after `step`, from its model file. Raises ModelFileError."""
+    """Make the last event of a run that has finished after `step` from its model file. Raises ModelFileError."""
     path = run.model_path
     if not path.exists():
-        raise ModelFileError(f"{path}: missing, though the run is finished; put it back, or start over with --fresh")
+        raise ModelFileError(f"{path}: missing, but the run is finished; restore it, or start over with --fresh")
     return finished_event(run, step, load_model(path).scores)
 
 
 def finished_event(run: Run, step: int, record: dict[str, Any]) -> Finished:
-    """The last event of a run that ended after `step`, from the score record of its model."""
+    """Make the last event of a run that ended after `step` from its model's score record."""
     path = run.model_path
     try:
         nats, test = record["nats_per_char"], record.get("test", {})
@@ -278,32 +281,30 @@ def finished_event(run: Run, step: int, record: dict[str, Any]) -> Finished:
         rest |= {f"{expert}_nats_per_char": record.get(expert) for expert in EXPERTS}
         return Finished(step, str(path), record["step"], nats, bits(nats), record["num_chars"], **rest)
     except (KeyError, AttributeError):
-        raise ModelFileError(f"{path}: lacks the scores of a finished run; --fresh starts over") from None
+        raise ModelFileError(f"{path}: has no scores of a finished run; --fresh starts over") from None
 
 
 def score_record(score: Evaluation, *, step: int, whole: bool) -> dict[str, Any]:
-    """A model file's record of the score that chose its weights: a selection score."""
-    alone = zip(EXPERTS, score.experts or (), strict=False)
+    """Describe, for a model file, the score that chose its weights: a selection score."""
     return {
         "step": step,
         "nats_per_char": score.nats_per_char,
         "num_chars": score.num_chars,
         "whole": whole,
         "selection": True,
-        **{expert: nats / score.num_chars for expert, nats in alone},
+        **{expert: nats / score.num_chars for expert, nats in zip(EXPERTS, score.experts or (), strict=False)},
     }
 
 
 def wait_until_saved(run: Run, writer: Writer, step: int) -> Iterator[Event]:
-    """Wait for the disk, with a warning if that takes long. Raises CharrnnError where something can't be written."""
+    """Wait for the disk, with a warning if that takes long. Raises CharrnnError if something can't be written."""
     if not writer.wait(MAX_WAIT):
         yield Warned(step, f"waiting for the disk that {run.folder} is on")
     writer.finish()
 
 
 def save_state(state: TrainState, plan: RunPlan, writer: Writer) -> None:
-    """Hand everything that an exact resume needs to the writer."""
-    seconds = plan.budget.seconds if state.num_steps is None else None  # of the budget, not turned into steps yet
-    writer.put(
-        StateSnapshot(state.step, state.to_arrays(), {**state.scalars(), **plan.state_facts, "seconds": seconds})
-    )
+    """Give the writer everything that an exact resume needs."""
+    seconds = plan.budget.seconds if state.num_steps is None else None  # the budget that is not turned into steps yet
+    meta = {**state.scalars(), **plan.state_facts, "seconds": seconds}
+    writer.put(StateSnapshot(state.step, state.to_arrays(), meta))

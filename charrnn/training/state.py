@@ -1,12 +1,13 @@
-"""TrainState: everything that the next step of a training run depends on.
+"""TrainState: everything that the next step of a training run depends on, and how a step changes it.
 
 A run that is stopped after any step and resumed from its state ends with the same bytes.
 
-Letters: L layers, G lanes, B lanes of this rank, H hidden size.
+Letters: L layers, G lanes, B lanes of this rank, H hidden size, P parameters.
 """
 
 import copy
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,33 +16,37 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from charrnn.config import Checked, ModelConfig, TrainConfig, setting
-from charrnn.data.batches import Cursor
+from charrnn.data.batches import ALL_LANES, Cursor
 from charrnn.data.vocab import Vocab
 from charrnn.distributed import SINGLE, Ranks
 from charrnn.errors import DivergenceError, ModelFileError, UsageError
+from charrnn.kernels.counters import dropout_mask, weight_mask
 from charrnn.model.file import ModelFile
+from charrnn.model.gradients import recurrent_weights
 from charrnn.model.layers import HiddenState
 from charrnn.model.network import CharRNN
 from charrnn.training.folder import SavedState
 
 BETAS = (0.9, 0.99)
-EMA_REACH = 0.1  # share of the steps so far that the average reaches back over, at the peak rate
+EMA_REACH = 0.1  # share of the steps so far that the average covers at the peak learning rate
 EMA_EVERY = 8  # steps
 MAX_ROLLBACKS = 3
-MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
+MOMENTS = ("exp_avg", "exp_avg_sq")  # names of AdamW's
 _MAX_COUNT = 10**15
 
 
 @dataclass
 class ScalarState(Checked):
-    """The plain values of a run's state: how far it is in its schedule, its text and its log.
+    """The plain values of a run's state: its position in the schedule, the text and the log.
 
-    num_steps: None until the speed is known. valid_chars: held-out characters scored during
-    training; evaluated_step: when they were scored last; bad_evaluations: how many evaluations since
-    the best. recent_*: the training loss since the last progress event. num_events: events of the
-    run so far. rate_factor: of the learning rate, halved by each rollback.
+    num_steps: the run's last step, None until the speed is known. valid_chars: held-out characters
+    scored by each evaluation. evaluated_step: the step of the last evaluation. bad_evaluations:
+    evaluations since the best one. recent_*: the training loss since the last progress event.
+    num_events: events of the run so far. rate_factor: multiplies the learning rate, halved by each
+    rollback.
     """
 
     step: int = setting(0, _MAX_COUNT, default=0)
@@ -70,7 +75,7 @@ class ScalarState(Checked):
         return step - self.schedule_start
 
     def scalars(self) -> dict[str, Any]:
-        """The values by name, as JSON has them."""
+        """The values by name, ready for JSON."""
         values = {part.name: getattr(self, part.name) for part in dataclasses.fields(ScalarState)}
         return {**values, "cursor": dataclasses.asdict(self.cursor)}
 
@@ -78,7 +83,7 @@ class ScalarState(Checked):
 def verify_state(saved: SavedState, model: ModelConfig, *, batch_size: int) -> ScalarState:
     """Check a state file's values and arrays against the network and the number of lanes; return the values.
 
-    Raises ModelFileError where anything doesn't fit.
+    Raises ModelFileError if anything does not match.
     """
     scalars = read_scalars(saved.path, saved.meta)
     shapes = array_shapes(model, batch_size=batch_size, has_moments=scalars.step > 0)
@@ -90,7 +95,7 @@ def verify_state(saved: SavedState, model: ModelConfig, *, batch_size: int) -> S
 
 
 def read_scalars(path: Path, meta: Mapping[str, Any]) -> ScalarState:
-    """Read the plain values of a state file. Raises ModelFileError where they contradict each other."""
+    """Read the plain values of a state file. Raises ModelFileError if they are invalid or contradict each other."""
     try:
         values = {part.name: meta[part.name] for part in dataclasses.fields(ScalarState)}
         cursor = Cursor(values["cursor"]["pass_index"], values["cursor"]["time"])
@@ -106,7 +111,7 @@ def read_scalars(path: Path, meta: Mapping[str, Any]) -> ScalarState:
 
 
 def array_shapes(model: ModelConfig, *, batch_size: int, has_moments: bool) -> dict[str, tuple[int, ...]]:
-    """The arrays of a state file, by name. has_moments: whether there was a step, after which AdamW has its moments."""
+    """The shapes of a state file's arrays by name. has_moments: whether AdamW has done a step, which creates them."""
     kinds, sizes = ("weights", "average", *(MOMENTS if has_moments else ())), model.tensor_shapes()
     shapes = {f"{kind}.{name}": shape for kind in kinds for name, shape in sizes.items()}
     lanes = (model.num_layers, batch_size, model.hidden_size)
@@ -118,8 +123,8 @@ class TrainState(ScalarState):
     """Everything the next step depends on.
 
     ema: the network with an exponential moving average of the weights, which is scored and saved.
-    hidden: tensors (L, B, H), carried from window to window, of this rank's lanes; a state file
-    has all num_lanes lanes, so any number of ranks can resume from it.
+    hidden: tensors (L, B, H) of this rank's lanes, carried from window to window. A state file
+    holds all num_lanes lanes, so any number of ranks can resume from it.
     """
 
     model: CharRNN
@@ -131,7 +136,7 @@ class TrainState(ScalarState):
 
     @classmethod
     def initial(cls, model: CharRNN, train_config: TrainConfig, ranks: Ranks = SINGLE) -> "TrainState":
-        """The state before the first step of a network."""
+        """Create the state before a network's first step."""
         matrices = [p for p in model.parameters() if p.dim() == 2]
         biases = [p for p in model.parameters() if p.dim() == 1]
         groups = [
@@ -149,10 +154,10 @@ class TrainState(ScalarState):
         )
 
     def load_base(self, base: ModelFile, vocab: Vocab) -> None:
-        """Start from a model's weights. vocab: of this run; it has all characters of the model.
+        """Start from a model's weights. vocab: the run's, which has all characters of the model.
 
-        A character that is new to the model keeps its random embedding, and starts out as likely as
-        the least likely character of the model.
+        A character that is new to the model keeps its random embedding and is at first as likely as
+        the model's least likely character.
         """
         arrays, ids = self.model.to_arrays(), vocab.encode(base.vocab.chars)
         arrays["head.weight"][:], arrays["head.bias"][:] = 0.0, base.tensors["head.bias"].min()
@@ -163,23 +168,23 @@ class TrainState(ScalarState):
             network.load_arrays(arrays)
 
     @torch.no_grad()
-    def update_ema(self, rate: float) -> None:
-        """Move the average towards the weights that a step has just changed. rate: the step's share of the peak rate.
+    def update_ema(self, rate_share: float) -> None:
+        """Move the average towards the weights after a step. rate_share: the step's share of the peak learning rate.
 
-        The average reaches back over a share of the steps so far, and over fewer as the rate
-        falls: then there is less noise to average out, and old weights would only hold it back.
+        The average covers a share of the steps so far, and fewer as the learning rate falls: there is
+        less noise to average out then, and old weights would only make it worse.
         Source: Polyak & Juditsky 1992.
         """
         done = self.since_start(self.step)
         if done % EMA_EVERY == 0:
-            share = EMA_EVERY / (EMA_REACH * rate * done + EMA_EVERY)
+            share = EMA_EVERY / (EMA_REACH * rate_share * done + EMA_EVERY)
             for mean, parameter in zip(self.ema.parameters(), self.model.parameters(), strict=True):
                 mean.lerp_(parameter, share)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Copy the state's arrays out, by name; all ranks do this together.
+        """Copy the state's arrays by name; all ranks call this together.
 
-        Raises DivergenceError where a value is not finite.
+        Raises DivergenceError if a value is not finite.
         """
         arrays = {f"weights.{name}": array for name, array in self.model.to_arrays().items()}
         arrays |= {f"average.{name}": array for name, array in self.ema.to_arrays().items()}
@@ -192,7 +197,7 @@ class TrainState(ScalarState):
         return self._check_finite(arrays)
 
     def ema_arrays(self) -> dict[str, NDArray[Any]]:
-        """Copy out the weights that a model file holds. Raises DivergenceError where a value is not finite."""
+        """Copy the averaged weights by name, for a model file. Raises DivergenceError if a value is not finite."""
         return self._check_finite(self.ema.to_arrays())
 
     def _check_finite(self, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -202,7 +207,10 @@ class TrainState(ScalarState):
         return arrays
 
     def restore(self, saved: SavedState, scalars: ScalarState) -> None:
-        """Load a verified state. Arrays go into memory that torch allocated, because products change with alignment."""
+        """Load a verified state.
+
+        Arrays are copied into memory that torch allocated, because products depend on its alignment.
+        """
         for prefix, network in (("weights.", self.model), ("average.", self.ema)):
             network.load_arrays(_with_prefix(saved.tensors, prefix))
         self.optimizer.state.clear()
@@ -221,3 +229,54 @@ class TrainState(ScalarState):
 
 def _with_prefix(tensors: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
     return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+
+
+def dropout_masks(state: TrainState, config: TrainConfig, lanes: slice = ALL_LANES) -> list[Tensor] | None:
+    """One mask (B, H) per layer for the current window of these lanes; None without dropout."""
+    if config.dropout == 0.0:
+        return None
+    sizes, device = state.model.config, state.model.head.weight.device
+    masks = (
+        dropout_mask(
+            config.dropout,
+            seed=config.seed,
+            step=state.step,
+            layer=layer,
+            lanes=range(config.batch_size)[lanes],
+            hidden_size=sizes.hidden_size,
+        )
+        for layer in range(sizes.num_layers)
+    )
+    return [torch.from_numpy(mask).to(device) for mask in masks]
+
+
+def weight_masks(state: TrainState, config: TrainConfig) -> list[Tensor] | None:
+    """One mask per layer's recurrent weight for the current window; None without weight drop."""
+    if config.weight_drop == 0.0:
+        return None
+    masks = (
+        weight_mask(config.weight_drop, seed=config.seed, step=state.step, layer=layer, shape=weight.shape)
+        for layer, weight in enumerate(recurrent_weights(state.model))
+    )
+    return [torch.from_numpy(mask).to(state.model.head.weight.device) for mask in masks]
+
+
+def apply_gradient(
+    state: TrainState, gradient: Tensor, nats: float, num_targets: int, *, rate: float, grad_clip: float
+) -> None:
+    """Turn the gradient (P,) of a sum over num_targets into the mean's, clip its norm and take an AdamW step.
+
+    Raises DivergenceError, with nothing changed, if the loss or the norm is not finite.
+    """
+    norm = float(gradient.norm().double() / num_targets)
+    for value, name in ((nats, "loss"), (norm, "gradient")):
+        if not math.isfinite(value):
+            raise DivergenceError(f"training diverged at step {state.step}: the {name} is not finite")
+    gradient *= min(grad_clip / (norm + 1e-12), 1.0) / num_targets
+    start = 0
+    for parameter in state.model.parameters():
+        parameter.grad = gradient[start : start + parameter.numel()].view_as(parameter)
+        start += parameter.numel()
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()

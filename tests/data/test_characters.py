@@ -1,9 +1,9 @@
-"""Signs for what can't be shown."""
+"""Visible forms of characters that can't be displayed."""
 
 import pytest
 
-from charrnn.data.characters import name, readable, sign
-from charrnn.data.vocab import END, UNKNOWN, spell_bytes
+from charrnn.data.characters import name, readable, visible
+from charrnn.data.vocab import END, UNKNOWN, bytes_as_chars
 
 
 @pytest.mark.parametrize(
@@ -24,14 +24,14 @@ from charrnn.data.vocab import END, UNKNOWN, spell_bytes
         ("\ufffd", "\ufffd", "U+FFFD REPLACEMENT CHARACTER"),
     ],
 )
-def test_signs_and_names(char, shown, called):
-    """What can't be shown has a sign, and its name tells what it is."""
-    assert sign(char) == shown
+def test_visible_forms_and_names(char, shown, called):
+    """A character that can't be displayed has a visible form, and its name says what it is."""
+    assert visible(char) == shown
     assert name(char) == called
 
 
-def test_text_for_people_reads_bytes_as_characters():
-    """In samples and lines whole characters count, and the joiners of emoji stay."""
-    assert readable(spell_bytes("né 中\n")) == "né 中\n"
+def test_readable_text_decodes_bytes():
+    """Bytes that encode a character become that character, and the joiners of emoji stay."""
+    assert readable(bytes_as_chars("né 中\n")) == "né 中\n"
     assert readable("a\udcffb" + END) == "a\ufffdb␃"
     assert readable("\u202e\x1b\r\t\U0001f469\u200d\U0001f680\ufe0f") == "\ufffd␛␍\t\U0001f469\u200d\U0001f680\ufe0f"

@@ -25,7 +25,7 @@ from charrnn.config import MAX_VALID_CHARS, MIN_CHARS, CorpusConfig, SourceConfi
 from charrnn.data import corpus as module
 from charrnn.data import sources
 from charrnn.data.cache import Cache
-from charrnn.data.corpus import find_corpus, load_corpus, read_known, read_text, split
+from charrnn.data.corpus import encode_text, find_corpus, load_corpus, read_text, split
 from charrnn.data.vocab import END, UNKNOWN, Vocab
 from charrnn.errors import CharrnnError, InputError, UsageError
 from tests.conftest import make_text
@@ -33,11 +33,11 @@ from tests.conftest import make_text
 CHARS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 TEXT = st.text(CHARS, min_size=MIN_CHARS, max_size=200).filter(lambda text: text[0] != "\ufeff")
 FEW = st.text(st.sampled_from("ab\n\r éz€😀"), min_size=MIN_CHARS, max_size=200)
-DOCUMENTS = st.text(st.sampled_from("ab\n\n\n \t\r|"), max_size=200)  # and what separates them
+DOCUMENTS = st.text(st.sampled_from("ab\n\n\n \t\r|"), max_size=200)  # and their separators
 
 
 def write(folder, name, content):
-    """Write a file, folders above it included, and return its path as an argument."""
+    """Write a file, creating folders above it, and return its path as an argument."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -50,18 +50,18 @@ def load(*names, cache, **config):
 
 
 def decoded(corpus):
-    """All of a corpus as text."""
+    """Return a whole corpus as text."""
     return corpus.vocab.decode(corpus.ids)
 
 
 def parts(corpus):
-    """Training, held-out and test text."""
+    """Return the training, held-out and test text."""
     return [corpus.vocab.decode(ids) for ids in (corpus.train_ids, corpus.valid_ids, corpus.test_ids)]
 
 
 def naive_documents(text, kind):
-    """The documents of a text, by the definition of their kind."""
-    if kind == "blank-lines":  # the beginning and the end of a text are as good as some
+    """Split a text into documents by the definition of their kind."""
+    if kind == "blank-lines":  # the beginning and the end of a text count as blank lines
         text = re.sub(r"\n[ \t\r\n]*\Z", "", "\n" + text)
         first, *others = re.split(r"\n(?:[ \t\r]*\n)+", text)
         pieces = [first.removeprefix("\n"), *others]
@@ -70,39 +70,39 @@ def naive_documents(text, kind):
     return [piece for piece in pieces if piece]
 
 
-def naive_border(starts, place):
-    """Where the first document begins from a place on, or else the last one."""
-    return min((start for start in starts if start >= place), default=starts[-1])
+def naive_border(starts, position):
+    """Return where the first document at or after a position begins, or else the last one."""
+    return min((start for start in starts if start >= position), default=starts[-1])
 
 
 def refuse(*args, **kwargs):
-    """Stand in for what must not happen."""
-    raise AssertionError("this was not to be called")
+    """Fail; replaces functions that must not be called."""
+    raise AssertionError("must not be called")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One folder for the texts of all examples of a property."""
+    """Share one folder for the texts of all examples of a property."""
     return tmp_path_factory.mktemp("texts")
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """One cache for all examples of a property."""
+    """Share one cache between all examples of a property."""
     return Cache(tmp_path_factory.mktemp("shared"))
 
 
 @pytest.fixture
 def settled(monkeypatch):
-    """Files are taken for old enough that an edit can't leave their times as they are."""
+    """Treat all files as old enough that an edit would change their times."""
     monkeypatch.setattr(module, "_SETTLED", -1e9)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(texts=st.lists(st.text(CHARS), min_size=1, max_size=4))
 @example(texts=["a\r\nb\r\n" * 5, "a\rb\r" * 5, "a\n\n\nb", "a\u2028b\x0bc\x85", "no newline"])
-def test_files_are_joined_in_the_order_named(folder, shared, texts):
-    """Byte for byte, with nothing between them, whatever newlines they end with; the hash is over the bytes."""
+def test_files_are_joined_in_the_order_given(folder, shared, texts):
+    """Byte for byte, with nothing between them, whatever their line ends; the hash is that of the bytes."""
     texts = [text.removeprefix("\ufeff") for text in texts]
     assume(len("".join(texts)) >= MIN_CHARS)
     assume(not any(text.startswith("\ufeff") for text in texts))
@@ -113,13 +113,13 @@ def test_files_are_joined_in_the_order_named(folder, shared, texts):
     assert corpus.ids.dtype == corpus.vocab.dtype
     assert corpus.sha256 == hashlib.sha256(text.encode()).hexdigest()
     assert corpus.names == tuple(names)
-    assert not corpus.is_apart
+    assert not corpus.has_valid_file
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(texts=st.lists(FEW, min_size=1, max_size=3), chunk=st.integers(2, 50), kind=st.sampled_from(["", "lines", "ab"]))
-def test_the_pieces_in_which_a_text_is_read_make_no_difference(folder, tmp_path_factory, texts, chunk, kind):
-    """The same ids, characters of several bytes and separators cut in two or not."""
+def test_result_does_not_depend_on_the_size_of_chunks(folder, tmp_path_factory, texts, chunk, kind):
+    """The ids are the same even if characters or separators are split."""
     names = [write(folder, f"{index}.txt", text) for index, text in enumerate(texts)]
     found = []
     with pytest.MonkeyPatch.context() as patch:
@@ -135,8 +135,8 @@ def test_the_pieces_in_which_a_text_is_read_make_no_difference(folder, tmp_path_
 
 
 @pytest.mark.parametrize(("num_distinct", "dtype"), [(2, np.uint8), (256, np.uint8), (257, np.uint16)])
-def test_ids_take_as_few_bytes_as_they_can(tmp_path, cache, num_distinct, dtype):
-    """They are mapped from the cache and can't be changed, and so are all parts of them."""
+def test_ids_are_small_mapped_and_read_only(tmp_path, cache, num_distinct, dtype):
+    """They have the smallest dtype; all parts are mapped from the cache and can't be changed."""
     text = "".join(map(chr, range(0x100, 0x100 + num_distinct))) * 10
     corpus = load(write(tmp_path, "a", text), cache=cache, test_fraction=0.1)
     for ids in (corpus.ids, corpus.train_ids, corpus.valid_ids, corpus.test_ids):
@@ -149,8 +149,8 @@ def test_ids_take_as_few_bytes_as_they_can(tmp_path, cache, num_distinct, dtype)
         assert isinstance(base, mmap.mmap)
 
 
-def test_a_vocabulary_of_more_than_two_bytes_is_read(tmp_path, cache):
-    """All of Unicode's first plane, and of the others a character here and there, to the very last."""
+def test_a_vocabulary_may_need_four_bytes_per_id(tmp_path, cache):
+    """All of Unicode's first plane, and a sample of the others up to the last character."""
     text = "".join(map(chr, [*range(1, 0xD800), *range(0xE000, 0x10000), *range(0x1000F, 0x110000, 16)]))
     corpus = load(write(tmp_path, "a", text), cache=cache)
     assert corpus.ids.dtype == np.uint32
@@ -158,15 +158,15 @@ def test_a_vocabulary_of_more_than_two_bytes_is_read(tmp_path, cache):
 
 
 def test_a_byte_order_mark_is_dropped(tmp_path, cache):
-    """From each file, but only at its start; the hash is over the bytes as they are."""
-    one, two = b"\xef\xbb\xbfone" * 1 + b" " * 20, b"\xef\xbb\xbftwo\xef\xbb\xbf"
+    """At the start of each file only; the hash is that of the original bytes."""
+    one, two = b"\xef\xbb\xbfone" + b" " * 20, b"\xef\xbb\xbftwo\xef\xbb\xbf"
     corpus = load(write(tmp_path, "a", one), write(tmp_path, "b", two), cache=cache)
     assert decoded(corpus) == "one" + " " * 20 + "two\ufeff"
     assert corpus.sha256 == hashlib.sha256(one + two).hexdigest()
 
 
-def test_the_same_file_twice_counts_twice(tmp_path, cache):
-    """A name given again is read again, and that is said."""
+def test_a_file_named_twice_is_read_twice(tmp_path, cache):
+    """A note says so."""
     text = make_text(100)
     name = write(tmp_path, "a.txt", text)
     corpus = load(name, name, cache=cache)
@@ -174,18 +174,17 @@ def test_the_same_file_twice_counts_twice(tmp_path, cache):
     assert any("twice" in note for note in corpus.notes)
 
 
-def test_names_are_made_absolute(tmp_path, monkeypatch, cache):
-    """So that the text is found again from another folder."""
+def test_names_are_absolute_paths(tmp_path, monkeypatch, cache):
+    """The text can be found again from another folder."""
     name = write(tmp_path, "a.txt", make_text(100))
     monkeypatch.chdir(tmp_path)
     assert load("a.txt", cache=cache).names == (name,)
 
 
-def test_the_standard_library_is_read_whole(tmp_path, cache):
-    """A folder of real source files is their texts, one after the other, by name."""
-    place = Path(sysconfig.get_paths()["stdlib"])
+def test_a_folder_of_source_files_is_read_in_order(tmp_path, cache):
+    """The files of the standard library, joined in the order of their names."""
     (tmp_path / "library").mkdir()
-    for path in sorted(place.glob("*.py"))[:30]:
+    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:30]:
         shutil.copy(path, tmp_path / "library")
     paths = sorted((tmp_path / "library").iterdir())
     assert len(paths) == 30
@@ -194,8 +193,8 @@ def test_the_standard_library_is_read_whole(tmp_path, cache):
     assert corpus.names == tuple(map(str, paths))
 
 
-def test_a_folder_is_read_without_what_training_wrote_into_it(tmp_path, cache):
-    """`charrnn train .` finds the same text the second time, and the entry of the first."""
+def test_a_folders_checkpoints_are_not_read(tmp_path, cache):
+    """`charrnn train .` finds the same text, and the same cache entry, the second time."""
     write(tmp_path, "texts/a.txt", make_text(100))
     before = load(str(tmp_path / "texts"), cache=cache)
     write(tmp_path, "texts/checkpoints/a/log.jsonl", "{}")
@@ -208,8 +207,8 @@ def feed_stdin(monkeypatch, data):
     monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(data)))
 
 
-def test_stdin_is_read_where_it_is_named(tmp_path, monkeypatch, cache, settled):
-    """Between files, under the name of a dash; read again from a copy, of which nothing is left."""
+def test_stdin_can_be_one_of_several_texts(tmp_path, monkeypatch, cache, settled):
+    """It is named by a dash and read twice from a copy, which is removed."""
     name = write(tmp_path, "a.txt", "file\n")
     for _ in range(2):
         feed_stdin(monkeypatch, "pipé\r\n".encode() * 4)
@@ -223,8 +222,8 @@ def test_stdin_is_read_where_it_is_named(tmp_path, monkeypatch, cache, settled):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
-def test_a_fifo_is_a_stream(tmp_path, cache, settled):
-    """What comes out of it can't be found again, so its name is a dash; what it holds later is read anew."""
+def test_a_fifo_is_read_as_a_stream(tmp_path, cache, settled):
+    """It can't be found again, so its name is a dash; later content is read again."""
     os.mkfifo(tmp_path / "fifo")
     for text in (make_text(300, seed=1), make_text(300, seed=2)):
         writer = threading.Thread(target=(tmp_path / "fifo").write_text, args=(text,), daemon=True)
@@ -237,8 +236,8 @@ def test_a_fifo_is_a_stream(tmp_path, cache, settled):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
-def test_one_fifo_may_be_trained_on_and_another_held_out(tmp_path, cache):
-    """They have the same name afterwards, but aren't the same text."""
+def test_one_fifo_can_be_trained_on_and_another_held_out(tmp_path, cache):
+    """Both are named by a dash but are different texts."""
     texts = {"one": make_text(300, seed=1), "two": make_text(200, seed=2)}
     for name, text in texts.items():
         os.mkfifo(tmp_path / name)
@@ -257,8 +256,8 @@ def test_one_fifo_may_be_trained_on_and_another_held_out(tmp_path, cache):
     ],
     ids=["bad byte", "binary", "missing", "encoding"],
 )
-def test_a_text_that_can_not_be_read_is_named(tmp_path, cache, content, config, words):
-    """With what is wrong, whichever of the texts it is, held out or not; nothing is left in the cache."""
+def test_an_unreadable_text_is_named(tmp_path, cache, content, config, words):
+    """With the problem, whichever text it is; nothing is left in the cache."""
     good = write(tmp_path, "good", make_text(100))
     bad = str(tmp_path / "bad") if content is None else write(tmp_path, "bad", content)
     for names, more in (([bad], {}), ([good, bad], {}), ([good], {"valid": bad})):
@@ -269,8 +268,8 @@ def test_a_text_that_can_not_be_read_is_named(tmp_path, cache, content, config, 
     assert list(cache.folder.iterdir()) == []
 
 
-def test_no_more_is_read_than_was_allowed(tmp_path, cache):
-    """The limit is one on all texts together, and each reading has all of it."""
+def test_max_bytes_limits_all_texts_together(tmp_path, cache):
+    """Each of the two passes may use the whole limit."""
     names = [write(tmp_path, "a", make_text(100)), write(tmp_path, "b", make_text(50))]
     assert len(load_corpus(names, CorpusConfig(), SourceConfig(max_bytes=150), cache).ids) == 150
     names += [write(tmp_path, "c", "c")]
@@ -279,20 +278,17 @@ def test_no_more_is_read_than_was_allowed(tmp_path, cache):
     assert str(caught.value).startswith(f"{names[-1]}: ")
 
 
-# How a text is split.
+# splitting
 
 
 def made(size):
-    """A text of so many characters in which neighbours differ."""
-    return "".join(chr(97 + place % 17) for place in range(size))
+    """Return a text of this many characters in which neighbours differ."""
+    return "".join(chr(97 + index % 17) for index in range(size))
 
 
-def test_every_size_is_split_in_two(folder, shared):
-    """Training and held-out characters are the text in order; neither is empty; a tenth at most is held out.
-
-    A shorter text is refused by what it has and what it needs.
-    """
-    for size in [*range(64), *range(64, 2001, 16), 1999, 2000]:
+def test_texts_of_every_size_are_split_in_two(folder, shared):
+    """Neither part is empty; at most a tenth is held out. A text that is too short is refused."""
+    for size in [0, 1, *range(18, 42), 63, 64, 65, 99, 100, 101, 999, 1000, 1001, 1999, 2000]:
         name = write(folder, "size.txt", made(size))
         if size < MIN_CHARS:
             with pytest.raises(InputError) as caught:
@@ -310,16 +306,16 @@ def test_every_size_is_split_in_two(folder, shared):
         assert any("rough" in note for note in corpus.notes) == (len(valid) < 100)
 
 
-def test_the_standard_small_corpus_is_split_as_elsewhere():
-    """1,115,394 characters give 1,003,854 and 111,540, the figures others publish for that text."""
+def test_the_standard_small_corpus_is_split_as_in_the_literature():
+    """1,115,394 characters give 1,003,854 and 111,540, the figures that others publish for this text."""
     assert split(1_115_394, CorpusConfig()) == (1_003_854, 111_540)
     assert 1_115_394 - 1_003_854 == 111_540
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.25])
 @pytest.mark.parametrize("size", [10**6, 4 * 10**6, 20 * 10**6 - 1, 20 * 10**6 + 1, 10**9, 10**12])
-def test_no_more_than_two_million_are_held_out(size, fraction):
-    """A share of a huge text says nothing new and takes minutes to score."""
+def test_at_most_two_million_characters_are_held_out(size, fraction):
+    """More would take minutes to score without changing the result."""
     num_train, held = split(size, CorpusConfig(valid_fraction=fraction))
     assert num_train + held == size
     assert MAX_VALID_CHARS == 2_000_000
@@ -328,8 +324,8 @@ def test_no_more_than_two_million_are_held_out(size, fraction):
 
 @pytest.mark.parametrize("fraction", [1e-6, 0.01, 0.1, 0.3, 0.5])
 @pytest.mark.parametrize("size", [20, 21, 33, 1000, 12345])
-def test_the_share_that_is_held_out_is_the_one_asked_for(size, fraction):
-    """To within a character, and at least one."""
+def test_the_held_out_share_is_the_requested_one(size, fraction):
+    """To within one character, and at least one."""
     num_train, held = split(size, CorpusConfig(valid_fraction=fraction))
     assert num_train + held == size
     assert 1 <= held < size
@@ -338,8 +334,8 @@ def test_the_share_that_is_held_out_is_the_one_asked_for(size, fraction):
 
 @pytest.mark.parametrize("size", [20, 1000, 10**8])
 @pytest.mark.parametrize(("valid", "test"), [(0.1, 0.0), (0.1, 0.1), (0.5, 0.4), (1e-6, 0.05)])
-def test_a_test_text_lies_behind_the_held_out_one(folder, shared, size, valid, test):
-    """The three parts are the whole text, each as large as asked for to within a character; none overlap."""
+def test_the_test_text_follows_the_held_out_text(folder, shared, size, valid, test):
+    """The three parts are the whole text; each has the requested size to within one character."""
     num_train, num_valid = split(size, CorpusConfig(valid_fraction=valid, test_fraction=test))
     num_test = size - num_train - num_valid
     assert num_train >= 1
@@ -356,40 +352,36 @@ def test_a_test_text_lies_behind_the_held_out_one(folder, shared, size, valid, t
 @pytest.mark.parametrize("contents", [[""], ["", ""], ["\ufeff"]])
 @pytest.mark.parametrize("documents", ["", "lines"])
 def test_an_empty_text_is_refused(tmp_path, cache, contents, documents):
-    """No characters at all are nothing to learn from."""
+    """It has nothing to learn from."""
     names = [write(tmp_path, f"{index}.txt", content) for index, content in enumerate(contents)]
     with pytest.raises(InputError, match="empty"):
         load(*names, cache=cache, documents=documents)
 
 
-def test_one_character_over_and_over_is_a_text(tmp_path, cache):
-    """A vocabulary of one is legal."""
+def test_a_text_may_have_a_single_distinct_character(tmp_path, cache):
+    """A vocabulary of one character is valid."""
     corpus = load(write(tmp_path, "a", "a" * 20), cache=cache)
     assert (len(corpus.vocab), corpus.num_train, len(corpus.valid_ids)) == (1, 18, 2)
 
 
-# What the cache saves, and what it must not.
+# using the cache
 
 
-def test_an_unchanged_file_is_not_opened_again(tmp_path, cache, monkeypatch, settled):
-    """The second loading finds all in the cache, by the file's place, size and times, and says the same."""
+def test_an_unchanged_file_is_not_read_again(tmp_path, cache, monkeypatch, settled):
+    """It is found in the cache by its path, size and times, with the same notes."""
     names = [write(tmp_path, "a", make_text(500)), write(tmp_path, "b", make_text(300, seed=1) + "\r\n")]
     first = load(*names, cache=cache)
     monkeypatch.setattr(sources.Source, "chunks", refuse)
     monkeypatch.setattr(Cache, "add", refuse)
     second = load(*names, cache=cache)
     assert decoded(second) == decoded(first)
-    assert (second.names, second.sha256, second.key, second.notes) == (
-        first.names,
-        first.sha256,
-        first.key,
-        first.notes,
-    )
+    assert (second.names, second.sha256, second.key) == (first.names, first.sha256, first.key)
+    assert second.notes == first.notes
     assert (second.num_train, second.num_valid) == (first.num_train, first.num_valid)
 
 
-def test_what_is_held_out_may_change_without_reading(tmp_path, cache, monkeypatch, settled):
-    """The share is no part of what was read."""
+def test_the_held_out_share_can_change_without_reading_again(tmp_path, cache, monkeypatch, settled):
+    """The share is not part of the cache key."""
     name = write(tmp_path, "a", made(1000))
     load(name, cache=cache)
     monkeypatch.setattr(sources.Source, "chunks", refuse)
@@ -397,8 +389,8 @@ def test_what_is_held_out_may_change_without_reading(tmp_path, cache, monkeypatc
     assert [len(part) for part in parts(corpus)] == [550, 250, 200]
 
 
-def test_a_file_that_was_just_written_is_read_again(tmp_path, cache, monkeypatch):
-    """It could be edited within the same tick of the clock, so only its content tells."""
+def test_a_recent_file_is_read_again(tmp_path, cache, monkeypatch):
+    """It could be edited within the same tick of the clock, so only its content counts."""
     name = write(tmp_path, "a", make_text(500))
     load(name, cache=cache)
     assert list(cache.folder.glob("*.key")) == []
@@ -409,8 +401,8 @@ def test_a_file_that_was_just_written_is_read_again(tmp_path, cache, monkeypatch
         load(name, cache=cache)
 
 
-def test_an_edited_file_is_noticed(tmp_path, cache, settled):
-    """Also one of the same size whose time of change was put back."""
+def test_an_edited_file_is_read_again(tmp_path, cache, settled):
+    """Even if it has the same size and its modification time was reset."""
     name = write(tmp_path, "a", make_text(500, seed=1))
     status = os.stat(name)
     first = load(name, cache=cache)
@@ -425,8 +417,8 @@ def test_an_edited_file_is_noticed(tmp_path, cache, settled):
 
 
 @pytest.mark.parametrize("field", ["st_size", "st_mtime_ns", "st_ctime_ns", "st_ino"])
-def test_a_file_is_read_again_if_anything_about_it_changed(tmp_path, cache, monkeypatch, settled, field):
-    """One thing is enough, as not every file system keeps all of them well."""
+def test_a_file_is_read_again_if_its_status_changed(tmp_path, cache, monkeypatch, settled, field):
+    """One field is enough, because not every file system maintains all of them."""
     name = write(tmp_path, "a", make_text(500))
     load(name, cache=cache)
     status = os.stat(name)
@@ -440,7 +432,7 @@ def test_a_file_is_read_again_if_anything_about_it_changed(tmp_path, cache, monk
         assert len(opened) == num_opened
 
 
-def test_a_file_in_anothers_place_is_noticed(tmp_path, cache, settled):
+def test_a_replaced_file_is_read_again(tmp_path, cache, settled):
     """It is another file, whatever its times are."""
     name, other = write(tmp_path, "a", make_text(500, seed=1)), write(tmp_path, "b", make_text(500, seed=2))
     load(name, cache=cache)
@@ -451,8 +443,8 @@ def test_a_file_in_anothers_place_is_noticed(tmp_path, cache, settled):
 
 
 @pytest.mark.parametrize("how", ["touched", "copied", "renamed", "unsettled"])
-def test_the_same_bytes_are_the_same_entry(tmp_path, cache, monkeypatch, how):
-    """A text that was read before under another name or time isn't written a second time."""
+def test_equal_bytes_share_an_entry(tmp_path, cache, monkeypatch, how):
+    """A text that was read under another name or time isn't written a second time."""
     monkeypatch.setattr(module, "_SETTLED", 2.0 if how == "unsettled" else -1e9)
     name = write(tmp_path, "a", make_text(500))
     first = load(name, cache=cache)
@@ -468,8 +460,8 @@ def test_the_same_bytes_are_the_same_entry(tmp_path, cache, monkeypatch, how):
     assert (second.key, decoded(second), second.names) == (first.key, decoded(first), (name,))
 
 
-def test_the_same_bytes_in_other_files_are_another_entry(tmp_path, cache, settled):
-    """Marks and documents end where files do, so the borders matter, and what is held out does too."""
+def test_equal_bytes_split_into_other_files_are_another_entry(tmp_path, cache, settled):
+    """Byte-order marks and documents end where files do, so the boundaries matter."""
     halves = [write(tmp_path, "a", make_text(100)[:50]), write(tmp_path, "b", make_text(100)[50:])]
     whole, third = write(tmp_path, "c", make_text(100)), write(tmp_path, "d", make_text(100)[:30])
     rest = write(tmp_path, "e", make_text(100)[30:])
@@ -480,8 +472,8 @@ def test_the_same_bytes_in_other_files_are_another_entry(tmp_path, cache, settle
     assert len({corpus.sha256 for corpus in found}) == 1
 
 
-def test_every_setting_that_changes_the_ids_is_another_entry(tmp_path, cache, monkeypatch, settled):
-    """And each is found again, however many others were read meanwhile."""
+def test_every_setting_that_changes_the_ids_changes_the_key(tmp_path, cache, monkeypatch, settled):
+    """All these entries can be found again later."""
     name = write(tmp_path, "a", "Grüße\n\nan alle, naïve Gäste\n" * 10)
     ways = [
         {},
@@ -504,29 +496,29 @@ def test_every_setting_that_changes_the_ids_is_another_entry(tmp_path, cache, mo
 
 
 @pytest.mark.parametrize("is_settled", [True, False])
-@pytest.mark.parametrize("place", [0, 80, 300, -1])
-def test_a_damaged_entry_is_made_again(tmp_path, cache, monkeypatch, is_settled, place):
-    """That is said, once; afterwards all is as before."""
+@pytest.mark.parametrize("position", [0, 80, 300, -1])
+def test_a_damaged_entry_is_created_again(tmp_path, cache, monkeypatch, is_settled, position):
+    """A note says so once; afterwards everything is as before."""
     monkeypatch.setattr(module, "_SETTLED", -1e9 if is_settled else 2.0)
     name = write(tmp_path, "a", make_text(2000))
     first = load(name, cache=cache)
     (path,) = cache.entries()
     content = path.read_bytes()
     damaged = bytearray(content)
-    damaged[place] ^= 1
-    path.unlink()  # who has it open keeps it
+    damaged[position] ^= 1
+    path.unlink()  # a process that has it open can still read it
     path.write_bytes(damaged)
     second = load(name, cache=cache)
     assert decoded(second) == decoded(first) == make_text(2000)
     notes = [note for note in second.notes if note not in first.notes]
-    assert notes == [f"{path}: the cached copy of the text is damaged; it is made again"]
+    assert notes == [f"{path}: the cached copy of the text is damaged; it is created again"]
     assert path.read_bytes() == content
     assert load(name, cache=cache).notes == first.notes
 
 
 @pytest.mark.parametrize("lost", ["*.ids", "*.key", "*"])
-def test_what_is_lost_is_made_again(tmp_path, cache, settled, lost):
-    """An entry that was dropped, or a signature that was, costs time, nothing else."""
+def test_lost_cache_files_are_created_again(tmp_path, cache, settled, lost):
+    """A dropped entry or key costs only time."""
     name = write(tmp_path, "a", make_text(500))
     first = load(name, cache=cache)
     names = sorted(path.name for path in cache.folder.iterdir())
@@ -538,8 +530,8 @@ def test_what_is_lost_is_made_again(tmp_path, cache, settled, lost):
 
 
 @pytest.mark.parametrize("content", ["", "b" * 64, "../a", "\0", "x" * 1000, "\n"])
-def test_a_damaged_signature_does_no_harm(tmp_path, cache, settled, content):
-    """Wherever it leads, the text is read, and what is said there is put right."""
+def test_a_damaged_key_file_is_corrected(tmp_path, cache, settled, content):
+    """Wherever it leads, the text is read."""
     name = write(tmp_path, "a", make_text(500))
     first = load(name, cache=cache)
     (path,) = cache.folder.glob("*.key")
@@ -548,8 +540,8 @@ def test_a_damaged_signature_does_no_harm(tmp_path, cache, settled, content):
     assert path.read_text() == first.key
 
 
-def test_a_signature_of_another_text_does_no_harm(tmp_path, cache, settled):
-    """An entry says itself what it is, so a key that was written by hand gives that text and its hash."""
+def test_a_key_file_that_names_another_text_gives_that_text(tmp_path, cache, settled):
+    """The corpus then has the hash of the text that it holds."""
     name, other = write(tmp_path, "a", make_text(500)), write(tmp_path, "b", made(100))
     load(name, cache=cache)
     (path,) = cache.folder.glob("*.key")
@@ -559,31 +551,30 @@ def test_a_signature_of_another_text_does_no_harm(tmp_path, cache, settled):
 
 
 @pytest.mark.parametrize("what", ["truncated", "edited", "deleted", "cache removed"])
-def test_what_happens_to_a_file_later_is_of_no_effect(tmp_path, cache, settled, what):
-    """The ids are a copy; even the cache may go."""
-    name = write(tmp_path, "a", make_text(100_000))
+def test_later_changes_to_a_file_have_no_effect(tmp_path, cache, settled, what):
+    """The ids are a copy; even the cache may be removed."""
+    name = write(tmp_path, "a", make_text(20_000))
     first = load(name, cache=cache)
     second = load(name, cache=cache)
     if what == "truncated":
         os.truncate(name, 0)
     elif what == "edited":
         with open(name, "r+b") as file:
-            file.write(b"#" * 50_000)
+            file.write(b"#" * 10_000)
     elif what == "deleted":
         os.unlink(name)
     else:
         shutil.rmtree(cache.folder)
-    assert decoded(first) == decoded(second) == make_text(100_000)
+    assert decoded(first) == decoded(second) == make_text(20_000)
 
 
 TEXTS = {"edited": "ba", "longer": "ab" * 50 + "a", "shorter": "ab", "another character": "é", "emptied": ""}
 
 
-@pytest.mark.parametrize("documents", ["", "b"])
 @pytest.mark.parametrize("change", [*TEXTS, "order", "deleted", "made binary"])
-@pytest.mark.parametrize("which", [0, 1, 2])
-def test_a_text_that_changes_while_it_is_read_is_refused(tmp_path, cache, monkeypatch, change, which, documents):
-    """Between the two passes, any of the texts; nothing of it is kept, and the next time all is well."""
+@pytest.mark.parametrize(("which", "documents"), [(0, ""), (1, ""), (2, ""), (0, "b"), (2, "b")])
+def test_a_text_that_changes_between_the_passes_is_refused(tmp_path, cache, monkeypatch, change, which, documents):
+    """Whichever text it is, nothing of it is stored, and it can be read later."""
     names = [write(tmp_path, name, "ab" * 50 + "b" * (name == "b")) for name in "abc"]
 
     def edit():
@@ -617,10 +608,10 @@ def test_a_text_that_changes_while_it_is_read_is_refused(tmp_path, cache, monkey
 
 
 def test_a_long_text_takes_little_memory(tmp_path, cache):
-    """As much for 40 MB as for 10, nearly: neither the text nor its ids are ever held whole."""
+    """Neither the text nor its ids are held in memory as a whole."""
     tracemalloc = pytest.importorskip("tracemalloc")
     peaks = []
-    for size in (10, 40):
+    for size in (4, 16):
         name = write(tmp_path, "a", (made(9_999) + "é") * 100 * size)
         tracemalloc.start()
         try:
@@ -629,17 +620,17 @@ def test_a_long_text_takes_little_memory(tmp_path, cache):
         finally:
             tracemalloc.stop()
         assert len(corpus.ids) == 10**6 * size
-    assert peaks[1] < peaks[0] + 5e6
+    assert peaks[1] < peaks[0] + 2e6
     assert peaks[1] < 60e6
 
 
-# A text of its own that is held out.
+# a separate held-out text
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(train=st.lists(TEXT, min_size=1, max_size=3), valid=TEXT)
-def test_a_text_may_be_held_out(folder, shared, train, valid):
-    """All of the others is trained on; of it all is predicted but the first character, which nothing leads to."""
+def test_a_separate_text_can_be_held_out(folder, shared, train, valid):
+    """All of it is predicted except its first character, which has no context."""
     names = [write(folder, f"{index}.txt", text) for index, text in enumerate(train)]
     corpus = load(*names, cache=shared, valid=write(folder, "valid.txt", valid))
     assert parts(corpus) == ["".join(train), valid[1:], ""]
@@ -647,12 +638,12 @@ def test_a_text_may_be_held_out(folder, shared, train, valid):
     assert decoded(corpus) == "".join(train) + valid
     assert corpus.vocab.chars == "".join(sorted(set("".join(train) + valid)))
     assert corpus.sha256 == hashlib.sha256(("".join(train) + valid).encode()).hexdigest()
-    assert corpus.is_apart
+    assert corpus.has_valid_file
     assert corpus.names == tuple(names)
 
 
-def test_a_text_that_is_held_out_is_found_again(tmp_path, cache, monkeypatch, settled):
-    """By both files, in these parts; turned round they are another entry."""
+def test_a_separate_held_out_text_is_found_in_the_cache(tmp_path, cache, monkeypatch, settled):
+    """Swapping the two texts gives another entry."""
     one, two = write(tmp_path, "a", made(50)), write(tmp_path, "b", made(30))
     load(one, cache=cache, valid=two)
     load(two, cache=cache, valid=one)
@@ -665,8 +656,8 @@ def test_a_text_that_is_held_out_is_found_again(tmp_path, cache, monkeypatch, se
 
 
 @pytest.mark.parametrize("kind", ["lines", "|"])
-def test_documents_that_are_held_out_stay_as_they_are(tmp_path, cache, kind):
-    """In their order, the first character included, as that comes after an end; the others are shuffled."""
+def test_separate_held_out_documents_keep_their_order(tmp_path, cache, kind):
+    """Their first character is predicted, because it follows an END; the training documents are shuffled."""
     separator = "\n" if kind == "lines" else kind
     train, valid = [f"document {number}" for number in range(200)], [f"held {number}" for number in range(50)]
     names = [write(tmp_path, name, separator.join(texts)) for name, texts in (("a", train), ("b", valid))]
@@ -681,7 +672,7 @@ def test_documents_that_are_held_out_stay_as_they_are(tmp_path, cache, kind):
 
 
 @pytest.mark.parametrize("alias", ["same", "relative", "dotted", "linked", "in folder", "in both"])
-def test_what_is_trained_on_can_not_be_held_out(tmp_path, monkeypatch, cache, alias):
+def test_a_training_text_cannot_be_held_out(tmp_path, monkeypatch, cache, alias):
     """However it is named."""
     name = write(tmp_path, "texts/a.txt", make_text(100))
     monkeypatch.chdir(tmp_path)
@@ -693,16 +684,16 @@ def test_what_is_trained_on_can_not_be_held_out(tmp_path, monkeypatch, cache, al
     assert str(caught.value).startswith(f"{valid}: ")
 
 
-def test_stdin_can_not_be_both_trained_on_and_held_out(monkeypatch, cache):
-    """There would be nothing left for the second."""
+def test_stdin_cannot_be_both_trained_on_and_held_out(monkeypatch, cache):
+    """It can be read only once."""
     feed_stdin(monkeypatch, make_text(100).encode())
     with pytest.raises((InputError, UsageError), match=r"^-: "):
         load("-", cache=cache, valid="-")
 
 
 @pytest.mark.parametrize("content", ["", "a"])
-def test_a_text_too_short_to_be_held_out_is_refused(tmp_path, cache, content):
-    """It has to have something that is predicted; two characters are enough."""
+def test_a_separate_held_out_text_needs_two_characters(tmp_path, cache, content):
+    """One of them has to be predicted."""
     name, valid = write(tmp_path, "a", make_text(100)), write(tmp_path, "b", content)
     with pytest.raises(InputError) as caught:
         load(name, cache=cache, valid=valid)
@@ -711,50 +702,50 @@ def test_a_text_too_short_to_be_held_out_is_refused(tmp_path, cache, content):
     assert len(load(name, cache=cache, valid=write(tmp_path, "b", "ab")).valid_ids) == 1
 
 
-def test_a_short_text_does_not_become_longer_by_what_is_held_out(tmp_path, cache):
-    """What is trained on has to be long enough itself."""
+def test_a_held_out_text_does_not_count_towards_the_minimum(tmp_path, cache):
+    """The training text has to be long enough by itself."""
     with pytest.raises(InputError, match=rf": {MIN_CHARS - 1} characters are too few"):
         load(write(tmp_path, "a", made(MIN_CHARS - 1)), cache=cache, valid=write(tmp_path, "b", made(1000)))
     corpus = load(write(tmp_path, "a", made(MIN_CHARS)), cache=cache, valid=write(tmp_path, "b", made(1000)))
     assert corpus.num_train == MIN_CHARS
 
 
-def test_a_text_apart_and_a_share_for_the_test_do_not_go_together():
-    """The test text is scored by a command of its own."""
+def test_valid_and_test_fraction_cannot_be_combined():
+    """A test text is scored by a separate command."""
     with pytest.raises(UsageError, match="--test-fraction"):
         CorpusConfig(valid="b.txt", test_fraction=0.1)
     assert CorpusConfig(valid="b.txt").test_fraction == 0
 
 
-# Rare characters.
+# rare characters
 
 
 def naive_folding(text, min_count):
-    """The text with each character that occurs less often than that made UNKNOWN."""
+    """Replace the characters that occur less often than min_count by UNKNOWN."""
     counts = Counter(text)
     return "".join(char if counts[char] >= min_count else UNKNOWN for char in text)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(text=FEW, min_count=st.integers(1, 40))
 @example(text="a" * 20, min_count=20)
 @example(text="a" * 20, min_count=21)
 @example(text="a" * 19 + "b", min_count=19)
 def test_rare_characters_become_one_symbol(folder, shared, text, min_count):
-    """Those that occur less often than asked for; how many that are is said; without any there is no symbol."""
+    """A note says how many; without rare characters there is no symbol."""
     corpus = load(write(folder, "rare.txt", text), cache=shared, min_count=min_count)
-    folded = naive_folding(text, min_count)
-    assert decoded(corpus) == folded
-    assert corpus.vocab.chars == "".join(sorted(set(folded)))
-    rare = folded.count(UNKNOWN)
+    expected_text = naive_folding(text, min_count)
+    assert decoded(corpus) == expected_text
+    assert corpus.vocab.chars == "".join(sorted(set(expected_text)))
+    rare = expected_text.count(UNKNOWN)
     assert (UNKNOWN in corpus.vocab.chars) == (rare > 0)
-    said = [note for note in corpus.notes if "one symbol" in note]
+    notes = [note for note in corpus.notes if "one symbol" in note]
     expected = f"{rare:,} characters, {rare / len(text):.3%}, occur less than {min_count} times: one symbol"
-    assert said == [expected] * (rare > 0)
+    assert notes == ([expected] if rare else [])
 
 
 def test_rare_characters_are_counted_over_all_texts(tmp_path, cache):
-    """Once in each of two is twice, also where one of them is held out."""
+    """A character that occurs once in each of two texts occurs twice, even if one text is held out."""
     one, two = write(tmp_path, "a", "é" + "ab" * 20), write(tmp_path, "b", "é" + "ab" * 20 + "ß")
     for corpus in (load(one, two, cache=cache, min_count=2), load(one, cache=cache, min_count=2, valid=two)):
         assert decoded(corpus) == ("é" + "ab" * 20) * 2 + UNKNOWN
@@ -762,28 +753,28 @@ def test_rare_characters_are_counted_over_all_texts(tmp_path, cache):
 
 
 def test_the_end_of_a_document_is_never_rare(tmp_path, cache):
-    """However few there are."""
+    """However few documents there are."""
     text = "\n".join(["a" * 50, "b" * 50, "c"])
     corpus = load(write(tmp_path, "a", text), cache=cache, min_count=10, documents="lines", valid_fraction=0.5)
     assert corpus.vocab.chars == "ab" + END + UNKNOWN
     assert sorted(decoded(corpus).split(END)) == sorted(["", "a" * 50, "b" * 50, UNKNOWN])
 
 
-# What is said about a text.
+# notes
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(text=st.text(st.sampled_from("a\r\n"), min_size=MIN_CHARS, max_size=60))
-def test_carriage_returns_are_told(folder, shared, text):
-    """With their number, and how to be rid of them; a text without any isn't spoken of."""
+def test_a_note_counts_carriage_returns(folder, shared, text):
+    """It says how to remove them; without carriage returns there is no note."""
     corpus = load(write(folder, "returns.txt", text), cache=shared)
-    said = [note for note in corpus.notes if "carriage" in note]
-    assert len(said) == ("\r" in text)
-    assert all(f"has {text.count(chr(13)):,} carriage returns" in note for note in said)
+    notes = [note for note in corpus.notes if "carriage" in note]
+    assert len(notes) == ("\r" in text)
+    assert all(f"has {text.count(chr(13)):,} carriage returns" in note for note in notes)
 
 
-def test_replaced_bytes_are_told(tmp_path, cache):
-    """With their number, where they were to be replaced."""
+def test_a_note_counts_replaced_bytes(tmp_path, cache):
+    """Only if --errors replace was given."""
     name = write(tmp_path, "a", b"abc\xff" * 1200 + b"\n")
     corpus = load(name, cache=cache, errors="replace")
     assert decoded(corpus) == "abc\ufffd" * 1200 + "\n"
@@ -795,56 +786,57 @@ def test_replaced_bytes_are_told(tmp_path, cache):
 
 
 @pytest.mark.parametrize(("size", "config"), [(999, {}), (1000, {}), (500, {"valid_fraction": 0.2}), (99, {})])
-def test_a_short_part_that_is_held_out_is_told(tmp_path, cache, size, config):
+def test_a_note_warns_of_a_short_held_out_text(tmp_path, cache, size, config):
     """Scores of fewer than a hundred characters are rough."""
     corpus = load(write(tmp_path, "a", made(size)), cache=cache, **config)
-    said = [f"only {corpus.num_valid} characters are held out, so scores are rough"] * (corpus.num_valid < 100)
-    assert list(corpus.notes) == said
+    note = f"only {corpus.num_valid} characters are held out, so scores are rough"
+    assert corpus.notes == ((note,) if corpus.num_valid < 100 else ())
 
 
 def many_distinct(number):
-    """A text of so many distinct characters, a tenth of which occur once, another twice, and so on."""
+    """Return a text of this many distinct characters; a tenth of them occur once, a tenth twice, and so on."""
     return "".join(chr(0x3400 + index) * (1 + index % 10) for index in range(number))
 
 
-def test_a_large_vocabulary_is_told(tmp_path, cache):
-    """With the least count that leaves a usual one, and what that leaves and takes, as it then turns out."""
+def test_a_note_advises_on_a_large_vocabulary(tmp_path, cache):
+    """It names the smallest --min-count that gives a usual size, and its effect is as stated."""
     text = many_distinct(20_001)
     name = write(tmp_path, "a", text)
     (note,) = load(name, cache=cache).notes
     counts = Counter(text)
-    enough = next(count for count in itertools.count(1) if sum(each >= count for each in counts.values()) < 5000)
-    kept = sum(each >= enough for each in counts.values())
-    share = sum(each for each in counts.values() if each < enough) / len(text)
+    min_count = next(least for least in itertools.count(1) if sum(n >= least for n in counts.values()) < 5000)
+    kept = sum(n >= min_count for n in counts.values())
+    share = sum(n for n in counts.values() if n < min_count) / len(text)
     assert note.startswith("20,001 distinct characters ")
-    assert f"--min-count {enough} would leave {kept:,} and take {share:.3%} of the text for one symbol" in note
-    folded = load(name, cache=cache, min_count=enough)
-    assert len(folded.vocab) == kept + 1
-    assert decoded(folded).count(UNKNOWN) / len(text) == share
+    assert f"--min-count {min_count} would keep {kept:,} of them" in note
+    assert f"turn {share:.3%} of the text into one symbol" in note
+    corpus = load(name, cache=cache, min_count=min_count)
+    assert len(corpus.vocab) == kept + 1
+    assert decoded(corpus).count(UNKNOWN) / len(text) == share
     assert load(write(tmp_path, "a", many_distinct(20_000)), cache=cache).notes == ()
 
 
-def test_what_the_cache_lacks_is_told(tmp_path):
-    """A text that was read into a temporary folder is read anew next time, and that is said with it."""
+def test_a_note_reports_the_problem_of_the_cache(tmp_path):
+    """A text that was read into a temporary folder has to be read again next time."""
     (tmp_path / "file").touch()
     with Cache(tmp_path / "file").writable() as cache:
         corpus = load(write(tmp_path, "a", make_text(2000)), cache=cache)
-    assert corpus.notes == (cache.lack,)
+    assert corpus.notes == (cache.problem,)
     assert decoded(corpus) == make_text(2000)
 
 
-# Documents.
+# documents
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(
     texts=st.lists(DOCUMENTS, min_size=1, max_size=3),
     kind=st.sampled_from(["lines", "blank-lines", "|", "ab", "||"]),
     test_fraction=st.sampled_from([0.0, 0.1, 0.4]),
     valid_fraction=st.sampled_from([1e-6, 0.1, 0.5]),
 )
-def test_documents_are_those_of_the_texts(folder, shared, texts, kind, test_fraction, valid_fraction):
-    """Each of them once, in another order, ended by its symbol; no part begins or ends within one; none is empty."""
+def test_documents_are_shuffled_and_never_split(folder, shared, texts, kind, test_fraction, valid_fraction):
+    """Each occurs once, ends with its symbol, and lies within one part; none is empty."""
     names = [write(folder, f"{index}.txt", text) for index, text in enumerate(texts)]
     expected = sorted(document for text in texts for document in naive_documents(text, kind))
     config = {"documents": kind, "test_fraction": test_fraction, "valid_fraction": valid_fraction}
@@ -857,11 +849,11 @@ def test_documents_are_those_of_the_texts(folder, shared, texts, kind, test_frac
         return
     found = decoded(load(*names, cache=shared, documents=kind))  # two documents are always enough for two parts
     assert sorted(found.split(END)) == ["", *expected]
-    starts = [place + 1 for place, char in enumerate(found[:-1]) if char == END]
+    starts = [index + 1 for index, char in enumerate(found[:-1]) if char == END]
     num_train, num_valid = split(size, CorpusConfig(**config))
     first = naive_border(starts, num_train)
     last = naive_border(starts, max(num_train + num_valid, first + 1)) if test_fraction else size
-    if first == last:  # the part behind it would have none
+    if first == last:  # the test text would have no document
         with pytest.raises(InputError, match="too few documents"):
             load(*names, cache=shared, **config)
         return
@@ -877,8 +869,8 @@ def test_documents_are_those_of_the_texts(folder, shared, texts, kind, test_frac
 
 
 @pytest.mark.parametrize(("valid", "test"), [(0.1, 0.0), (0.1, 0.1), (0.5, 0.4), (1e-6, 0.0), (0.3, 0.2)])
-def test_documents_are_split_near_the_share_asked_for(tmp_path, cache, valid, test):
-    """To within a document at each border; the share is one of all kinds, wherever in the files they stood."""
+def test_documents_are_split_near_the_requested_share(tmp_path, cache, valid, test):
+    """To within a document; the share is a sample of all parts of the files."""
     documents = [("x" if number < 1000 else "y") * (1 + number % 30) for number in range(2000)]
     name = write(tmp_path, "a", "\n".join(documents))
     config = {"documents": "lines", "valid_fraction": valid, "test_fraction": test}
@@ -891,8 +883,8 @@ def test_documents_are_split_near_the_share_asked_for(tmp_path, cache, valid, te
         assert 0.35 < held.count("x") / (held.count("x") + held.count("y")) < 0.65
 
 
-def test_the_order_of_documents_is_always_the_same(tmp_path, cache):
-    """Another cache, or another machine, splits alike; it isn't the one they had."""
+def test_the_order_of_documents_is_reproducible(tmp_path, cache):
+    """Another cache gives the same order, which is not the original one."""
     text = "\n".join(f"document {number}" for number in range(500))
     name = write(tmp_path, "a", text)
     first = load(name, cache=cache, documents="lines")
@@ -904,7 +896,7 @@ def test_the_order_of_documents_is_always_the_same(tmp_path, cache):
 
 @pytest.mark.parametrize(("text", "test"), [("a" * 50, 0.0), ("a" * 50 + "\n", 0.0), ("a" * 50 + "\nb\n", 0.2)])
 def test_too_few_documents_are_refused(tmp_path, cache, text, test):
-    """Each part needs one of its own."""
+    """Each part needs at least one."""
     name = write(tmp_path, "a", text)
     with pytest.raises(InputError) as caught:
         load(name, cache=cache, documents="lines", test_fraction=test)
@@ -912,7 +904,7 @@ def test_too_few_documents_are_refused(tmp_path, cache, text, test):
 
 
 def test_two_documents_are_enough(tmp_path, cache):
-    """One to be trained on, one to be held out, whichever is longer."""
+    """One for training and one held out, whichever is longer."""
     for text in ("a" * 50 + "\nb", "a\n" + "b" * 50, "a\n" * 2 + "b" * 30):
         corpus = load(write(tmp_path, "a", text), cache=cache, documents="lines")
         train, valid, test = parts(corpus)
@@ -921,13 +913,13 @@ def test_two_documents_are_enough(tmp_path, cache):
         assert test == ""
 
 
-# Bytes.
+# bytes
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(content=st.binary(min_size=MIN_CHARS, max_size=200))
 def test_any_bytes_can_be_read(folder, shared, content):
-    """Each is a character, whatever the file is."""
+    """Each is one character, whatever the file contains."""
     assume(not content.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")))
     corpus = load(write(folder, "bytes", content), cache=shared, bytes=True)
     assert decoded(corpus).encode("ascii", "surrogateescape") == content
@@ -935,14 +927,14 @@ def test_any_bytes_can_be_read(folder, shared, content):
     assert corpus.ids.dtype == np.uint8
 
 
-# Without the files.
+# without the files
 
 
 @pytest.mark.parametrize(
     "config", [{}, {"valid_fraction": 0.3, "test_fraction": 0.1}, {"documents": "lines"}, {"min_count": 3}]
 )
-def test_a_corpus_is_found_by_its_key(tmp_path, cache, monkeypatch, config):
-    """All of it but its name, without a look at the files, which may be gone."""
+def test_find_corpus_by_its_key(tmp_path, cache, monkeypatch, config):
+    """Everything but its name, without access to the files, which may be gone."""
     name = write(tmp_path, "a", make_text(3000))
     corpus = load(name, cache=cache, **config)
     os.unlink(name)
@@ -953,17 +945,17 @@ def test_a_corpus_is_found_by_its_key(tmp_path, cache, monkeypatch, config):
     assert (found.sha256, found.notes, found.names) == (corpus.sha256, corpus.notes, ())
 
 
-def test_a_corpus_with_a_text_apart_is_found_by_its_key(tmp_path, cache):
-    """The parts are where they were."""
+def test_find_corpus_with_a_separate_held_out_text(tmp_path, cache):
+    """The parts are the same."""
     names = [write(tmp_path, "a", make_text(300)), write(tmp_path, "b", make_text(200, seed=1))]
     corpus = load(names[0], cache=cache, valid=names[1])
     found = find_corpus(corpus.key, CorpusConfig(valid=names[1]), cache)
     assert parts(found) == parts(corpus) == [make_text(300), make_text(200, seed=1)[1:], ""]
-    assert found.is_apart
+    assert found.has_valid_file
 
 
-def test_a_corpus_that_the_cache_has_not_is_not_found(tmp_path, cache):
-    """Nor one that is damaged."""
+def test_find_corpus_returns_none_for_a_missing_or_damaged_entry(tmp_path, cache):
+    """The caller then needs the text itself."""
     assert find_corpus("a" * 64, CorpusConfig(), cache) is None
     corpus = load(write(tmp_path, "a", make_text(300)), cache=cache)
     (path,) = cache.entries()
@@ -972,15 +964,15 @@ def test_a_corpus_that_the_cache_has_not_is_not_found(tmp_path, cache):
 
 
 def known(name, vocab, cache, **config):
-    """Read a text in a model's characters, as the command line does."""
-    return read_known(name, vocab, CorpusConfig(**config), SourceConfig(), cache)
+    """Read a text as ids of a vocabulary, as the command line does."""
+    return encode_text(name, vocab, CorpusConfig(**config), SourceConfig(), cache)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=20)
 @given(text=FEW, chars=st.sets(st.sampled_from("ab\n éz€😀" + UNKNOWN)), chunk=st.integers(2, 50))
 @example(text="b" * 20, chars={"a"}, chunk=7)
-def test_a_text_in_a_models_characters_is_what_its_vocabulary_makes_of_it(folder, shared, text, chars, chunk):
-    """The same ids as of the whole text at once, and the same count of what is missing, most frequent first."""
+def test_encode_text_matches_encoding_the_whole_text(folder, shared, text, chars, chunk):
+    """The same ids and the same counts of unknown characters, most frequent first."""
     assume(chars)
     vocab = Vocab("".join(sorted(chars)))
     name = write(folder, "known.txt", text)
@@ -997,8 +989,8 @@ def test_a_text_in_a_models_characters_is_what_its_vocabulary_makes_of_it(folder
 
 
 @pytest.mark.parametrize("text", ["", "bbb"])
-def test_a_text_of_which_nothing_is_known_is_empty(tmp_path, cache, text):
-    """No ids are an array, too, of the type that the others have."""
+def test_encode_text_returns_an_empty_array_if_nothing_is_known(tmp_path, cache, text):
+    """It has the vocabulary's dtype."""
     vocab = Vocab("".join(map(chr, range(0x400, 0x400 + 300))))
     ids, unknown = known(write(tmp_path, "a", text), vocab, cache)
     assert (ids.shape, ids.dtype) == ((0,), np.uint16)
@@ -1006,17 +998,17 @@ def test_a_text_of_which_nothing_is_known_is_empty(tmp_path, cache, text):
 
 
 @pytest.mark.parametrize("has_end", [True, False])
-def test_documents_in_a_models_characters_keep_their_order(tmp_path, cache, has_end):
-    """Their ends are known to a model that learnt documents."""
-    vocab = Vocab("ab" + END * has_end)
+def test_encode_text_keeps_the_order_of_documents(tmp_path, cache, has_end):
+    """END is unknown to a model that was not trained on documents."""
+    vocab = Vocab("ab" + END if has_end else "ab")
     name = write(tmp_path, "a", "ab\n\nba\nbé")
     ids, unknown = known(name, vocab, cache, documents="lines")
-    assert vocab.decode(ids) == "ab-ba-b-".replace("-", END * has_end)
+    assert vocab.decode(ids) == "ab-ba-b-".replace("-", END if has_end else "")
     assert unknown == {"é": 1} | ({} if has_end else {END: 3})
 
 
-def test_a_folder_in_a_models_characters_is_all_of_its_texts(tmp_path, cache):
-    """In order; and what was read survives the files."""
+def test_encode_text_joins_the_texts_of_a_folder(tmp_path, cache):
+    """The ids outlive the files."""
     for name, text in (("b", "bbb"), ("a", "aab"), ("c", "cab")):
         write(tmp_path, f"texts/{name}", text)
     ids, unknown = known(str(tmp_path / "texts"), Vocab("ab"), cache)
@@ -1028,8 +1020,8 @@ def test_a_folder_in_a_models_characters_is_all_of_its_texts(tmp_path, cache):
         ids[0] = 1
 
 
-def test_a_short_text_is_read_as_it_is(tmp_path, cache, monkeypatch):
-    """A prompt may be empty, in a file or on stdin; its mark is dropped, and what isn't UTF-8 refused."""
+def test_read_text_reads_a_prompt(tmp_path, cache, monkeypatch):
+    """From a file or stdin; it may be empty, a byte-order mark is dropped, invalid UTF-8 is refused."""
     assert read_text(write(tmp_path, "a", "\ufeffOnce\r\n"), cache) == "Once\r\n"
     assert read_text(write(tmp_path, "a", ""), cache) == ""
     feed_stdin(monkeypatch, "é".encode())
@@ -1039,7 +1031,7 @@ def test_a_short_text_is_read_as_it_is(tmp_path, cache, monkeypatch):
     assert list(cache.folder.iterdir()) == []
 
 
-def test_the_facts_of_an_entry_are_those_of_the_text(tmp_path, cache):
+def test_an_entry_holds_the_facts_about_the_text(tmp_path, cache):
     """Vocabulary, counts, sizes and hash, so that nothing has to be counted again."""
     text = "abracadabra, abracadabra\n" + "x"
     corpus = load(write(tmp_path, "a", text), cache=cache, min_count=2, valid=write(tmp_path, "b", "ab"))
@@ -1052,11 +1044,11 @@ def test_the_facts_of_an_entry_are_those_of_the_text(tmp_path, cache):
     assert facts["sha256"] == hashlib.sha256((text + "ab").encode()).hexdigest()
 
 
-# what goes wrong late
+# late problems
 
 
-def test_documents_that_end_nowhere_when_read_again_have_changed(tmp_path, cache, monkeypatch):
-    """The text is edited between the passes, and has no separator any more."""
+def test_documents_that_lose_their_separators_have_changed(tmp_path, cache, monkeypatch):
+    """The text is edited between the passes."""
     name = write(tmp_path, "a", "aaaa\n" * 20)
     chunks, calls = sources.Source.chunks, itertools.count()
 
@@ -1070,8 +1062,8 @@ def test_documents_that_end_nowhere_when_read_again_have_changed(tmp_path, cache
         load(name, cache=cache, documents="lines")
 
 
-def test_a_file_that_goes_away_when_it_is_read_is_not_missed(tmp_path, cache, monkeypatch):
-    """Nothing is asked of it after the second pass."""
+def test_a_file_can_be_deleted_after_the_second_pass(tmp_path, cache, monkeypatch):
+    """It is not needed any more."""
     name, add = write(tmp_path, "a", make_text(200)), Cache.add
 
     def and_delete(*args):
@@ -1083,28 +1075,28 @@ def test_a_file_that_goes_away_when_it_is_read_is_not_missed(tmp_path, cache, mo
     assert load(name, cache=cache).names == (name,)
 
 
-def test_a_separator_of_documents_is_spelt_as_they_are(tmp_path, cache):
-    """In bytes where bytes are learnt."""
+def test_the_document_separator_is_converted_to_bytes(tmp_path, cache):
+    """If the text is read as bytes."""
     name = write(tmp_path, "a", "one§two§" * 20)
     corpus = load(name, cache=cache, bytes=True, documents="§")
     assert set(corpus.vocab.chars) == set("onetw") | {END}
 
 
-def test_a_large_vocabulary_without_a_way_out_is_told_without_one(tmp_path, cache):
-    """Where every character occurs once there is no smaller share to keep."""
+def test_a_note_on_a_large_vocabulary_gives_no_useless_advice(tmp_path, cache):
+    """If every character occurs once, no --min-count keeps some of them."""
     name = write(tmp_path, "a", "".join(map(chr, range(0x3400, 0x3400 + 20_001))))
-    assert load(name, cache=cache).notes == ("20,001 distinct characters are most of the work",)
+    assert load(name, cache=cache).notes == ("20,001 distinct characters make up most of the work",)
 
 
 @pytest.mark.parametrize("allowed", [1000, 150_000])
-def test_a_full_disk_while_a_text_is_scored_is_told(tmp_path, cache, allowed):
-    """As while one is learnt."""
+def test_encode_text_reports_a_full_disk(tmp_path, cache, allowed):
+    """As `load_corpus` does."""
     resource = pytest.importorskip("resource")
     name = write(tmp_path, "a", "a" * 200_000)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, hard))
     try:
         with pytest.raises(CharrnnError, match="XDG_CACHE_HOME"):
-            read_known(name, Vocab("a"), CorpusConfig(), SourceConfig(), cache)
+            encode_text(name, Vocab("a"), CorpusConfig(), SourceConfig(), cache)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

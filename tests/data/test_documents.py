@@ -1,4 +1,4 @@
-"""A text that is many: where each document ends, the order they are put into, and where one begins."""
+"""Documents: where they end, how they are shuffled, and where the next one begins."""
 
 import itertools
 import re
@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charrnn.data import documents
-from charrnn.data.decoding import end_documents
-from charrnn.data.documents import next_document, shuffled
+from charrnn.data.documents import end_documents, next_document, shuffle
 from charrnn.data.vocab import END
 
 STOP = 0  # the id of a document's end
@@ -20,7 +19,7 @@ DOCUMENTS = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_si
 
 
 def cut(whole, sizes):
-    """Cut a text or an array into pieces of these lengths, over and over; none is empty."""
+    """Cut a text or an array into pieces of these lengths, repeatedly; none is empty."""
     pieces, start = [], 0
     for size in itertools.cycle(sizes):
         if start >= len(whole):
@@ -31,37 +30,37 @@ def cut(whole, sizes):
 
 
 def all_chunkings(whole):
-    """Every way to cut a text into pieces that aren't empty."""
-    for borders in itertools.product([False, True], repeat=max(0, len(whole) - 1)):
-        places = [0, *(place for place, border in enumerate(borders, 1) if border), len(whole)]
-        yield [whole[start:stop] for start, stop in itertools.pairwise(places) if stop > start]
+    """Yield every way to cut a text into non-empty pieces."""
+    for is_cut in itertools.product([False, True], repeat=max(0, len(whole) - 1)):
+        cuts = [0, *(index for index, here in enumerate(is_cut, 1) if here), len(whole)]
+        yield [whole[start:stop] for start, stop in itertools.pairwise(cuts) if stop > start]
 
 
 def ended(parts):
-    """Those that aren't empty, each with an end."""
+    """Join the non-empty parts, each with END."""
     return "".join(part + END for part in parts if part)
 
 
 def split_by(text, separator):
-    """What stands between the places where a separator is found, searched from the left one character at a time."""
-    parts, part, place = [], "", 0
-    while place < len(text):
-        if text.startswith(separator, place):
+    """Split a text at a separator, searched from the left one character at a time."""
+    parts, part, index = [], "", 0
+    while index < len(text):
+        if text.startswith(separator, index):
             parts.append(part)
-            part, place = "", place + len(separator)
+            part, index = "", index + len(separator)
         else:
-            part, place = part + text[place], place + 1
+            part, index = part + text[index], index + 1
     return [*parts, part]
 
 
 def paragraphs(text):
-    """Runs of lines with anything but spaces, tabs and carriage returns in them."""
+    """Return the runs of lines that contain more than spaces, tabs and carriage returns."""
     groups = itertools.groupby(text.split("\n"), key=lambda line: line.strip(" \t\r") == "")
     return ["\n".join(lines) for blank, lines in groups if not blank]
 
 
 def documents_of(pieces, kind):
-    """The documents, joined, with what has to hold of any: no piece is empty, no document is, and each is ended."""
+    """Join the documents after checking that no piece and no document is empty and each is ended."""
     pieces = list(end_documents(pieces, kind))
     text = "".join(pieces)
     assert all(pieces)
@@ -71,17 +70,17 @@ def documents_of(pieces, kind):
     return text
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(text=st.text("ab\r\n \u2028"), sizes=SIZES)
-def test_each_line_is_a_document(text, sizes):
-    """Only a line feed ends one, lines of nothing are dropped, and the last one needs no line feed."""
+def test_lines_are_documents(text, sizes):
+    """Only a line feed ends one; empty lines are dropped; the last line needs no line feed."""
     assert documents_of(cut(text, sizes), "lines") == ended(text.split("\n"))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(text=st.text("ab\r\n \t\f"), blank=st.sampled_from(["", "\n\n", "\n \t\n\r\n"]), sizes=SIZES)
-def test_blank_lines_stand_between_documents(text, blank, sizes):
-    """One or more of nothing but spaces, tabs and carriage returns, also before the first and behind the last."""
+def test_blank_lines_separate_documents(text, blank, sizes):
+    """One or more lines of spaces, tabs and carriage returns, also at the beginning and at the end."""
     text = blank + "x" + text
     assert documents_of(cut(text, sizes), "blank-lines") == ended(paragraphs(text))
 
@@ -109,7 +108,7 @@ def test_blank_lines_stand_between_documents(text, blank, sizes):
     ],
 )
 def test_examples_of_blank_lines(text, parts):
-    """Indentation and single line feeds inside a document stay; every way to cut the text gives the same."""
+    """Indentation and single line feeds are kept; every way to cut the text gives the same result."""
     for pieces in all_chunkings(text):
         assert documents_of(pieces, "blank-lines") == ended(parts)
 
@@ -134,10 +133,10 @@ SEPARATORS = [
 ]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(separator=st.sampled_from(SEPARATORS), data=st.data(), sizes=SIZES)
-def test_any_text_can_stand_between_documents(separator, data, sizes):
-    """It is searched from the left, without overlaps, and as it is written, whatever it means in a pattern."""
+def test_any_text_can_separate_documents(separator, data, sizes):
+    """It is searched from the left, without overlaps, and literally, whatever it means in a pattern."""
     parts = st.one_of(st.just(separator), st.sampled_from(sorted(set(separator + "abc\n"))))
     text = "".join(data.draw(st.lists(parts, max_size=20)))
     assert documents_of(cut(text, sizes), separator) == ended(split_by(text, separator))
@@ -155,8 +154,8 @@ def test_any_text_can_stand_between_documents(separator, data, sizes):
         ("aabaaabaab", "aab"),
     ],
 )
-def test_a_separator_is_found_across_every_border(text, separator):
-    """Every way to cut the text gives what the whole gives."""
+def test_a_separator_is_found_across_pieces(text, separator):
+    """Every way to cut the text gives the same result."""
     expected = ended(split_by(text, separator))
     for pieces in all_chunkings(text):
         assert documents_of(pieces, separator) == expected
@@ -173,28 +172,27 @@ def test_the_last_document_is_ended_once(kind, separator, times):
 
 @pytest.mark.parametrize(("kind", "separator"), [("lines", "\n"), ("blank-lines", "\n\n"), ("%%", "%%")])
 @pytest.mark.parametrize("times", range(4))
-def test_a_text_of_nothing_has_no_documents(kind, separator, times):
-    """Separators alone stand between documents of nothing."""
+def test_separators_alone_give_no_documents(kind, separator, times):
+    """Empty documents are dropped."""
     assert list(end_documents(list(separator * times), kind)) == []
 
 
 @pytest.mark.parametrize(
     ("kind", "piece"), [("lines", "ab\n"), ("blank-lines", "ab\n\n"), ("%%", "ab%%"), ("%%", "ab")]
 )
-def test_documents_are_passed_on_as_they_come(kind, piece):
-    """A text without end is read no further than needed."""
-    given_out = iter(end_documents(itertools.repeat(piece), kind))
-    first = "".join(itertools.islice(given_out, 3))
+def test_end_documents_is_incremental(kind, piece):
+    """An endless text is read no further than needed."""
+    first = "".join(itertools.islice(end_documents(itertools.repeat(piece), kind), 3))
     assert re.match("ab", first)
 
 
 def ids_of(docs, dtype=np.uint8):
-    """Documents as one array, the end behind each."""
+    """Return documents as one array, each followed by the end."""
     return np.array([char for doc in docs for char in [*doc, STOP]], dtype)
 
 
 def docs_of(ids):
-    """The documents in an array that ends with one's end."""
+    """Return the documents in an array that ends with an end."""
     found, doc = [], []
     for char in ids.tolist():
         if char == STOP:
@@ -206,53 +204,53 @@ def docs_of(ids):
     return found
 
 
-def shuffle(pieces, folder, num_ids):
-    """The shuffled ids, joined."""
-    return np.concatenate(list(shuffled(pieces, STOP, num_ids=num_ids, folder=folder)))
+def shuffled(pieces, folder, num_ids):
+    """Return the shuffled ids as one array."""
+    return np.concatenate(list(shuffle(pieces, STOP, num_ids=num_ids, folder=folder)))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One folder for all examples of a property."""
+    """Share one folder between all examples of a property."""
     return tmp_path_factory.mktemp("shuffled")
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=40)
 @given(docs=DOCUMENTS, sizes=SIZES, bucket=st.sampled_from([1, 8, 50, 1 << 22]), dtype=st.sampled_from(WIDTHS))
-def test_shuffling_keeps_every_document(folder, docs, sizes, bucket, dtype):
-    """Each is there as often as before, in one piece, in the same type; where pieces were cut makes no difference."""
+def test_shuffle_keeps_every_document(folder, docs, sizes, bucket, dtype):
+    """In one piece, with the same dtype; the result does not depend on how the ids were cut."""
     ids = ids_of(docs, dtype)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(documents, "_BUCKET", bucket)
-        patch.setattr(documents, "_AT_ONCE", 3)
-        found = shuffle(cut(ids, sizes), folder, len(ids))
-        whole = shuffle([ids], folder, len(ids))
+        patch.setattr(documents, "_BATCH", 3)
+        found = shuffled(cut(ids, sizes), folder, len(ids))
+        whole = shuffled([ids], folder, len(ids))
     assert found.dtype == dtype
     assert sorted(docs_of(found)) == sorted(map(tuple, docs))
     assert found.tolist() == whole.tolist()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=20)
 @given(data=st.data(), number=st.integers(1, 60), bucket=st.sampled_from([16, 1 << 22]))
-def test_the_order_depends_on_the_number_of_documents_only(folder, data, number, bucket):
-    """Documents of other contents are put into the same places."""
-    marks = [[1 + place // 9, 1 + place % 9] for place in range(number)]
+def test_the_order_depends_only_on_the_number_of_documents(folder, data, number, bucket):
+    """Documents with other contents go to the same positions."""
+    marks = [[1 + index // 9, 1 + index % 9] for index in range(number)]
     lengths = data.draw(st.lists(st.integers(0, 9), min_size=number, max_size=number))
     others = [[mark[0]] + [9] * length for mark, length in zip(marks, lengths, strict=True)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(documents, "_BUCKET", bucket)
-        order = [marks.index(list(doc)) for doc in docs_of(shuffle([ids_of(marks)], folder, 3 * number))]
-        found = docs_of(shuffle(cut(ids_of(others), [5]), folder, 3 * number))
-    assert found == [tuple(others[place]) for place in order]
+        order = [marks.index(list(doc)) for doc in docs_of(shuffled([ids_of(marks)], folder, 3 * number))]
+        found = docs_of(shuffled(cut(ids_of(others), [5]), folder, 3 * number))
+    assert found == [tuple(others[index]) for index in order]
 
 
 @pytest.mark.parametrize("bucket", [100, 1000, 1 << 22])
-def test_shuffling_leaves_no_trace_of_the_order(tmp_path, monkeypatch, bucket):
-    """Old and new places of many documents are no more alike than chance has it, in any part of the text."""
+def test_shuffle_is_random(tmp_path, monkeypatch, bucket):
+    """Old and new positions are uncorrelated, in every part of the text."""
     monkeypatch.setattr(documents, "_BUCKET", bucket)
     number = 5000
-    docs = [[1 + place // 100, 1 + place % 100] for place in range(number)]
-    found = docs_of(shuffle(cut(ids_of(docs), [999]), tmp_path, 3 * number))
+    docs = [[1 + index // 100, 1 + index % 100] for index in range(number)]
+    found = docs_of(shuffled(cut(ids_of(docs), [999]), tmp_path, 3 * number))
     order = np.array([100 * (first - 1) + second - 1 for first, second in found])
     assert sorted(order.tolist()) == list(range(number))
     assert abs(np.corrcoef(order, np.arange(number))[0, 1]) < 5 / np.sqrt(number)
@@ -261,42 +259,42 @@ def test_shuffling_leaves_no_trace_of_the_order(tmp_path, monkeypatch, bucket):
         assert abs(tenth.mean() / number - 0.5) < 5 * np.sqrt(1 / 12 / len(tenth))
 
 
-def test_shuffling_leaves_nothing_behind(tmp_path, monkeypatch):
-    """The files it needs have gone when it is done, or given up."""
+def test_shuffle_removes_its_files(tmp_path, monkeypatch):
+    """When it is finished or stopped early."""
     monkeypatch.setattr(documents, "_BUCKET", 10)
     ids = ids_of([[1], [2, 3]] * 50)
-    shuffle([ids], tmp_path, len(ids))
-    half = shuffled([ids], STOP, num_ids=len(ids), folder=tmp_path)
+    shuffled([ids], tmp_path, len(ids))
+    half = shuffle([ids], STOP, num_ids=len(ids), folder=tmp_path)
     next(half)
     half.close()
     assert list(tmp_path.iterdir()) == []
 
 
-def naive_next(ids, place):
-    """Where a document begins, the first from the place on, or else the last of all."""
+def naive_next(ids, position):
+    """Return where the first document at or after a position begins, or else the last one."""
     begins = [0, *(index + 1 for index, char in enumerate(ids[:-1]) if char == STOP)]
-    return min((begin for begin in begins if begin >= place), default=begins[-1])
+    return min((begin for begin in begins if begin >= position), default=begins[-1])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(ids=st.lists(st.integers(0, 2), min_size=1, max_size=40), bucket=st.sampled_from([1, 2, 3, 7, 1 << 22]))
-def test_the_next_document_is_the_one_a_scan_finds(ids, bucket):
-    """From any place, one behind the text included, however long the pieces are that it looks at."""
+def test_next_document_matches_a_scan(ids, bucket):
+    """From any position, including one after the text, for any size of the pieces that are scanned."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(documents, "_BUCKET", bucket)
-        for place in range(1, len(ids) + 3):
-            assert next_document(np.array(ids, np.uint8), place, STOP) == naive_next(ids, place)
+        for position in range(1, len(ids) + 3):
+            assert next_document(np.array(ids, np.uint8), position, STOP) == naive_next(ids, position)
 
 
-@pytest.mark.parametrize(("place", "expected"), [(1, 3), (3, 3), (4, 5), (5, 5), (6, 5), (8, 5)])
-def test_examples_of_the_next_document(place, expected):
-    """None begins where the text ends, so there the last one is found."""
-    assert next_document(np.array([1, 1, 0, 2, 0, 3, 3, 0], np.uint8), place, STOP) == expected
+@pytest.mark.parametrize(("position", "expected"), [(1, 3), (3, 3), (4, 5), (5, 5), (6, 5), (8, 5)])
+def test_examples_of_next_document(position, expected):
+    """No document begins where the text ends, so there the last one is returned."""
+    assert next_document(np.array([1, 1, 0, 2, 0, 3, 3, 0], np.uint8), position, STOP) == expected
 
 
 @pytest.mark.parametrize("lines", ["\n", " \n", "\n\n", "\t\n \r\n"])
 def test_blank_lines_at_the_beginning_are_dropped(lines):
-    """One is enough there, as the beginning is one border already."""
+    """One is enough there, because the beginning counts as a boundary."""
     for size in (1, 2, 99):
         text = lines + "a\nb\n\nc"
         pieces = [text[start : start + size] for start in range(0, len(text), size)]

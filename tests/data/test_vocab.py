@@ -1,4 +1,4 @@
-"""The vocabulary: ids and back, for any text that Python can hold."""
+"""Vocabulary: converting text to ids and back, for any text that Python can hold."""
 
 import hashlib
 import unicodedata
@@ -7,13 +7,13 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from charrnn.data.vocab import END, UNKNOWN, Vocab, count_points, describe
 from charrnn.errors import InputError, UnknownCharacterError
 
-ANY_CHARS = st.one_of(  # astral planes, combining marks and lone surrogates more often than chance would
+ANY_CHARS = st.one_of(  # astral planes, combining marks and lone surrogates more often than by chance
     st.characters(codec=None),
     st.sampled_from("\0\r\n\t\x7f\x85\u2028\ufeff\uffff\U0010ffff"),
     st.characters(min_codepoint=0x300, max_codepoint=0x36F),
@@ -24,49 +24,52 @@ ANY_TEXT = st.text(ANY_CHARS.filter(lambda char: char != UNKNOWN))
 
 
 def naive_ids(chars, text):
-    """The ids by a dictionary, one character at a time."""
+    """Encode with a dictionary, one character at a time."""
     places = {char: index for index, char in enumerate(chars)}
     return [places[char] for char in text]
 
 
 def vocab_of_size(size):
-    """The vocabulary of the first `size` code points."""
+    """Return the vocabulary of the first `size` code points."""
     return Vocab("".join(map(chr, range(size))))
 
 
+@settings(max_examples=60)
 @given(ANY_TEXT)
 @example("")
 @example("\r\n\r\n\n\0")
 @example("e\u0301\u00e9")
 @example("\ud800\udc00\U00010000")
-def test_decode_undoes_encode(text):
-    """Every text comes back from its ids, code point by code point."""
-    vocab = Vocab.of(text)
+def test_decode_inverts_encode(text):
+    """Encoding and decoding returns every text unchanged."""
+    vocab = Vocab.from_text(text)
     ids = vocab.encode(text)
     assert ids.shape == (len(text),)
     assert vocab.decode(ids) == text
     assert vocab.decode(ids.tolist()) == text
 
 
+@settings(max_examples=50)
 @given(ANY_TEXT, ANY_TEXT)
-def test_encode_is_a_look_up(extra, text):
-    """The fast encoder equals a dictionary's, also where the vocabulary holds more than the text."""
-    vocab = Vocab.of(extra + text)
+def test_encode_matches_a_dictionary(extra, text):
+    """The encoder matches a dictionary, even if the vocabulary has more characters than the text."""
+    vocab = Vocab.from_text(extra + text)
     assert vocab.encode(text).tolist() == naive_ids(sorted(set(extra + text)), text)
 
 
+@settings(max_examples=30)
 @given(ANY_TEXT)
-def test_characters_stand_in_code_point_order(text):
-    """An id is a character's rank among the distinct ones, whatever the text's order."""
-    vocab = Vocab.of(text)
+def test_ids_follow_code_point_order(text):
+    """An id is the rank of a character among the distinct ones, whatever their order in the text."""
+    vocab = Vocab.from_text(text)
     assert [ord(char) for char in vocab.chars] == sorted({ord(char) for char in text})
     assert len(vocab) == len(set(text))
-    assert Vocab.of(text[::-1]) == vocab
+    assert Vocab.from_text(text[::-1]) == vocab
 
 
 @pytest.mark.parametrize("chars", ["ba", "aa", "\U00010000\uffff"])
-def test_only_sorted_and_distinct_characters_make_a_vocabulary(chars):
-    """A string out of order can't become one, so equal sets are equal vocabularies."""
+def test_vocabulary_rejects_unsorted_or_repeated_characters(chars):
+    """Equal sets of characters are therefore equal vocabularies."""
     with pytest.raises(Exception, match="sorted and distinct"):
         Vocab(chars)
 
@@ -83,8 +86,8 @@ def test_only_sorted_and_distinct_characters_make_a_vocabulary(chars):
         (65537, np.uint32),
     ],
 )
-def test_ids_are_as_narrow_as_they_can_be(size, dtype):
-    """The dtype changes where the largest id no longer fits; that id still comes back right."""
+def test_dtype_is_the_smallest_that_holds_all_ids(size, dtype):
+    """The dtype changes where the largest id no longer fits, and that id still decodes correctly."""
     vocab = vocab_of_size(size)
     ends = chr(0) + chr(size - 1)
     ids = vocab.encode(ends)
@@ -95,8 +98,8 @@ def test_ids_are_as_narrow_as_they_can_be(size, dtype):
 
 
 @pytest.mark.parametrize("size", [256, 65536])
-def test_an_unknown_character_never_wraps_to_an_id(size):
-    """One past the largest character is refused, though its rank would overflow the dtype."""
+def test_unknown_character_never_overflows_into_an_id(size):
+    """The character after the largest one is refused, although its rank would overflow the dtype."""
     vocab = Vocab("".join(char for char in map(chr, range(size + 3)) if char not in (END, UNKNOWN))[:size])
     beyond = chr(size + 3)
     with pytest.raises(UnknownCharacterError):
@@ -105,24 +108,26 @@ def test_an_unknown_character_never_wraps_to_an_id(size):
     assert (ids.tolist(), unknown) == ([0], {beyond: 1})
 
 
+@settings(max_examples=40)
 @given(ANY_TEXT, ANY_TEXT)
 @example("\ud800\udc00", "\U00010000")
 @example("a", "aa")
 @example("ab", "a")
-def test_fingerprints_are_equal_exactly_when_vocabularies_are(one, other):
-    """Two fingerprints agree if and only if the characters do."""
-    assert (Vocab.of(one).fingerprint == Vocab.of(other).fingerprint) == (set(one) == set(other))
+def test_fingerprints_are_equal_if_and_only_if_vocabularies_are(one, other):
+    """Two fingerprints are equal if and only if the sets of characters are."""
+    assert (Vocab.from_text(one).fingerprint == Vocab.from_text(other).fingerprint) == (set(one) == set(other))
 
 
-def test_a_fingerprint_is_sha256_of_the_characters():
-    """It doesn't vary between processes, as Python's own hashes do."""
-    assert Vocab.of("naïve\n").fingerprint == hashlib.sha256("\naenvï".encode()).hexdigest()
+def test_fingerprint_is_the_sha256_of_the_characters():
+    """It is the same in every process, unlike Python's own hashes."""
+    assert Vocab.from_text("naïve\n").fingerprint == hashlib.sha256("\naenvï".encode()).hexdigest()
 
 
+@settings(max_examples=50)
 @given(ANY_TEXT, ANY_TEXT)
-def test_the_first_unknown_character_is_named_with_its_place(known, text):
-    """The error says which code point, and where, counting from one."""
-    vocab = Vocab.of(known)
+def test_error_names_the_first_unknown_character_and_its_position(known, text):
+    """Positions are counted from one."""
+    vocab = Vocab.from_text(known)
     unknown = [index for index, char in enumerate(text) if char not in known]
     if not unknown:
         assert vocab.encode(text).tolist() == naive_ids(vocab.chars, text)
@@ -143,10 +148,10 @@ def test_the_first_unknown_character_is_named_with_its_place(known, text):
         ("b\udcff", "U+DCFF '\\udcff'", 2),
     ],
 )
-def test_an_unknown_character_is_written_so_that_it_can_be_read(prompt, named, place):
-    """As in U+00E9 'é': control characters and lone surrogates are escaped."""
+def test_error_shows_the_unknown_character_readably(prompt, named, place):
+    """Control characters and lone surrogates are escaped, for example U+000A '\\n'."""
     with pytest.raises(UnknownCharacterError) as caught:
-        Vocab.of("ab").encode(prompt)
+        Vocab.from_text("ab").encode(prompt)
     message = str(caught.value)
     assert f"{named}" in message
     assert f"character {place} " in message
@@ -162,34 +167,35 @@ def test_an_unknown_character_is_written_so_that_it_can_be_read(prompt, named, p
         ("fish", "\ufb01sh", "NFKC"),
     ],
 )
-def test_the_normal_form_that_would_help_is_named(known, prompt, form):
-    """A prompt that only needs normalising says so, and the advice is true."""
-    vocab = Vocab.of(known)
+def test_error_names_the_normal_form_that_helps(known, prompt, form):
+    """The advice is correct: the normalised text can be encoded."""
+    vocab = Vocab.from_text(known)
     with pytest.raises(UnknownCharacterError, match=rf"\b{form}\b"):
         vocab.encode(prompt)
     assert vocab.decode(vocab.encode(unicodedata.normalize(form, prompt))) == unicodedata.normalize(form, prompt)
 
 
 @pytest.mark.parametrize("prompt", ["caf\u00e8", "cafe\u0301x", "\udc80", "\u1e9b\u0323"])
-def test_no_normal_form_is_named_where_none_helps(prompt):
+def test_error_names_no_normal_form_if_none_helps(prompt):
     """There is no advice that would only lead to the next error."""
     with pytest.raises(UnknownCharacterError) as caught:
-        Vocab.of("caf\u00e9").encode(prompt)
+        Vocab.from_text("caf\u00e9").encode(prompt)
     assert "normal form" not in str(caught.value)
 
 
-def test_an_empty_vocabulary_knows_nothing():
-    """It encodes the empty text and refuses any other."""
+def test_empty_vocabulary_encodes_only_the_empty_text():
+    """Any other text is refused or counted as unknown."""
     assert Vocab("").encode("").tolist() == []
     with pytest.raises(UnknownCharacterError):
         Vocab("").encode("a")
     assert Vocab("").encode_known("aa")[1] == {"a": 2}
 
 
+@settings(max_examples=50)
 @given(ANY_TEXT, ANY_TEXT)
-def test_encode_known_keeps_the_known_and_counts_the_rest(known, text):
-    """What is in the vocabulary is encoded in order; everything else is counted by character."""
-    vocab = Vocab.of(known)
+def test_encode_known_encodes_known_characters_and_counts_the_others(known, text):
+    """Known characters are encoded in order; the others are counted by character."""
+    vocab = Vocab.from_text(known)
     ids, unknown = vocab.encode_known(text)
     kept = "".join(char for char in text if char in known)
     assert ids.dtype == vocab.dtype
@@ -198,28 +204,29 @@ def test_encode_known_keeps_the_known_and_counts_the_rest(known, text):
     assert len(ids) + sum(unknown.values()) == len(text)
 
 
-def test_the_most_frequent_unknown_character_comes_first():
-    """A report that shows a few of them shows those that matter."""
-    _, unknown = Vocab.of("a").encode_known("xyzzyazaaz")
+def test_unknown_characters_are_sorted_by_frequency():
+    """A report that shows only a few of them shows the most frequent ones."""
+    _, unknown = Vocab.from_text("a").encode_known("xyzzyazaaz")
     assert list(unknown.items()) == [("z", 4), ("y", 2), ("x", 1)]
 
 
+@settings(max_examples=40)
 @given(text=ANY_TEXT, piece=st.integers(1, 5))
-def test_pieces_of_any_size_give_the_same(text, piece):
-    """A long text is encoded piece by piece; where the pieces are cut shows nowhere."""
-    vocab = Vocab.of(text)
+def test_result_does_not_depend_on_the_size_of_pieces(text, piece):
+    """A long text is encoded piece by piece."""
+    vocab = Vocab.from_text(text)
     half = Vocab(vocab.chars[::2])
     whole = vocab.encode(text).tolist(), *half.encode_known(text)
     with mock.patch("charrnn.data.vocab._PIECE", piece):
-        assert Vocab.of(text) == vocab
+        assert Vocab.from_text(text) == vocab
         assert vocab.encode(text).tolist() == whole[0]
         ids, missing = half.encode_known(text)
     assert ids.tolist() == whole[1].tolist()
     assert missing == whole[2]
 
 
-def test_an_unknown_character_in_a_later_piece_is_counted_from_the_texts_beginning():
-    """Its number is its place in the text."""
+def test_position_of_unknown_character_counts_earlier_pieces():
+    """The position is counted from the beginning of the text."""
     with (
         mock.patch("charrnn.data.vocab._PIECE", 3),
         pytest.raises(UnknownCharacterError, match="character 8 of the text"),
@@ -227,66 +234,69 @@ def test_an_unknown_character_in_a_later_piece_is_counted_from_the_texts_beginni
         Vocab("a").encode("aaaaaaab")
 
 
-@given(st.lists(ANY_TEXT), st.integers(1, 4))
-def test_rare_characters_share_a_symbol(pieces, min_count):
-    """Those counted less often have no id of their own; the end of a document always has one."""
+@settings(max_examples=40)
+@given(st.lists(ANY_TEXT, max_size=5), st.integers(1, 4))
+def test_rare_characters_become_unknown(pieces, min_count):
+    """Characters with a smaller count have no id of their own; END always has one."""
     text = "".join(pieces)
-    often = {char for char, count in Counter(text).items() if count >= min_count or char == END}
-    vocab = Vocab.of_counts(count_points(pieces), min_count=min_count)
-    rare = set(text) - often
-    assert set(vocab.chars) == often | ({UNKNOWN} if rare else set())
-    expected = [vocab.chars.index(char if char in often else UNKNOWN) for char in text]
+    frequent = {char for char, count in Counter(text).items() if count >= min_count or char == END}
+    vocab = Vocab.from_counts(count_points(pieces), min_count=min_count)
+    rare = set(text) - frequent
+    assert set(vocab.chars) == frequent | ({UNKNOWN} if rare else set())
+    expected = [vocab.chars.index(char if char in frequent else UNKNOWN) for char in text]
     assert vocab.encode(text).tolist() == expected
     ids, unknown = vocab.encode_known(text)
     assert ids.tolist() == expected
     assert unknown == {char: text.count(char) for char in rare}
 
 
-@given(st.lists(ANY_TEXT), st.text(ANY_CHARS), st.integers(1, 4))
+@settings(max_examples=40)
+@given(st.lists(ANY_TEXT, max_size=5), st.text(ANY_CHARS), st.integers(1, 4))
 @example(["aab"], "bc", 2)
 @example(["aab"], UNKNOWN, 1)
 @example(["aab"], END, 2)
-def test_known_characters_are_there_anyway(pieces, known, min_count):
-    """However rare they are in the text, or missing; the others are as without them."""
+def test_known_characters_are_always_included(pieces, known, min_count):
+    """They are included even if they are rare or missing in the text; the other characters don't change."""
     text = "".join(pieces)
-    alone = Vocab.of_counts(count_points(pieces), min_count=min_count)
-    vocab = Vocab.of_counts(count_points(pieces), min_count=min_count, known=known)
-    rare = set(text) - set(alone.chars) - set(known)
-    assert set(vocab.chars) - {UNKNOWN} == (set(alone.chars) | set(known)) - {UNKNOWN}
+    plain = Vocab.from_counts(count_points(pieces), min_count=min_count)
+    vocab = Vocab.from_counts(count_points(pieces), min_count=min_count, known=known)
+    rare = set(text) - set(plain.chars) - set(known)
+    assert set(vocab.chars) - {UNKNOWN} == (set(plain.chars) | set(known)) - {UNKNOWN}
     assert (UNKNOWN in vocab.chars) == (bool(rare) or UNKNOWN in known)
     decoded = vocab.decode(vocab.encode(text))
     assert decoded == "".join(char if char in vocab.chars else UNKNOWN for char in text)
 
 
-def test_there_are_no_more_characters_than_code_points():
-    """A longer string is none, and isn't sorted to find that out."""
+def test_vocabulary_rejects_more_characters_than_code_points():
+    """A longer string is refused before it is converted to code points."""
     everything = "".join(map(chr, range(0x110000)))
     assert len(Vocab(everything)) == 0x110000
     with pytest.raises(ValueError, match="sorted and distinct"):
         Vocab(everything + "\U0010ffff")
 
 
+@settings(max_examples=50)
 @given(st.binary(), st.integers(1, 7))
-def test_bytes_are_spelt_and_read_back(data, size):
-    """A vocabulary of bytes spells a person's text as UTF-8, and reads what is drawn, piece by piece."""
-    spelt = data.decode("ascii", "surrogateescape")
-    vocab = Vocab.of(spelt + "\udc80")
-    assert vocab.of_bytes
-    read = vocab.reader()
-    pieces = [spelt[start : start + size] for start in range(0, len(spelt), size)]
-    assert "".join([read(piece, False) for piece in pieces] + [read("", True)]) == data.decode("utf-8", "replace")
-    assert vocab.spell("aé") == "a\udcc3\udca9"
-    assert vocab.spell("\udce9") == "\udce9"
+def test_byte_vocabulary_converts_text_to_bytes_and_back(data, size):
+    """Text becomes the bytes of its UTF-8; generated bytes are decoded piece by piece."""
+    chars = data.decode("ascii", "surrogateescape")
+    vocab = Vocab.from_text(chars + "\udc80")
+    assert vocab.has_bytes
+    decode = vocab.make_decoder()
+    pieces = [chars[start : start + size] for start in range(0, len(chars), size)]
+    assert "".join([decode(piece, False) for piece in pieces] + [decode("", True)]) == data.decode("utf-8", "replace")
+    assert vocab.to_chars("aé") == "a\udcc3\udca9"
+    assert vocab.to_chars("\udce9") == "\udce9"
 
 
-def test_characters_are_spelt_as_they_are():
-    """A vocabulary without bytes leaves text alone in both directions."""
-    vocab = Vocab.of("aé\udc00")
-    assert not vocab.of_bytes
-    assert vocab.spell("aé") == "aé"
-    assert vocab.reader()("aé", False) == "aé"
+def test_vocabulary_without_bytes_leaves_text_unchanged():
+    """In both directions."""
+    vocab = Vocab.from_text("aé\udc00")
+    assert not vocab.has_bytes
+    assert vocab.to_chars("aé") == "aé"
+    assert vocab.make_decoder()("aé", False) == "aé"
 
 
-def test_an_id_is_looked_up():
-    """By its character; None for one without."""
-    assert [Vocab.of("bd").id_of(char) for char in "abcde"] == [None, 0, None, 1, None]
+def test_id_of_returns_the_id_or_none():
+    """It returns None for a character without an id."""
+    assert [Vocab.from_text("bd").id_of(char) for char in "abcde"] == [None, 0, None, 1, None]

@@ -10,7 +10,7 @@ import pytest
 
 from charrnn.config import CorpusConfig, SourceConfig
 from charrnn.data.corpus import load_corpus
-from charrnn.data.vocab import END, UNKNOWN, Vocab, spell_bytes
+from charrnn.data.vocab import END, UNKNOWN, Vocab, bytes_as_chars
 from charrnn.evaluation.assessment import compressed, xz_size, yardsticks
 from charrnn.events import Finished
 from charrnn.model.ngrams import nats_by_order
@@ -39,7 +39,7 @@ def test_uniform_and_order_0_by_hand():
 def test_the_best_order_is_named():
     """A text of period three: the order that costs least, as the dictionaries have it."""
     train, text = "abcabcabcabcabcacb" * 3, "abcabcabc"
-    vocab = Vocab.of(train)
+    vocab = Vocab.from_text(train)
     costs = {}
     for order in range(1, 13):
         twin = reference.KneserNey(vocab.encode(train).tolist(), order, 3)
@@ -53,7 +53,7 @@ def test_the_best_order_is_named():
 
 def test_xz_is_what_the_text_adds():
     """The difference of two sizes of the format's raw stream, which any decoder reads."""
-    vocab = Vocab.of("the cat sat on the mat\n")
+    vocab = Vocab.from_text("the cat sat on the mat\n")
     train, text = "the cat sat on the mat\n" * 20, "the mat sat on the cat\n"
     found = compressed(vocab.encode(train), vocab.encode(text), vocab)
     bits = (xz_size((train + text).encode()) - xz_size(train.encode())) * 8
@@ -68,7 +68,7 @@ def test_xz_refers_to_all_of_the_training_text():
     """What was said once, at the very beginning, costs hardly anything, also beyond the usual window of 8 MB."""
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 256, 9_000_000).astype(np.uint8)
-    vocab = Vocab.of("".join(map(chr, range(256))))
+    vocab = Vocab.from_text("".join(map(chr, range(256))))
     ids = np.concatenate([noise])
     found = compressed(ids, ids[:20_000], vocab)
     assert found.bits_per_char < 0.3
@@ -76,10 +76,10 @@ def test_xz_refers_to_all_of_the_training_text():
 
 def test_bytes_documents_and_rare_characters_are_spelt():
     """As a file would have them, for the compressor."""
-    vocab = Vocab.of(spell_bytes("né\n") + END)
-    ids = vocab.encode(spell_bytes("né\n") + END)
+    vocab = Vocab.from_text(bytes_as_chars("né\n") + END)
+    ids = vocab.encode(bytes_as_chars("né\n") + END)
     assert compressed(ids, ids, vocab).nats_per_char > 0
-    rare = Vocab.of("ab" + UNKNOWN)
+    rare = Vocab.from_text("ab" + UNKNOWN)
     ids = rare.encode("aabbaab?abab")
     found = yardsticks(ids, ids, context=ids[:1], vocab=rare)
     counts = {"a": 6 + 1, "b": 5 + 1, UNKNOWN: 1 + 1}
@@ -111,7 +111,7 @@ def test_a_very_long_text_has_the_quick_yardsticks_only():
 
 def test_the_best_comes_first():
     """By what they spend."""
-    vocab = Vocab.of("abcd")
+    vocab = Vocab.from_text("abcd")
     ids = vocab.encode("aabacadaab" * 9)
     nats = [one.nats_per_char for one in yardsticks(ids, ids[:30], context=ids, vocab=vocab)]
     assert nats == sorted(nats)

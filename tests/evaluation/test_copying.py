@@ -6,7 +6,7 @@ import pytest
 from charrnn.config import ModelConfig
 from charrnn.evaluation.assessment import copied, measure_copying
 from charrnn.evaluation.scores import COPIED_RUN, Copied
-from charrnn.kernels.ngrams import find_hashes, gram_hashes
+from charrnn.kernels.ngrams import find_hashes, hash_ngrams
 from tests.conftest import make_model_file
 
 
@@ -60,10 +60,10 @@ def test_nothing_is_found_in_what_is_too_short():
 def test_hashes_are_polynomials():
     """Rolled along, they are what each stretch gives alone; leading zeros count."""
     ids = np.random.default_rng(0).integers(0, 3, 100).astype(np.uint16)
-    rolled = gram_hashes(ids, 5)
+    rolled = hash_ngrams(ids, 5)
     assert len(rolled) == 96
     for place in range(96):
-        assert rolled[place] == gram_hashes(ids[place : place + 5].copy(), 5)[0]
+        assert rolled[place] == hash_ngrams(ids[place : place + 5].copy(), 5)[0]
     different = {bytes(ids[place : place + 5].tobytes()) for place in range(96)}
     assert len(set(rolled.tolist())) == len(different)
     wanted = np.unique(rolled)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from charrnn.config import CELLS, ModelConfig
-from charrnn.data.vocab import END, UNKNOWN, Vocab, spell_bytes
+from charrnn.data.vocab import END, UNKNOWN, Vocab, bytes_as_chars
 from charrnn.errors import InputError
 from charrnn.evaluation.scoring import WARM_UP, evaluate, line_costs, predict, predictions
 from charrnn.kernels.head import Predictions
@@ -232,7 +232,7 @@ def parts_of(text, vocab, sizes):
 def test_lines_cost_what_their_characters_do(sizes):
     """Newlines included, an unfinished last line too, wherever the parts are cut."""
     text = "ab\n\ncde\nfghi"
-    lines = list(line_costs(parts_of(text, Vocab.of(text), sizes), Vocab.of(text)))
+    lines = list(line_costs(parts_of(text, Vocab.from_text(text), sizes), Vocab.from_text(text)))
     assert [(line.number, line.text, line.nats, line.num_chars) for line in lines] == [
         (1, "ab", 6.0, 3),
         (2, "", 4.0, 1),
@@ -244,19 +244,19 @@ def test_lines_cost_what_their_characters_do(sizes):
 def test_a_document_ends_a_line_and_rare_characters_cost_nothing():
     """Of a line that is nothing but rare ones there is nothing to divide by."""
     text = f"a{UNKNOWN}{END}{UNKNOWN}\nb"
-    lines = list(line_costs(parts_of(text, Vocab.of(text), [6]), Vocab.of(text)))
+    lines = list(line_costs(parts_of(text, Vocab.from_text(text), [6]), Vocab.from_text(text)))
     assert [(line.text, line.nats, line.num_chars) for line in lines] == [
         ("a\ufffd", 4.0, 2),
         ("\ufffd", 5.0, 1),
         ("b", 6.0, 1),
     ]
-    lone = next(line_costs(parts_of(UNKNOWN, Vocab.of("a" + UNKNOWN), [1]), Vocab.of("a" + UNKNOWN)))
+    lone = next(line_costs(parts_of(UNKNOWN, Vocab.from_text("a" + UNKNOWN), [1]), Vocab.from_text("a" + UNKNOWN)))
     assert (lone.num_chars, lone.bits, lone.bits_per_char) == (0, 0.0, 0.0)
 
 
 def test_lines_of_bytes_are_text():
     """As a person wrote them; what isn't UTF-8 is replaced."""
-    text = spell_bytes("né\n") + "\udcff"
-    vocab = Vocab.of(text)
+    text = bytes_as_chars("né\n") + "\udcff"
+    vocab = Vocab.from_text(text)
     lines = list(line_costs(parts_of(text, vocab, [len(text)]), vocab))
     assert [(line.text, line.num_chars) for line in lines] == [("né", 4), ("\ufffd", 1)]

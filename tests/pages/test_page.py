@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from charrnn.data.characters import name, sign
+from charrnn.data.characters import name, visible
 from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scores import Evaluation
 from charrnn.pages.report import render
@@ -165,7 +165,7 @@ def test_light_and_dark_differ(show):
 def test_hostile_text_is_text(show):
     """What a file says is there to be read, and nothing of it ran."""
     page = show()
-    assert page.eval_on_selector("#text", "text => text.textContent") == "".join(map(sign, TEXT))
+    assert page.eval_on_selector("#text", "text => text.textContent") == "".join(map(visible, TEXT))
     assert page.locator("script").count() == 2
     assert page.locator("img, iframe, object, link, base").count() == 0
     assert "<img src=x onerror=alert(2)>" in page.inner_text("#hardest")

@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from charrnn.data.characters import name, sign
-from charrnn.data.vocab import END, UNKNOWN, Vocab, spell_bytes
+from charrnn.data.characters import name, visible
+from charrnn.data.vocab import END, UNKNOWN, Vocab, bytes_as_chars
 from charrnn.evaluation.scores import Baseline, Copied, CopiedShares, Evaluation, Line
 from charrnn.kernels.head import Predictions
 from charrnn.pages import report as module
@@ -43,7 +43,7 @@ def predict(vocab: Vocab, text: str, *, seed: int = 0, num_top: int = 5) -> Pred
 
 def make_report(text: str = HOSTILE, **given) -> Report:
     """A report about a text, in which all that comes from outside is hostile."""
-    vocab = given.pop("vocab", None) or Vocab.of(text)
+    vocab = given.pop("vocab", None) or Vocab.from_text(text)
     predictions = predict(vocab, text)
     log = [{"event": "plan", "step": 0}]
     for step in range(10, 1000, 10):
@@ -122,9 +122,9 @@ def test_what_comes_from_outside_is_text():
 
 def test_the_text_is_shown_character_by_character():
     """Each has one code point, the same or a sign for it."""
-    vocab = Vocab.of(HOSTILE)
+    vocab = Vocab.from_text(HOSTILE)
     shown = text_of(coloured(HOSTILE, predict(vocab, HOSTILE).nats))
-    assert shown == "".join(map(sign, HOSTILE))
+    assert shown == "".join(map(visible, HOSTILE))
     assert len(shown) == len(HOSTILE)
     assert "</script><script>alert(1)</script>↵" in shown
     assert "␛[31mred␛[0m␍↵␉a tab↵�override���↵" in shown
@@ -133,7 +133,7 @@ def test_the_text_is_shown_character_by_character():
 
 def test_bytes_that_make_a_character_show_it():
     """At the first of them; a dot stands for each other, and a sign for bytes that make none."""
-    text = spell_bytes("né中\U0001f600\u202e!") + "\udcff\udce4\udcb8x\udced\udca0\udc80"
+    text = bytes_as_chars("né中\U0001f600\u202e!") + "\udcff\udce4\udcb8x\udced\udca0\udc80"
     shown = text_of(coloured(text, np.zeros(len(text))))
     assert shown == "né·中··\U0001f600···\ufffd··!" + "\ufffd" * 3 + "x" + "\ufffd" * 3
     assert len(shown) == len(text)
@@ -161,7 +161,7 @@ def test_long_lines_are_cut_into_blocks():
 
 def test_the_data_are_the_predictions():
     """All of them, as exactly as they are shown."""
-    vocab = Vocab.of(HOSTILE)
+    vocab = Vocab.from_text(HOSTILE)
     predictions = predict(vocab, HOSTILE)
     data = data_of(render(make_report()))
     num = len(HOSTILE)
@@ -220,7 +220,7 @@ def test_a_character_on_its_own_can_be_told_from_others():
 
 def test_a_text_of_bytes_and_documents():
     """Each byte is one place of the text."""
-    text = spell_bytes("né") + "\n" + END + UNKNOWN
+    text = bytes_as_chars("né") + "\n" + END + UNKNOWN
     page = render(make_report(text))
     called = {called for _, called in data_of(page)["chars"]}
     rest = {"end of document", "one of the rarer characters", "newline", "U+006E LATIN SMALL LETTER N"}

@@ -573,7 +573,7 @@ def test_bytes_are_written_as_whole_characters():
     tensors["layers.0.weight_ih_l0"] = 20 * np.eye(6, dtype=np.float32)
     tensors["head.weight"] = follows
     file = replace(make_model_file(config, chars=chars), tensors=tensors)
-    assert file.vocab.of_bytes
+    assert file.vocab.has_bytes
     pieces = list(Sampler(file).stream("n", temperature=0, length=60, seed=0))
     assert "".join(pieces) == ("é€n" * 10)
     assert all("\ufffd" not in piece for piece in pieces)

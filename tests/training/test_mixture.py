@@ -15,7 +15,7 @@ from charrnn.kernels.ngrams import Mixture, fill_distribution
 from charrnn.model import ngrams as ngram
 from charrnn.model.file import load_model, save_model
 from charrnn.model.network import CharRNN
-from charrnn.model.ngrams import build, contexts_of, mixture_of, trie_of
+from charrnn.model.ngrams import count_ngrams, find_contexts, make_mixture, make_trie
 from charrnn.sampling.sampler import Sampler
 from charrnn.training import mixture
 from charrnn.training.mixture import LEAST_GAIN, fit, make
@@ -39,7 +39,7 @@ def make_text(count, seed=0):
 def make_file(order=4, *, scale=3.0, cell="gru"):
     """A network that has opinions, and n-grams beside it."""
     config = ModelConfig(cell=cell, vocab_size=6, embedding_dim=4, hidden_size=8, num_layers=1)
-    arrays = {**build(make_text(3000), order, vocab_size=6), "ngram.weights": WEIGHTS[:order].copy()}
+    arrays = {**count_ngrams(make_text(3000), order, vocab_size=6), "ngram.weights": WEIGHTS[:order].copy()}
     return dataclasses.replace(make_model_file(config, scale=scale, chars=CHARS), ngram=arrays)
 
 
@@ -65,11 +65,11 @@ def naive_distribution(file, twin, network, state, history):
 @pytest.mark.parametrize("order", [1, 2, 4, 6])
 def test_n_grams_out_of_a_file_say_what_the_dictionaries_do(order, monkeypatch):
     """After contexts that occurred and others; each distribution sums to one."""
-    monkeypatch.setattr(ngram, "ONCE_UP_TO", 99)
+    monkeypatch.setattr(ngram, "MAX_SINGLETON_LENGTH", 99)
     train = make_text(400)
-    found = trie_of(build(train, order, vocab_size=8, bytes_per_char=1e9), vocab_size=8)
+    found = make_trie(count_ngrams(train, order, vocab_size=8, bytes_per_char=1e9), vocab_size=8)
     twin, text = reference.KneserNey(train.tolist(), order, 8), np.array([1, 2, 7, 3, 4, 0, 1, 2, 3], np.uint8)
-    contexts = contexts_of(Mixture(found, np.ones((order, 2))), text, context=train)
+    contexts = find_contexts(Mixture(found, np.ones((order, 2))), text, context=train)
     history, room = train.tolist(), np.empty(8)
     for place, char in enumerate(text.tolist()):
         fill_distribution(found, contexts[place], room)
@@ -80,14 +80,14 @@ def test_n_grams_out_of_a_file_say_what_the_dictionaries_do(order, monkeypatch):
 
 def test_what_occurs_once_is_left_out_until_the_rest_fits(monkeypatch):
     """The longest first; what is left is still a distribution, and what went is with the shorter contexts."""
-    monkeypatch.setattr(ngram, "ONCE_UP_TO", 99)
+    monkeypatch.setattr(ngram, "MAX_SINGLETON_LENGTH", 99)
     train = np.random.default_rng(0).integers(0, 6, 5000).astype(np.uint8)
     sizes = []
     for limit in (1e9, 20.0, 5.0, 1.0):
-        arrays = build(train, 5, vocab_size=6, bytes_per_char=limit)
+        arrays = count_ngrams(train, 5, vocab_size=6, bytes_per_char=limit)
         sizes.append(sum(array.nbytes for array in arrays.values()))
-        found, room = trie_of(arrays, vocab_size=6), np.empty(6)
-        contexts = contexts_of(Mixture(found, np.ones((5, 2))), train[:500], context=train[-9:])
+        found, room = make_trie(arrays, vocab_size=6), np.empty(6)
+        contexts = find_contexts(Mixture(found, np.ones((5, 2))), train[:500], context=train[-9:])
         for row in contexts:
             fill_distribution(found, row, room)
             assert room.sum() == pytest.approx(1.0, abs=1e-9)
@@ -100,10 +100,10 @@ def test_what_occurs_once_is_left_out_until_the_rest_fits(monkeypatch):
 def test_long_ones_that_occur_once_are_never_kept(monkeypatch):
     """However much room there is."""
     train = make_text(2000)
-    monkeypatch.setattr(ngram, "ONCE_UP_TO", 99)
-    everything = build(train, 8, vocab_size=6, bytes_per_char=1e9)
+    monkeypatch.setattr(ngram, "MAX_SINGLETON_LENGTH", 99)
+    everything = count_ngrams(train, 8, vocab_size=6, bytes_per_char=1e9)
     monkeypatch.undo()
-    usual = build(train, 8, vocab_size=6, bytes_per_char=1e9)
+    usual = count_ngrams(train, 8, vocab_size=6, bytes_per_char=1e9)
     assert len(usual["ngram.char"]) < len(everything["ngram.char"])
 
 
@@ -147,7 +147,7 @@ def test_arrays_that_contradict_themselves_are_refused(tmp_path, what):
     file, (name, change) = make_file(), DAMAGES[what]
     damaged = damage(file.ngram, name, change)
     with pytest.raises((ValueError, IndexError)):
-        mixture_of(damaged, vocab_size=6)
+        make_mixture(damaged, vocab_size=6)
     save_model(tmp_path / "model.safetensors", dataclasses.replace(file, ngram=damaged))
     with pytest.raises(ModelFileError, match=r"model\.safetensors"):
         load_model(tmp_path / "model.safetensors")
@@ -326,11 +326,11 @@ def test_n_grams_are_mixed_in_where_they_know_more():
     text = make_train_text(ids, 6)
     assert len(text.starts) == 2
     arrays = make(model, text)
-    score = evaluate(model, ids[-2000:], context=ids[:-2000], mixture=mixture_of(arrays, vocab_size=6))
+    score = evaluate(model, ids[-2000:], context=ids[:-2000], mixture=make_mixture(arrays, vocab_size=6))
     assert score.nats < score.experts[0] - LEAST_GAIN * score.num_chars
     assert all((array == make(model, text)[name]).all() for name, array in arrays.items())
     order = len(arrays["ngram.weights"])
-    assert (arrays["ngram.char"] == build(ids, order, vocab_size=6)["ngram.char"]).all()
+    assert (arrays["ngram.char"] == count_ngrams(ids, order, vocab_size=6)["ngram.char"]).all()
 
 
 def test_n_grams_that_bring_nothing_are_left_out(monkeypatch):

@@ -1,4 +1,4 @@
-"""Where a run stands: every value of a state is checked, and comes back as it was."""
+"""The state of a run: its values are checked and come back unchanged; a step clips, updates or diverges."""
 
 import dataclasses
 import json
@@ -6,16 +6,18 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn.data.batches import Cursor
-from charrnn.errors import ModelFileError
+from charrnn.errors import DivergenceError, ModelFileError
 from charrnn.training.folder import Run
-from charrnn.training.state import MAX_ROLLBACKS, ScalarState, read_scalars
+from charrnn.training.loop import starting_state
+from charrnn.training.state import MAX_ROLLBACKS, ScalarState, apply_gradient, read_scalars
 
 PATH = Path("checkpoints/poems/state-40.safetensors")
-STANDING = ScalarState(
+SCALARS = ScalarState(
     step=40,
     num_steps=100,
     schedule_start=10,
@@ -32,49 +34,50 @@ STANDING = ScalarState(
     finished=False,
     cursor=Cursor(3, 64),
 )
-COUNTS = [
-    *("step", "num_steps", "schedule_start", "valid_chars", "evaluated_step", "bad_evaluations", "best_step"),
-    *("recent_chars", "num_events", "num_rollbacks"),
-]
+STEPS = ["step", "num_steps", "schedule_start", "evaluated_step", "best_step"]
+COUNTS = [*STEPS, "valid_chars", "bad_evaluations", "recent_chars", "num_events", "num_rollbacks"]
 NUMBERS = ["best_nats", "recent_nats", "rate_factor"]
 OPTIONAL = {"num_steps", "best_nats"}
 FIELDS = [field.name for field in dataclasses.fields(ScalarState)]
 
 
-def read_again(standing):
-    """What is read from a file that the values were written to."""
-    return read_scalars(PATH, json.loads(json.dumps(standing.scalars())))
+def read_again(scalars):
+    """Read values that were written to a file."""
+    return read_scalars(PATH, json.loads(json.dumps(scalars.scalars())))
 
 
-def refused(**changes):
-    """Check that these values are refused with an error that names the file; return what it says of them."""
+def assert_refused(**changes):
+    """Check that these values are refused with an error that names the file; return its message."""
     with pytest.raises(ModelFileError) as caught:
-        read_scalars(PATH, {**STANDING.scalars(), **changes})
+        read_scalars(PATH, {**SCALARS.scalars(), **changes})
     assert str(caught.value).startswith(f"{PATH}: not a state of a run (")
     return str(caught.value)
 
 
-def test_every_field_is_in_a_table():
-    """A new one is tried as the others are."""
+# plain values
+
+
+def test_every_field_is_tested():
+    """A new field must be added to one of the lists above."""
     assert {*COUNTS, *NUMBERS, "finished", "cursor"} == set(FIELDS)
     assert len(COUNTS + NUMBERS) + 2 == len(FIELDS)
 
 
-def test_where_a_run_stands_comes_back():
-    """All of it, as plain values, whatever else the file holds; before the first step, too."""
-    assert read_again(STANDING) == STANDING
+def test_values_come_back_unchanged():
+    """Whatever else the file holds, and also before the first step."""
+    assert read_again(SCALARS) == SCALARS
     assert read_again(ScalarState()) == ScalarState()
-    assert read_scalars(PATH, {**STANDING.scalars(), "training": {"seed": 1}, "file_sha256": "0"}) == STANDING
-    assert STANDING.scalars().keys() == set(FIELDS)
+    assert read_scalars(PATH, {**SCALARS.scalars(), "training": {"seed": 1}, "file_sha256": "0"}) == SCALARS
+    assert SCALARS.scalars().keys() == set(FIELDS)
 
 
-def test_it_comes_back_from_a_real_file(tmp_path):
+def test_values_come_back_from_a_state_file(tmp_path):
     """Through the state file of a run."""
     run = Run("poems", root=tmp_path)
     run.folder.mkdir()
-    run.save_state(40, {}, STANDING.scalars())
+    run.save_state(40, {}, SCALARS.scalars())
     state = run.newest_state()
-    assert read_scalars(state.path, state.meta) == STANDING
+    assert read_scalars(state.path, state.meta) == SCALARS
 
 
 @given(
@@ -91,68 +94,70 @@ def test_any_values_in_range_come_back(steps, known, **values):
     start, best, evaluated, step, end = steps
     num_steps = end if known and end > start else None
     values |= {"schedule_start": start, "best_step": best, "evaluated_step": evaluated}
-    standing = dataclasses.replace(STANDING, step=step, num_steps=num_steps, **values)
-    assert read_again(standing) == standing
+    scalars = dataclasses.replace(SCALARS, step=step, num_steps=num_steps, **values)
+    assert read_again(scalars) == scalars
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        *(
-            {"step": 101},
-            {"num_steps": 39},
-            {"step": 9},
-            {"schedule_start": 41},
-            {"best_step": 41},
-            {"evaluated_step": 41},
-        ),
+        {"step": 101},
+        {"num_steps": 39},
+        {"step": 9},
+        {"schedule_start": 41},
+        {"best_step": 41},
+        {"evaluated_step": 41},
         {"step": 40, "num_steps": 40, "schedule_start": 40},
     ],
     ids=str,
 )
-def test_steps_that_contradict_one_another_are_refused(changes):
-    """Nothing happened after the last step, which isn't after the end; and a schedule has a length."""
-    refused(**changes)
+def test_steps_that_contradict_each_other_are_refused(changes):
+    """Nothing happened after the last step, which is not after the end; and a schedule has a length."""
+    assert_refused(**changes)
 
 
-def test_at_its_ends_a_run_stands_well():
-    """Before its first step, at its last, and at the end of an extended one."""
-    for changes in (
+@pytest.mark.parametrize(
+    "changes",
+    [
         {"step": 100, "best_step": 100, "evaluated_step": 100},
         {"step": 10, "best_step": 0, "evaluated_step": 10},
         {"num_steps": None},
-    ):
-        standing = dataclasses.replace(STANDING, **changes)
-        assert read_again(standing) == standing
+    ],
+    ids=str,
+)
+def test_the_ends_of_a_schedule_are_accepted(changes):
+    """Its last step, its first step, and a schedule whose end is not known yet."""
+    scalars = dataclasses.replace(SCALARS, **changes)
+    assert read_again(scalars) == scalars
 
 
 @pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.parametrize("value", [-1, 10**16, 2.0, 0.5, math.nan, math.inf, "1", True, [], {}], ids=repr)
-def test_a_count_that_is_none_is_refused(name, value):
-    """Negative, without end, no whole number, or of another type."""
-    assert name.replace("_", "-") in refused(**{name: value})
+def test_an_invalid_count_is_refused(name, value):
+    """Negative, too large, not whole, or of another type."""
+    assert name.replace("_", "-") in assert_refused(**{name: value})
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, -math.inf, 1e301, "1.0", True, [0.5], {}], ids=repr)
-def test_a_number_that_is_none_is_refused(name, value):
+def test_an_invalid_number_is_refused(name, value):
     """Negative, not finite, or of another type."""
-    assert name.replace("_", "-") in refused(**{name: value})
+    assert name.replace("_", "-") in assert_refused(**{name: value})
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_only_what_may_be_unknown_is_null(name):
-    """The end, before the speed is known, and the best score, before there is one."""
+def test_only_optional_values_can_be_null(name):
+    """The last step, before the speed is known, and the best score, before there is one."""
     if name in OPTIONAL:
-        assert getattr(read_scalars(PATH, {**STANDING.scalars(), name: None}), name) is None
+        assert getattr(read_scalars(PATH, {**SCALARS.scalars(), name: None}), name) is None
     else:
-        refused(**{name: None})
+        assert_refused(**{name: None})
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_nothing_may_be_missing(name):
-    """No value is taken for its default: a file that lacks one is from elsewhere."""
-    values = STANDING.scalars()
+def test_no_value_can_be_missing(name):
+    """A missing value does not get its default."""
+    values = SCALARS.scalars()
     del values[name]
     with pytest.raises(ModelFileError, match=name) as caught:
         read_scalars(PATH, values)
@@ -160,42 +165,84 @@ def test_nothing_may_be_missing(name):
 
 
 @pytest.mark.parametrize("value", [0, 1, None, "false", [], {}], ids=repr)
-def test_finished_is_yes_or_no(value):
-    """Nothing else is taken for one of them."""
-    assert "finished" in refused(finished=value)
+def test_finished_is_true_or_false(value):
+    """No other type is converted."""
+    assert "finished" in assert_refused(finished=value)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.125])
-def test_a_rate_factor_is_a_share(value):
-    """Of the learning rate that was asked for; more than all of it is refused."""
-    assert read_scalars(PATH, {**STANDING.scalars(), "rate_factor": value}).rate_factor == value
-    refused(rate_factor=1.0 + 1e-9)
+def test_a_rate_factor_is_at_most_one(value):
+    """It is a share of the learning rate that was asked for."""
+    assert read_scalars(PATH, {**SCALARS.scalars(), "rate_factor": value}).rate_factor == value
+    assert_refused(rate_factor=1.0 + 1e-9)
 
 
-def test_rollbacks_are_few():
+def test_a_state_has_few_rollbacks():
     """A run that diverged more often has ended."""
-    assert read_scalars(PATH, {**STANDING.scalars(), "num_rollbacks": MAX_ROLLBACKS}).num_rollbacks == MAX_ROLLBACKS
-    refused(num_rollbacks=MAX_ROLLBACKS + 1)
+    assert read_scalars(PATH, {**SCALARS.scalars(), "num_rollbacks": MAX_ROLLBACKS}).num_rollbacks == MAX_ROLLBACKS
+    assert_refused(num_rollbacks=MAX_ROLLBACKS + 1)
 
 
 @pytest.mark.parametrize(
     "cursor",
     [
-        *(None, 5, "pass_index", [1, 2], [], {}, True),
-        *({"pass_index": 1}, {"time": 1}, {"pass_index": -1, "time": 0}, {"pass_index": 0, "time": -1}),
-        *({"pass_index": 1.5, "time": 0}, {"pass_index": 0, "time": "0"}, {"pass_index": None, "time": 0}),
-        *({"pass_index": 0, "time": math.nan}, {"pass_index": 10**16, "time": 0}, {"pass_index": [0], "time": 0}),
+        None,
+        5,
+        True,
+        "pass_index",
+        [1, 2],
+        [],
+        {},
+        {"pass_index": 1},
+        {"time": 1},
+        {"pass_index": -1, "time": 0},
+        {"pass_index": 0, "time": -1},
+        {"pass_index": 1.5, "time": 0},
+        {"pass_index": 0, "time": "0"},
+        {"pass_index": None, "time": 0},
+        {"pass_index": 0, "time": math.nan},
+        {"pass_index": 10**16, "time": 0},
+        {"pass_index": [0], "time": 0},
         {"pass_index": True, "time": 0},
     ],
     ids=str,
 )
-def test_a_cursor_that_points_nowhere_is_refused(cursor):
-    """It is a pass and a place in it, both of them counts."""
-    refused(cursor=cursor)
+def test_an_invalid_cursor_is_refused(cursor):
+    """A cursor is a pass and a time in it, both of them counts."""
+    assert_refused(cursor=cursor)
 
 
-def test_a_span_is_counted_from_where_the_schedule_began():
-    """For an extended run that is where its extension did; without an end there is none."""
-    assert STANDING.span == 90
-    assert STANDING.since_start(40) == 30
-    assert dataclasses.replace(STANDING, num_steps=None).span is None
+def test_the_span_starts_with_the_schedule():
+    """An extended run's schedule starts where it was extended; without an end there is no span."""
+    assert SCALARS.span == 90
+    assert SCALARS.since_start(40) == 30
+    assert dataclasses.replace(SCALARS, num_steps=None).span is None
+
+
+# a step
+
+
+def test_clipping_bounds_the_norm_and_only_shrinks(plan):
+    """A long gradient is scaled to grad_clip; a short one is left as it is."""
+    state = starting_state(plan)
+    size = plan.task.model.num_parameters
+    for norm, expected in [(50.0, 1.0), (0.3, 0.3)]:
+        gradient = torch.full((size,), 7 * norm / math.sqrt(size))  # of a sum over seven targets
+        apply_gradient(state, gradient, 1.0, 7, rate=0.0, grad_clip=1.0)
+        found = math.sqrt(sum(float(p.grad.square().sum()) for p in state.model.parameters()))
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("part", ["loss", "gradient"])
+def test_a_step_that_diverges_changes_nothing(plan, part, value):
+    """Divergence is detected before the weights or AdamW's moments change."""
+    state = starting_state(plan)
+    gradient = torch.ones(plan.task.model.num_parameters)
+    apply_gradient(state, gradient.clone(), 1.0, 7, rate=0.1, grad_clip=1.0)
+    before = state.to_arrays()
+    if part == "gradient":
+        gradient[17] = value
+    with pytest.raises(DivergenceError, match=f"step 0: the {part} is not finite"):
+        apply_gradient(state, gradient, value if part == "loss" else 1.0, 7, rate=0.1, grad_clip=1.0)
+    assert all((before[name] == array).all() for name, array in state.to_arrays().items())

@@ -1,0 +1,192 @@
+"""The Python API: `train`, `load` and `Model`. It calls the same functions as the command line.
+
+    >>> import charrnn
+    >>> model = charrnn.load("poems")                                   # doctest: +SKIP
+    >>> model.sample("The kettle", length=40, temperature=0.8, seed=1)  # doctest: +SKIP
+    >>> model.score("The kettle sang.").bits_per_char                   # doctest: +SKIP
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from charrnn.config import CorpusConfig, ModelConfig, SampleConfig, SourceConfig, TrainConfig
+from charrnn.data.vocab import END
+from charrnn.distributed import SINGLE
+from charrnn.errors import UsageError
+from charrnn.evaluation.scores import Evaluation
+from charrnn.model.file import ModelFile, load_model, save_model
+from charrnn.sampling.sampler import Sampler
+from charrnn.training.folder import Run, find_model, run_name
+
+PathLike = str | os.PathLike[str]
+
+
+def train(
+    texts: PathLike | Sequence[PathLike],
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    run: str | None = None,
+    fresh: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    precision: str = "auto",
+    **settings: Any,
+) -> "Model":
+    """Learn from texts and return the best model, as `charrnn train` does: the run is in ./checkpoints.
+
+    texts: files or folders. minutes, steps: the budget; neither means the default one. run: the run's
+    name; None means the first text's. fresh: start over. settings: any other setting of
+    `charrnn train`, such as hidden_size=512, documents="lines" or seed=2.
+    The same call again resumes an unfinished run and returns a finished one.
+
+        >>> model = charrnn.train("poems.txt", minutes=1)  # doctest: +SKIP
+
+    Raises CharrnnError with a message that says what to change.
+    """
+    from charrnn import precompile
+    from charrnn.hardware import count_threads, select_precision, set_up_torch
+    from charrnn.training.plan import Environment
+    from charrnn.training.run import lock, train_and_log
+    from charrnn.training.start import make_plan
+
+    names = [os.fspath(text) for text in ([texts] if isinstance(texts, str | os.PathLike) else texts)]
+    if not names:
+        raise UsageError("train needs at least one text")
+    given = {**_check_names(settings, ModelConfig, TrainConfig, SourceConfig, CorpusConfig), "minutes": minutes}
+    given = {name: value for name, value in {**given, "steps": steps}.items() if value is not None}
+    folder = Run(run_name(names[0]) if run is None else run)
+    cores = count_threads(threads)
+    target = set_up_torch(device, cores)
+    environment = Environment(str(target), cores, select_precision(precision, target), SINGLE)
+    plan = make_plan(folder, names, given, environment, fresh=fresh)
+    with lock(plan, fresh=fresh):
+        if not plan.is_finished:
+            if target.type == "cpu":
+                precompile.for_training(environment.precision)
+            for _ in train_and_log(plan):
+                pass
+    return load(folder.model_path)
+
+
+def load(path_or_run: PathLike) -> "Model":
+    """Load a model file, or the model of a run in ./checkpoints. Raises ModelFileError."""
+    return Model(load_model(find_model(os.fspath(path_or_run))))
+
+
+class Model:
+    """A trained model: it writes text, scores text and predicts the next character."""
+
+    def __init__(self, file: ModelFile) -> None:
+        """Use `load` or `train`."""
+        self._file = file
+
+    def __repr__(self) -> str:
+        config = self._file.config
+        return f"<charrnn.Model {config.cell} {config.num_layers}x{config.hidden_size}, {len(self._file.vocab)} characters>"
+
+    @overload
+    def sample(self, prompt: str = "", *, echo: bool = True, **settings: Any) -> str: ...
+
+    @overload
+    def sample(self, prompt: str = "", *, num_samples: int, echo: bool = True, **settings: Any) -> list[str]: ...
+
+    def sample(
+        self, prompt: str = "", *, num_samples: int | None = None, echo: bool = True, **settings: Any
+    ) -> str | list[str]:
+        """Write a text, or num_samples texts side by side.
+
+        echo: whether a text begins with the prompt. settings: those of `charrnn sample`: length,
+        temperature, top_k, top_p, min_p, no_repeat_ngram, lines, stop, seed, unknown. The same settings
+        give the text of the same command.
+        Raises UsageError for a value out of range, UnknownCharacterError for a prompt the model can't read.
+        """
+        config = self._sampler.configure(
+            {**_check_names(settings, SampleConfig), "prompt": prompt, "num_samples": num_samples or 1}
+        )
+        if config.length < 0 and not (config.lines or config.stop or self._sampler.writes_documents):
+            raise UsageError("an endless text needs stream(); or give length, lines or stop")
+        start = prompt if echo else ""
+        texts = [start + "".join(stream) for stream in self._sampler.streams(config)]
+        return texts[0] if num_samples is None else texts
+
+    def stream(self, prompt: str = "", *, echo: bool = True, **settings: Any) -> Iterator[str]:
+        """Write a text piece by piece, as it is drawn; length=-1 never ends. Otherwise as `sample`.
+
+        >>> for piece in model.stream("The kettle", length=-1):  # doctest: +SKIP
+        ...     print(piece, end="", flush=True)
+        """
+        config = self._sampler.configure({**_check_names(settings, SampleConfig), "prompt": prompt})
+        return self._pieces(config, echo=echo)
+
+    def _pieces(self, config: SampleConfig, *, echo: bool) -> Iterator[str]:
+        if echo and config.prompt:
+            yield config.prompt
+        yield from self._sampler.stream(config)
+
+    def score(self, text: str) -> Evaluation:
+        """Score a text: its nats_per_char, bits_per_char, perplexity, num_chars and unknown characters.
+
+        A text of N known characters scores N - 1, as `charrnn eval TEXT` does. Raises InputError where there
+        is nothing to score.
+        """
+        from charrnn.evaluation.scoring import predict
+        from charrnn.evaluation.summary import summarise
+        from charrnn.evaluation.texts import text_of_string
+
+        found, file = text_of_string(self._file, text), self._file
+        parts = predict(self._network, found.ids, context=found.context, mixture=file.mixture)
+        return summarise(parts, file.vocab, unknown=found.unknown).score
+
+    def next(self, prompt: str = "") -> dict[str, float]:
+        """Return the probability of each character after the prompt, the likeliest first.
+
+        A byte of a model of bytes is a surrogate escape, as `bytes.decode("ascii", "surrogateescape")`
+        gives it; the end of a document is the empty string.
+        """
+        from charrnn.evaluation.scoring import predict
+
+        vocab = self._file.vocab
+        context = self._sampler.encode_prompt(SampleConfig(prompt=prompt))
+        [found] = predict(
+            self._network, np.zeros(1, np.int64), context=context, num_top=len(vocab), mixture=self._file.mixture
+        )
+        names = ("" if vocab.chars[char] == END else vocab.chars[char] for char in found.top[0])
+        return dict(zip(names, found.probabilities[0].tolist(), strict=True))
+
+    def save(self, path: PathLike) -> None:
+        """Write the model to one file, which `load` and the command line read."""
+        save_model(Path(path), self._file)
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        from charrnn import precompile
+
+        precompile.for_sampling("float32")
+        return Sampler(self._file)
+
+    @cached_property
+    def _network(self) -> Any:
+        """The network as PyTorch has it; importing that takes a second."""
+        from charrnn import precompile
+        from charrnn.hardware import count_threads, set_up_torch
+        from charrnn.model.network import CharRNN
+
+        set_up_torch("cpu", count_threads(None))
+        precompile.for_scoring()
+        return CharRNN.from_arrays(self._file.config, self._file.tensors)
+
+
+def _check_names(settings: dict[str, Any], *configs: type) -> dict[str, Any]:
+    """Return the settings if each is a field of one of the configs. Raises UsageError with the known names."""
+    known = sorted({field.name for config in configs for field in fields(config)} - {"known", "reset_id", "vocab_size"})
+    for name in settings:
+        if name not in known:
+            raise UsageError(f"no setting named {name!r}; there are {', '.join(known)}")
+    return settings

@@ -1,0 +1,113 @@
+"""Shows a training run's events: a progress bar and lines on stderr, or JSON lines on stdout."""
+
+import contextlib
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from charrnn.cli import console
+from charrnn.cli.messages import describe
+from charrnn.data.characters import printable
+from charrnn.events import Evaluated, Event, Progress, bits
+from charrnn.hardware import split_range
+
+SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal to draw a bar on
+MAX_CURVE = 24  # columns
+BARS = "▁▂▃▄▅▆▇█"
+
+
+class TrainView:
+    """Shows events as a bar and lines on stderr, unless quiet, and as JSON lines on stdout, if asked to."""
+
+    def __init__(self, *, json_lines: bool, quiet: bool) -> None:
+        self._json = json_lines
+        self.quiet = quiet
+        self._bar: Any = None
+        self._last_line = time.monotonic()
+        self._losses: list[float] = []
+
+    def show(self, event: Event) -> None:
+        if self._json:
+            console.result_json(event.record())
+        if self.quiet:
+            return
+        with contextlib.suppress(OSError):  # stderr was closed, which is no reason to stop training
+            if isinstance(event, Progress):
+                self._show_progress(event)
+            elif text := describe(event):
+                self._show_line(text + self._curve(event))
+
+    def stopping(self) -> None:
+        """Say that a signal arrived and that the current step is finished first.
+
+        Runs in a signal handler, perhaps in the middle of a line, so it must not use Python's buffers.
+        """
+        if not self.quiet:
+            clear_bar = b"" if self._bar is None else b"\r\033[K"
+            with contextlib.suppress(OSError, ValueError):
+                os.write(2, clear_bar + b"stopping after this step; press again to stop at once without saving\n")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _curve(self, event: Event) -> str:
+        """Draw the held-out losses so far; empty for other events and off a terminal."""
+        if not isinstance(event, Evaluated) or not sys.stderr.isatty():
+            return ""
+        self._losses.append(event.nats_per_char)
+        width = min(MAX_CURVE, console.terminal_width() - len(describe(event)) - 3)
+        return f"  {sparkline(self._losses, width)}" if width > 3 else ""
+
+    def _show_line(self, text: str) -> None:
+        if self._bar is None:
+            console.note(text)
+        else:
+            self._bar.write(printable(text), file=sys.stderr)
+
+    def _show_progress(self, event: Progress) -> None:
+        left = "measuring" if event.seconds_left is None else f"{clock(event.seconds_left)} left"
+        pace = f"{bits(event.nats_per_char):.3f} bits, {event.chars_per_second:,.0f} chars/s, {left}"
+        if sys.stderr.isatty():
+            self._draw_bar(event, pace)
+        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            console.note(f"step {event.step}/{event.num_steps or '?'}: {pace}")
+
+    def _draw_bar(self, event: Progress, pace: str) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=event.num_steps,
+                initial=event.step,
+                file=sys.stderr,
+                dynamic_ncols=True,
+                leave=False,
+                bar_format="{bar} step {n_fmt}/{total_fmt}  {desc}",
+            )
+        self._bar.total = event.num_steps
+        self._bar.n = event.step
+        self._bar.set_description_str(pace)
+
+
+def clock(seconds: float) -> str:
+    """Format seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Draw numbers as a row of at most `width` bars, each the mean of neighbours. Only finite ones are drawn."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return ""
+    means = [fmean(finite[part]) for part in split_range(len(finite), min(len(finite), width))]
+    low = min(means)
+    step = (max(means) - low) / (len(BARS) - 1) or 1.0
+    return "".join(BARS[round((mean - low) / step)] for mean in means)

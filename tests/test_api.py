@@ -1,0 +1,141 @@
+"""The Python API: five names that do what the commands do."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import charrnn
+from charrnn.config import ModelConfig
+from charrnn.errors import InputError, ModelFileError, UnknownCharacterError, UsageError
+from charrnn.model.file import save_model
+from tests.conftest import make_model_file, make_text, run_command
+
+CHARS = "".join(sorted(set(make_text(500) + "\n")))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A working folder with a run `toy` of random weights."""
+    path = tmp_path / "checkpoints" / "toy" / "model.safetensors"
+    path.parent.mkdir(parents=True)
+    config = ModelConfig(cell="lstm", vocab_size=len(CHARS), embedding_dim=4, hidden_size=8, num_layers=2)
+    save_model(path, make_model_file(config, chars=CHARS, scale=3.0))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_five_names_are_public():
+    """Nothing else is promised; `import charrnn` alone loads neither torch nor numba."""
+    assert sorted(charrnn.__all__) == ["CharrnnError", "Model", "__version__", "load", "train"]
+    assert all(getattr(charrnn, name) is not None for name in charrnn.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = charrnn.nothing
+    assert (Path(charrnn.__file__).parent / "py.typed").exists()
+    code = "import charrnn, sys; sys.exit(bool({'torch', 'numba', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_sample_is_the_text_of_the_command(folder):
+    """Prompt, settings and seed mean the same; echo is the command's --no-echo."""
+    settings = {"length": 60, "temperature": 0.9, "seed": 5, "top_k": 7}
+    options = ["sample", "-m", "toy", "-p", "ba", "-n", "60", "--temp", "0.9", "--seed", "5", "--top-k", "7"]
+    model = charrnn.load("toy")
+    text = model.sample("ba", **settings)
+    assert run_command(*options, "--json").json()[0]["text"] == text.removeprefix("ba")
+    assert run_command(*options).out.rstrip(b"\n").decode() == text.rstrip("\n")
+    assert text.startswith("ba")
+    assert model.sample("ba", echo=False, **settings) == text[2:]
+    assert "".join(model.stream("ba", **settings)) == text
+
+
+def test_many_samples_are_the_seeds_streams(folder):
+    """As with -N: the first is the text of one alone."""
+    model = charrnn.load(folder / "checkpoints" / "toy" / "model.safetensors")
+    texts = model.sample(num_samples=3, length=20, seed=1)
+    assert len(set(texts)) == 3
+    assert texts[0] == model.sample(length=20, seed=1)
+
+
+def test_an_endless_stream_is_read_as_far_as_wanted(folder):
+    """sample refuses to wait for its end."""
+    model = charrnn.load("toy")
+    pieces = model.stream(length=-1, seed=1)
+    assert next(pieces)
+    with pytest.raises(UsageError, match="stream"):
+        model.sample(length=-1)
+
+
+def test_score_is_that_of_the_command(folder):
+    """The same sum over the same characters; unknown ones are counted."""
+    text = make_text(300) + "é"
+    (folder / "text.txt").write_text(text, encoding="utf-8")
+    found = charrnn.load("toy").score(text)
+    told = run_command("eval", "text.txt", "-m", "toy", "--no-yardsticks", "--json").json()[0]
+    assert found.nats_per_char == pytest.approx(told["nats_per_char"], rel=1e-12)
+    assert (found.num_chars, found.num_unknown) == (told["num_chars"], told["num_unknown"]) == (299, 1)
+    with pytest.raises(InputError):
+        charrnn.load("toy").score("")
+
+
+def test_next_is_a_distribution_that_score_agrees_with(folder):
+    """All characters, the likeliest first, summing to one; the surprisal of a character follows from it."""
+    model = charrnn.load("toy")
+    likely = model.next("ba")
+    values = list(likely.values())
+    assert set(likely) == set(CHARS)
+    assert sum(values) == pytest.approx(1, abs=1e-5)
+    assert values == sorted(values, reverse=True)
+    two, three = model.score("ba"), model.score("ban")
+    assert 2.718281828 ** (two.nats - three.nats) == pytest.approx(likely["n"], rel=1e-4)
+
+
+def test_a_saved_model_is_the_model(folder):
+    """save and load give the same bytes, and the same text."""
+    model = charrnn.load("toy")
+    model.save(folder / "copy.safetensors")
+    assert (folder / "copy.safetensors").read_bytes() == Path("checkpoints/toy/model.safetensors").read_bytes()
+    assert charrnn.load("copy.safetensors").sample(seed=3) == model.sample(seed=3)
+    assert "lstm 2x8" in repr(model)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: charrnn.load("nowhere"), ModelFileError, "nowhere"),
+        (lambda: charrnn.load("toy").sample(warmth=1), UsageError, "no setting named 'warmth'"),
+        (lambda: charrnn.load("toy").sample(temperature=-1), UsageError, "--temp"),
+        (lambda: charrnn.load("toy").sample("é"), UnknownCharacterError, "U\\+00E9"),
+        (lambda: charrnn.train([]), UsageError, "at least one"),
+        (lambda: charrnn.train("nowhere.txt", steps=1), InputError, "nowhere.txt"),
+        (lambda: charrnn.train("text.txt", steps=1, hiden_size=8), UsageError, "hidden_size"),
+        (lambda: charrnn.train("text.txt", steps=1, minutes=1), UsageError, "--minutes and --steps"),
+    ],
+)
+def test_mistakes_are_errors_that_name_them(folder, call, error, words):
+    """All are CharrnnErrors with the message of the command."""
+    (folder / "text.txt").write_text(make_text(200))
+    with pytest.raises(error, match=words) as caught:
+        call()
+    assert isinstance(caught.value, charrnn.CharrnnError)
+
+
+def test_train_is_the_command(folder):
+    """The same files as `charrnn train`; the same call again returns the finished model, a larger one extends it."""
+    (folder / "text.txt").write_text(make_text(2000))
+    settings = {"hidden_size": 8, "embedding_dim": 4, "batch_size": 4, "seq_len": 8, "threads": 1, "precision": "float32"}
+    model = charrnn.train("text.txt", steps=6, run="api", **settings)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    run_command("train", "text.txt", "--steps", "6", "--run", "cli", *options)
+    ours, theirs = (Path(f"checkpoints/{run}/model.safetensors").read_bytes() for run in ("api", "cli"))
+    assert ours == theirs
+    events = [json.loads(line)["event"] for line in Path("checkpoints/api/log.jsonl").read_text().splitlines()]
+    assert (events[0], events[-1]) == ("plan", "finished")
+    again = charrnn.train("text.txt", steps=6, run="api", **settings)
+    assert again.sample(seed=1, length=50) == model.sample(seed=1, length=50)
+    charrnn.train("text.txt", steps=9, run="api", **settings)
+    assert any(Path("checkpoints/api").glob("state-9.safetensors"))
+    charrnn.train(["text.txt"], steps=2, run="api", fresh=True, **settings)
+    assert not any(Path("checkpoints/api").glob("state-9.safetensors"))
