@@ -4,48 +4,47 @@
 
 smoke tries a handful of each (a minute on two cores), ci enough to see a regression (ten
 minutes), night so many that a rare moment is met. --only: the rows whose name has one of these
-words; processes and files are all rows of these modules. Where a row did not hold, its failures
+words; processes and files are all rows of these kinds. Where a row did not hold, its failures
 stand below the table and the exit status is 1.
 """
 
 import argparse
-import functools
-import itertools
 import json
 import platform
+import random
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from fault_rows import files, processes
-from fault_rows.outcome import Outcome
-
-from charrnn.hardware import available_cores
-
-SCALES = ("smoke", "ci", "night")
+from fault_rows import controls, crashes, forks, hostile, poisons, processes, runs, saves
+from fault_rows.internals import available_cores
+from fault_rows.outcome import SCALES, Outcome, Row
 
 
-def rows(scale: str, seed: int, words: list[str]) -> Iterator[Outcome]:
-    """Every row that one of the words is meant for; without words every row."""
-    kinds = {"processes": processes.rows, "files": files.rows}
-
-    def chosen(kind: str, fault: str) -> bool:
-        return not words or any(word == kind or word in fault.lower() for word in words)
-
-    return itertools.chain.from_iterable(
-        make(scale, seed, functools.partial(chosen, kind)) for kind, make in kinds.items()
-    )
+def rows_of(kind: str, scratch: Path, seed: int) -> list[Row]:
+    """The rows of the table about processes or files, in its order."""
+    if kind == "processes":
+        bench = runs.Bench(scratch, seed)
+        return [*processes.rows(bench), *poisons.rows(bench), *controls.rows(bench)]
+    scene = saves.Scene(scratch / "saves")
+    return [*saves.rows(scene), *crashes.rows(scene), hostile.row(scratch / "hostile")]
 
 
-def timed(outcomes: Iterator[Outcome]) -> Iterator[tuple[Outcome, float]]:
-    """Each outcome with the seconds it took to come."""
-    begun = time.monotonic()
-    for outcome in outcomes:
-        yield outcome, time.monotonic() - begun
-        begun = time.monotonic()
+def tried(scratch: Path, options: argparse.Namespace) -> Iterator[tuple[Outcome, float]]:
+    """Try every row that is chosen: its outcome, and the seconds it took."""
+    (scratch / "text.txt").write_text(runs.make_text(12_000), encoding="utf-8")
+    forks.prepare(scratch / "text.txt", scratch)
+    words = options.only.lower().split()
+    for kind in ("processes", "files"):
+        for fault, must_hold, counts, fill in rows_of(kind, scratch, options.seed):
+            count = counts[SCALES.index(options.scale)]
+            if count and (not words or any(word == kind or word in fault.lower() for word in words)):
+                begun, outcome = time.monotonic(), Outcome(fault, must_hold)
+                fill(outcome, count, random.Random(f"{options.seed} {fault}"))
+                yield outcome, time.monotonic() - begun
 
 
 def line(outcome: Outcome, seconds: float) -> str:
@@ -53,11 +52,6 @@ def line(outcome: Outcome, seconds: float) -> str:
     survived = f"{outcome.survived}" if outcome.held else f"**{outcome.survived}**"
     numbers = f"{outcome.tried} | {survived}" if not outcome.skipped else f"skipped: {outcome.skipped} |"
     return f"| {outcome.fault} | {numbers} | {outcome.must_hold} | {seconds:.0f} |"
-
-
-def record(outcome: Outcome, seconds: float) -> dict[str, Any]:
-    """A row as JSON."""
-    return {**vars(outcome), "held": outcome.held, "seconds": round(seconds, 2)}
 
 
 def main() -> int:
@@ -72,16 +66,17 @@ def main() -> int:
     print(f"scale {options.scale}, seed {options.seed}; {platform.machine()}, {available_cores()} cores\n")
     print("| fault | tried | survived | what must hold | seconds |\n|---|---|---|---|---|", flush=True)
     begun, done = time.monotonic(), []
-    for outcome, seconds in timed(rows(options.scale, options.seed, options.only.lower().split())):
-        print(line(outcome, seconds), flush=True)
-        done.append((outcome, seconds))
-    broken = [outcome for outcome, _ in done if not outcome.held]
+    with tempfile.TemporaryDirectory(prefix="charrnn-faults-") as name:
+        for outcome, seconds in tried(Path(name).resolve(), options):
+            print(line(outcome, seconds), flush=True)
+            done.append({**vars(outcome), "held": outcome.held, "seconds": round(seconds, 2)})
+    broken = [record for record in done if not record["held"]]
     print(f"\n{len(done) - len(broken)} of {len(done)} rows held, in {time.monotonic() - begun:.0f} s")
-    for outcome in broken:
-        print(f"\n{outcome.fault}:")
-        print("\n".join(f"- {failure}" for failure in outcome.failures) or "- nothing was tried")
+    for record in broken:
+        print(f"\n{record['fault']}:")
+        print("\n".join(f"- {failure}" for failure in record["failures"]) or "- nothing was tried")
     if options.json:
-        options.json.write_text(json.dumps([record(*row) for row in done], indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
     return 1 if broken else 0
 
 

@@ -135,10 +135,10 @@ def measure(sampler: Sampler, batch: int, seconds: float, rounds: int) -> dict[s
             fast.append(batch * counts[0] / ours(sampler, counts[0], batch))
             slow.append(batch * counts[1] / theirs(counts[1]))
     row = {"cell": config.cell, "layers": config.num_layers, "hidden": config.hidden_size, "streams": batch}
-    row |= {"threads": len(sampler.engine.parts), "ours": statistics.median(fast), "stock": statistics.median(slow)}
+    row |= {"threads": len(sampler.engine.shards), "ours": statistics.median(fast), "stock": statistics.median(slow)}
     row["ratio"] = statistics.median(a / b for a, b in zip(fast, slow, strict=True))
     if batch == 1:
-        parts = sampler.engine.parts
+        parts = sampler.engine.shards
         read_whole = ("input", "recurrent", "bias", "inner_bias", "head", "head_bias")
         num_bytes = sum(p.table[0].nbytes + sum(getattr(p, name).nbytes for name in read_whole) for p in parts)
         row["bytes_per_second"] = row["ours"] * num_bytes

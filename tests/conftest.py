@@ -17,6 +17,8 @@ from charrnn.config import CorpusConfig, ModelConfig, SampleConfig, TrainConfig
 from charrnn.data.cache import Cache
 from charrnn.data.corpus import Corpus, split
 from charrnn.data.vocab import Vocab
+from charrnn.evaluation.scoring import predict
+from charrnn.kernels.head import Predictions
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
 from charrnn.sampling.sampler import Sampler
@@ -31,7 +33,7 @@ torch.set_num_threads(2)
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """Texts are kept in a folder of the tests' own."""
+    """The tests have their own cache of texts."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
@@ -43,7 +45,7 @@ def cache(tmp_path) -> Cache:
 
 
 def make_text(length: int, seed: int = 0) -> str:
-    """Words of a small made-up language with some order in it, as long as asked."""
+    """A text of a small made-up language whose words have some order."""
     rng = random.Random(seed)
     words = ["ba", "bane", "dor", "dorin", "e", "ilu", "kest", "lo", "mirra", "na", "ost", "sa", "tul", "ven"]
     lines = []
@@ -62,7 +64,7 @@ def text() -> str:
 
 
 def make_corpus(text: str, *, sha256: str = "0" * 64, **config) -> Corpus:
-    """A corpus of a text that needs no file."""
+    """A corpus without a file."""
     vocab = Vocab.from_text(text)
     num_train, num_valid = split(len(text), CorpusConfig(**config))
     return Corpus(vocab.encode(text), vocab, num_train, num_valid, ("made.txt",), sha256)
@@ -70,12 +72,12 @@ def make_corpus(text: str, *, sha256: str = "0" * 64, **config) -> Corpus:
 
 @pytest.fixture(scope="session")
 def corpus(text: str) -> Corpus:
-    """That text, encoded and split."""
+    """The text, encoded and split."""
     return make_corpus(text)
 
 
 def make_model_file(config: ModelConfig, *, seed: int = 3, scale: float = 1.0, chars: str | None = None) -> ModelFile:
-    """A model file with random weights, larger ones than a fresh network's if scaled."""
+    """A model file with random weights; scale: larger ones than a new network's."""
     model = CharRNN(config, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -95,7 +97,7 @@ def plan(tmp_path, corpus: Corpus) -> RunPlan:
 
 
 def small_plan(root: Path, corpus: Corpus) -> RunPlan:
-    """The same, in a folder of the caller's."""
+    """The same, in another folder."""
     model = ModelConfig(cell="gru", vocab_size=len(corpus.vocab), embedding_dim=8, hidden_size=16, num_layers=2)
     training = TrainConfig(batch_size=8, seq_len=16, dropout=0.25, learning_rate=1e-2, steps=24)
     (root / "made").mkdir(parents=True, exist_ok=True)
@@ -104,7 +106,7 @@ def small_plan(root: Path, corpus: Corpus) -> RunPlan:
 
 
 def with_settings(plan: RunPlan, *, model=None, **training) -> RunPlan:
-    """The plan with other training settings, and, by name in `model`, other settings of the network."""
+    """The plan with other training settings. model: other settings of the network, by name."""
     task = plan.task
     return replace(
         plan,
@@ -113,18 +115,18 @@ def with_settings(plan: RunPlan, *, model=None, **training) -> RunPlan:
 
 
 def with_cell(plan: RunPlan, cell: str, **training) -> RunPlan:
-    """The plan for another cell, and other training settings."""
+    """The plan for another cell, with other training settings."""
     return with_settings(plan, model={"cell": cell}, **training)
 
 
 def relative_error(found, expected) -> float:
-    """Norm of the difference over the norm of what is expected."""
+    """The norm of the difference over the norm of the expected value."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-30))
 
 
 def run_through(plan, *, stop_after=None, stop=None, **options):
-    """Train to the end, or until so many events, logging as the command line does."""
+    """Train to the end or for stop_after events, and log as the command line does."""
     events, log = [], Log(plan.run)
     for event in islice(train(plan, stop=stop, **options), stop_after):
         assert log.append(event.record()) is None
@@ -146,16 +148,16 @@ def digests(plan):
 
 
 def plan_again(plan, **given):
-    """What the same command finds when it is given again: a state to resume from, or nothing yet."""
+    """The plan of the same command given again: it resumes from the run's state, if there is one."""
     saved = plan.run.newest_state()
     if saved is None:
         return plan
     return plan_resumed_run(plan.run, saved, plan.task.corpus, given, plan.environment)
 
 
-def make_new_plan(run, corpus, *, threads=2, base=None, fresh=False, **given):
-    """What `charrnn train` plans for a new run in an empty folder."""
-    return plan_new_run(run, corpus, CorpusConfig(), given, Environment(threads=threads), base=base, fresh=fresh)
+def make_new_plan(run, corpus, *, threads=2, **given):
+    """The plan of `charrnn train` in an empty folder."""
+    return plan_new_run(run, corpus, CorpusConfig(), given, Environment(threads=threads))
 
 
 def draw_text(model: ModelFile | Sampler, prompt: str = "", *, number: int = 0, **settings) -> str:
@@ -165,10 +167,10 @@ def draw_text(model: ModelFile | Sampler, prompt: str = "", *, number: int = 0, 
 
 
 class SynchronousWriter(Writer):
-    """A writer that is waited for at once, so that a failure is seen in the step it happens in."""
+    """A writer that waits for the disk at once, so that a failure is seen in its step."""
 
-    def put(self, what):
-        super().put(what)
+    def put(self, item):
+        super().put(item)
         self.wait()
 
 
@@ -209,3 +211,17 @@ def uninterrupted(tmp_path_factory):
         return found[key]
 
     return train_once
+
+
+def predict_text(model: CharRNN, ids, **options) -> Predictions:
+    """The predictions that scoring.predict yields in parts, joined."""
+    parts = zip(*predict(model, ids, **options), strict=True)
+    return Predictions(*(np.concatenate(arrays) for arrays in parts))
+
+
+@torch.no_grad()
+def sequential_nats(model: CharRNN, ids, context):
+    """The nats (N,) of ids after the context, read strictly in sequence by the network's forward."""
+    text = torch.from_numpy(np.concatenate([context, ids]).astype(np.int64))[:, None]
+    logits, _ = model(text[:-1], model.initial_state(1))
+    return torch.nn.functional.cross_entropy(logits[:, 0], text[1:, 0], reduction="none")[len(context) - 1 :].numpy()

@@ -1,20 +1,22 @@
-"""What each rank does in the tests of several; a program that is started with what torchrun would set.
+"""Programs that a rank runs in the tests of several processes, started with torchrun's environment variables.
 
-    python -m tests.ranks TASK FOLDER
-
-What a rank found out it leaves in FOLDER/<rank>.json.
+python -m tests.ranks FOLDER TASK...      run tasks, leave their results in FOLDER/<rank>.json
+python -m tests.ranks train ...           run `charrnn train` with the fault named by $FAULT
 """
 
 import json
 import math
 import os
+import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from charrnn.distributed import Ranks
+from charrnn.cli.main import main
+from charrnn.distributed import Ranks, process_group
 from charrnn.errors import CharrnnError, InputError, Interrupted
 from charrnn.evaluation.scoring import evaluate
 from charrnn.events import Evaluated, Finished, Progress, Warned
@@ -23,108 +25,129 @@ from charrnn.training import loop
 from charrnn.training.folder import Log
 from charrnn.training.loop import train
 from charrnn.training.recipe import StopRequest
-from tests.conftest import make_corpus, make_text, plan_again, small_plan, with_cell
+from tests.conftest import make_corpus, make_text, plan_again, small_plan, with_cell, with_environment
 
-UNEVEN = {"batch_size": 9, "weight_drop": 0.2}  # lanes, for two and for four ranks
+UNEVEN = {"batch_size": 9, "weight_drop": 0.2}  # no even number of ranks divides the lanes
+STOP_STEP, FAULT_STEP = 9, 40
 
 
-def messages(ranks, folder):
-    """Everything that ranks tell one another."""
+def exchange(ranks, folder):
+    """Use every way in which ranks exchange something."""
     sums = torch.full((2, 3), float(ranks.rank)), torch.tensor([1.0])
     ranks.all_reduce(*sums)
-    own = torch.full((1, ranks.lanes(9).stop - ranks.lanes(9).start, 2), float(ranks.rank))
-    spread = torch.tensor([float(ranks.rank + 5)])
-    ranks.broadcast([spread])
+    lanes = ranks.lanes(9)
+    own = torch.full((1, lanes.stop - lanes.start, 2), float(ranks.rank))
+    tensor = torch.tensor([float(ranks.rank + 5)])
+    ranks.broadcast([tensor])
     return {
-        "sums": [part.tolist() for part in sums],
+        "all_reduce": [part.tolist() for part in sums],
         "all_gather": ranks.all_gather(own, 9)[0, :, 0].tolist(),
-        "said": ranks.broadcast_number(100 + ranks.rank),
-        "spread": spread.tolist(),
+        "broadcast_number": ranks.broadcast_number(100 + ranks.rank),
+        "broadcast": tensor.tolist(),
         "agreed": ranks.agree("fine", lambda: 7 + ranks.rank, lambda _: {"same": 1}),
-        "failed": problem(lambda: ranks.agree("fails", lambda: failing(ranks))),
-        "differing": problem(lambda: ranks.agree("differs", lambda: 1, lambda _: {"--seed": ranks.rank})),
-        "order": order(ranks, folder),
+        "failed": error_of(lambda: ranks.agree("fails", lambda: fail_in_last(ranks))),
+        "differing": error_of(lambda: ranks.agree("differs", lambda: 1, lambda _: {"--seed": ranks.rank})),
+        "work_was_done": see_work(ranks, folder),
     }
 
 
-def failing(ranks):
-    """Go wrong in the last rank alone."""
+def fail_in_last(ranks):
+    """Raise an error in the last rank."""
     if ranks.rank == ranks.size - 1:
         raise InputError("no such text")
 
 
-def problem(do):
-    """The kind of error, its exit code and its line."""
+def error_of(function):
+    """Return the error's class, exit code and message."""
     try:
-        do()
+        function()
     except CharrnnError as error:
         return [type(error).__name__, error.exit_code, str(error)]
 
 
-def order(ranks, folder):
-    """Whether the first of a machine had done its work when this rank began."""
+def see_work(ranks, folder):
+    """Return whether the machine's first rank had finished its work when this rank started."""
     with ranks.local_rank_first("work"):
-        done = (folder / "work").exists()
+        was_done = (folder / "work").exists()
         if ranks.local_rank == 0:
             (folder / "work").touch()
-    return done
+    return was_done
 
 
-def plan_in(folder, cell, ranks):
-    """A run with dropout, dropped weights, and lanes that no even number divides."""
-    return replace(with_cell(small_plan(folder / cell, make_corpus(make_text(6000))), cell, **UNEVEN), ranks=ranks)
+def make_plan(folder, cell, ranks):
+    """Plan a run with dropout, weight drop and uneven lanes."""
+    plan = with_cell(small_plan(folder / cell, make_corpus(make_text(6000))), cell, **UNEVEN)
+    return with_environment(plan, ranks=ranks)
 
 
-def trained(plan, *, stop_at=None, stopper=0):
-    """Train, or go on, to the end or until one rank hears a signal; what was told of losses."""
-    stop, log, told = StopRequest(), Log(plan.run), []
+def run_plan(plan, *, stop_step=None):
+    """Train or resume to the end, or until the last rank gets a signal; return the losses."""
+    ranks, stop, log, losses = plan.environment.ranks, StopRequest(), Log(plan.run), []
     try:
         for event in train(plan_again(plan), stop=stop):
-            if plan.ranks.is_first:
+            if ranks.is_first:
                 log.append(event.record())
-            if isinstance(event, (Progress, Evaluated, Finished)):
-                told.append([event.event, event.step, event.nats_per_char])
+            if isinstance(event, Progress | Evaluated | Finished):
+                losses.append([event.event, event.step, event.nats_per_char])
             if isinstance(event, Warned) and "finite" in event.message:
-                told.append([event.message, event.step, 0.0])
-            if event.step == stop_at and plan.ranks.rank == stopper:
+                losses.append([event.message, event.step, 0.0])
+            if event.step == stop_step and ranks.rank == ranks.size - 1:
                 stop.signal_number = 15
     except Interrupted as error:
-        told.append(["interrupted", error.signal_number, 0.0])
-    return told
+        losses.append(["interrupted", error.signal_number, 0.0])
+    return losses
 
 
-def training(ranks, folder):
-    """A run of each cell, in one sitting."""
-    return {cell: trained(plan_in(folder, cell, ranks)) for cell in ("rnn", "gru", "lstm")}
+def train_gru(ranks, folder):
+    """Train a GRU without interruption."""
+    return run_plan(make_plan(folder / "whole", "gru", ranks))
 
 
-def sitting(ranks, folder):
-    """Some steps of a run; then the last rank hears a signal."""
-    return {"gru": trained(plan_in(folder, "gru", ranks), stop_at=9, stopper=ranks.size - 1)}
+def train_others(ranks, folder):
+    """Train the other cells."""
+    return {cell: run_plan(make_plan(folder / "whole", cell, ranks)) for cell in ("rnn", "lstm")}
 
 
-def rest(ranks, folder):
-    """The rest of it."""
-    return {"gru": trained(plan_in(folder, "gru", ranks))}
+def stop_two(ranks, folder):
+    """Stop two runs after some steps."""
+    return [run_plan(make_plan(folder / name, "gru", ranks), stop_step=STOP_STEP) for name in ("stopped", "moved")]
 
 
-def diverging(ranks, folder):
-    """A run in which the last rank's loss is no number, once."""
-    add_up, steps = loop.add_up, []
+def resume(ranks, folder):
+    """Resume the run in `stopped`."""
+    return run_plan(make_plan(folder / "stopped", "gru", ranks))
 
-    def add_up_badly(all_ranks, result, asked):
+
+def resume_single(ranks, folder):
+    """Resume a run that a single process stopped."""
+    return run_plan(make_plan(folder / "single", "gru", ranks))
+
+
+def stop_single(ranks, folder):
+    """Stop a run that other tasks or tests resume."""
+    return run_plan(make_plan(folder / "single", "gru", ranks), stop_step=STOP_STEP)
+
+
+def diverge(ranks, folder):
+    """Train with a loss that is not finite in the last rank, once."""
+    add_ranks, steps = loop.add_ranks, []
+
+    def add_nan(all_ranks, result, *wants):
         steps.append(result)
-        ill = len(steps) == 10 and ranks.rank == ranks.size - 1
-        return add_up(all_ranks, replace(result, nats=result.nats * math.nan) if ill else result, asked)
+        is_bad = len(steps) == 10 and ranks.rank == ranks.size - 1
+        return add_ranks(all_ranks, replace(result, nats=math.nan) if is_bad else result, *wants)
 
-    loop.add_up = add_up_badly
-    return {"gru": trained(plan_in(folder, "gru", ranks))}
+    loop.add_ranks = add_nan
+    try:
+        return run_plan(make_plan(folder / "diverging", "gru", ranks))
+    finally:
+        loop.add_ranks = add_ranks
 
 
-def scoring(ranks, folder):
-    """The score of a text, of stretches of it, and of one too short for all ranks."""
+def score(ranks, folder):
+    """Score a text, stretches of it, and a text with fewer lanes than ranks."""
     corpus = make_corpus(make_text(30_000))
-    model = CharRNN(small_plan(folder, corpus).model, seed=1)
+    model = CharRNN(small_plan(folder, corpus).task.model, seed=1)
     texts = {"whole": (corpus.ids, None), "stretches": (corpus.ids, 5000), "short": (corpus.ids[:1500], None)}
     return {
         name: evaluate(model, ids, context=corpus.ids[:1], num_scored=num_scored, ranks=ranks).nats_per_char
@@ -132,20 +155,46 @@ def scoring(ranks, folder):
     }
 
 
-def lost(ranks, folder):
-    """What a rank says when another is gone."""
+def lose_last(ranks, folder):
+    """End the last rank; return the error in the others."""
     ranks.all_reduce(torch.ones(1))  # all are connected
     if ranks.rank == ranks.size - 1:
         sys.exit(3)
-    return {"error": problem(lambda: [ranks.all_reduce(torch.ones(1000)) for _ in range(1000)])}
+    return error_of(lambda: [ranks.all_reduce(torch.ones(1000)) for _ in range(1000)])
 
 
-TASKS = {task.__name__: task for task in (messages, training, sitting, rest, diverging, scoring, lost)}
+def train_with_fault():
+    """Run `charrnn train`; at a certain step of the first start rank 1 kills itself, or sends SIGTERM to torchrun.
+
+    It is killed only after a later state than the first one was saved.
+    """
+    ranks, add_ranks, steps = Ranks.from_environment(), loop.add_ranks, []
+
+    def add_with_fault(all_ranks, result, *wants):
+        steps.append(result)
+        if len(steps) == FAULT_STEP and ranks.rank == 1 and ranks.restarts == 0:
+            if os.environ["FAULT"] == "kill":
+                while not any(int(path.stem.removeprefix("state-")) for path in Path().rglob("state-*.safetensors")):
+                    time.sleep(0.01)
+                os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getppid(), signal.SIGTERM)
+        return add_ranks(all_ranks, result, *wants)
+
+    loop.add_ranks = add_with_fault
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it may be ignored where the tests run
+    main()
+
+
+def run_tasks(folder, names):
+    """Run tasks in one process group and write their results."""
+    torch.set_num_threads(1)
+    with process_group(Ranks.from_environment(), device="auto") as ranks:
+        results = {name: globals()[name](ranks, folder) for name in names}
+    (folder / f"{ranks.rank}.json").write_text(json.dumps(results))
+    os._exit(0)  # PyTorch's threads may abort an interpreter that shuts down, which is not tested here
+
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    place = Path(sys.argv[2])
-    with process_group(Ranks.from_environment(), device="cpu") as all_ranks:
-        found = TASKS[sys.argv[1]](all_ranks, place)
-    (place / f"{all_ranks.rank}.json").write_text(json.dumps(found))
-    os._exit(0)  # PyTorch's threads may abort an interpreter that is taken down, which is not the point here
+    if sys.argv[1] == "train":
+        train_with_fault()
+    run_tasks(Path(sys.argv[1]), sys.argv[2:])

@@ -11,7 +11,7 @@ import charrnn
 from charrnn.config import ModelConfig
 from charrnn.errors import InputError, ModelFileError, UnknownCharacterError, UsageError
 from charrnn.model.file import save_model
-from tests.conftest import make_model_file, make_text, run_command
+from tests.conftest import make_model_file, make_text
 
 CHARS = "".join(sorted(set(make_text(500) + "\n")))
 
@@ -38,14 +38,14 @@ def test_five_names_are_public():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_sample_is_the_text_of_the_command(folder):
+def test_sample_is_the_text_of_the_command(folder, call):
     """Prompt, settings and seed mean the same; echo is the command's --no-echo."""
     settings = {"length": 60, "temperature": 0.9, "seed": 5, "top_k": 7}
     options = ["sample", "-m", "toy", "-p", "ba", "-n", "60", "--temp", "0.9", "--seed", "5", "--top-k", "7"]
     model = charrnn.load("toy")
     text = model.sample("ba", **settings)
-    assert run_command(*options, "--json").json()[0]["text"] == text.removeprefix("ba")
-    assert run_command(*options).out.rstrip(b"\n").decode() == text.rstrip("\n")
+    assert call(*options, "--json").objects[0]["text"] == text.removeprefix("ba")
+    assert call(*options).out.rstrip(b"\n").decode() == text.rstrip("\n")
     assert text.startswith("ba")
     assert model.sample("ba", echo=False, **settings) == text[2:]
     assert "".join(model.stream("ba", **settings)) == text
@@ -68,12 +68,12 @@ def test_an_endless_stream_is_read_as_far_as_wanted(folder):
         model.sample(length=-1)
 
 
-def test_score_is_that_of_the_command(folder):
+def test_score_is_that_of_the_command(folder, call):
     """The same sum over the same characters; unknown ones are counted."""
     text = make_text(300) + "é"
     (folder / "text.txt").write_text(text, encoding="utf-8")
     found = charrnn.load("toy").score(text)
-    told = run_command("eval", "text.txt", "-m", "toy", "--no-yardsticks", "--json").json()[0]
+    told = call("eval", "text.txt", "-m", "toy", "--no-yardsticks", "--json").objects[0]
     assert found.nats_per_char == pytest.approx(told["nats_per_char"], rel=1e-12)
     assert (found.num_chars, found.num_unknown) == (told["num_chars"], told["num_unknown"]) == (299, 1)
     with pytest.raises(InputError):
@@ -102,7 +102,7 @@ def test_a_saved_model_is_the_model(folder):
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "words"),
+    ("mistake", "error", "words"),
     [
         (lambda: charrnn.load("nowhere"), ModelFileError, "nowhere"),
         (lambda: charrnn.load("toy").sample(warmth=1), UsageError, "no setting named 'warmth'"),
@@ -114,21 +114,21 @@ def test_a_saved_model_is_the_model(folder):
         (lambda: charrnn.train("text.txt", steps=1, minutes=1), UsageError, "--minutes and --steps"),
     ],
 )
-def test_mistakes_are_errors_that_name_them(folder, call, error, words):
+def test_mistakes_are_errors_that_name_them(folder, mistake, error, words):
     """All are CharrnnErrors with the message of the command."""
     (folder / "text.txt").write_text(make_text(200))
     with pytest.raises(error, match=words) as caught:
-        call()
+        mistake()
     assert isinstance(caught.value, charrnn.CharrnnError)
 
 
-def test_train_is_the_command(folder):
+def test_train_is_the_command(folder, call):
     """The same files as `charrnn train`; the same call again returns the finished model, a larger one extends it."""
     (folder / "text.txt").write_text(make_text(2000))
     settings = {"hidden_size": 8, "embedding_dim": 4, "batch_size": 4, "seq_len": 8, "threads": 1, "precision": "float32"}
     model = charrnn.train("text.txt", steps=6, run="api", **settings)
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    run_command("train", "text.txt", "--steps", "6", "--run", "cli", *options)
+    call("train", "text.txt", "--steps", "6", "--run", "cli", *options)
     ours, theirs = (Path(f"checkpoints/{run}/model.safetensors").read_bytes() for run in ("api", "cli"))
     assert ours == theirs
     events = [json.loads(line)["event"] for line in Path("checkpoints/api/log.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""The verse that comes with the project is real writing: no padding, clean text."""
+"""The verse in corpora/ is real writing: clean text without padding."""
 
 import lzma
 from pathlib import Path
@@ -10,13 +10,13 @@ TEXTS = {"poems.txt": (100_000, 150), "shici.txt": (15_000, 100)}  # bytes and p
 
 
 def poems(text: str) -> list[str]:
-    """The poems: two blank lines stand between them."""
+    """Split a text at two blank lines into poems."""
     return text.rstrip("\n").split("\n\n\n")
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_corpus_is_clean_text(name):
-    """UTF-8, a newline at the end, no trailing spaces, tabs, carriage returns or stray blank lines."""
+    """UTF-8, a final newline, no trailing spaces, tabs, carriage returns or extra blank lines."""
     data = (CORPORA / name).read_bytes()
     text = data.decode("utf-8")
     assert text.endswith("\n")
@@ -30,7 +30,7 @@ def test_a_corpus_is_clean_text(name):
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_corpus_is_large_enough(name):
-    """Bytes and poems; every poem has a title line, a blank line and a body; titles differ."""
+    """In bytes and in poems; every poem has a title line, a blank line and a body; titles differ."""
     size, count = TEXTS[name]
     text = (CORPORA / name).read_text(encoding="utf-8")
     assert len(text.encode()) >= size
@@ -42,14 +42,14 @@ def test_a_corpus_is_large_enough(name):
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_lines_are_not_repeated(name):
-    """Beyond refrains, under 2 % of the lines occur twice."""
+    """Less than 2 % of the lines occur twice, for example refrains."""
     lines = [line for line in (CORPORA / name).read_text(encoding="utf-8").split("\n") if line]
     assert len(lines) - len(set(lines)) < 0.02 * len(lines)
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_there_is_no_padding(name):
-    """xz needs at least 30 % of the size: text made by a template would shrink to less."""
+    """xz needs at least 30 % of the size; text generated from a template would need less."""
     data = (CORPORA / name).read_bytes()
     assert len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)) >= 0.3 * len(data)
 
@@ -60,8 +60,8 @@ def test_the_english_verse_is_ascii():
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_the_readme_counts_what_is_there(name):
-    """corpora/README.md gives the counts of the files as they are."""
+def test_the_readme_has_the_right_counts(name):
+    """corpora/README.md lists the size of each file."""
     text = (CORPORA / name).read_text(encoding="utf-8")
     counts = (len(text), text.count("\n"), len(poems(text)), len(set(text)))
     row = f"| `{name}` | {len(text.encode()):,} | " + " | ".join(f"{count:,}" for count in counts)

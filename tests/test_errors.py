@@ -1,4 +1,4 @@
-"""The error tree: one class a kind of failure, one exit code a class."""
+"""Errors: one class per kind of failure, one exit code per class."""
 
 import signal
 
@@ -26,7 +26,7 @@ CLASSES = {
 
 
 def test_every_error_is_in_the_tree():
-    """All are CharrnnErrors, which is what a program that uses the package catches; the docstring draws each."""
+    """All are CharrnnErrors, so that programs can catch them; the docstring lists each."""
     assert CLASSES.keys() == CODES.keys() | {"Interrupted", "PeerError"}
     for name, kind in CLASSES.items():
         assert issubclass(kind, CharrnnError)
@@ -34,8 +34,8 @@ def test_every_error_is_in_the_tree():
 
 
 @pytest.mark.parametrize(("name", "code"), CODES.items())
-def test_exit_codes_are_those_that_are_promised(name, code):
-    """Scripts tell failures apart by them; the docstring says the same number."""
+def test_exit_codes_are_the_documented_ones(name, code):
+    """Scripts rely on them."""
     assert CLASSES[name].exit_code == code
     assert CLASSES[name]("message").exit_code == code
     line = next(line for line in errors.__doc__.splitlines() if f" {name} " in line)
@@ -43,7 +43,7 @@ def test_exit_codes_are_those_that_are_promised(name, code):
 
 
 def test_exit_codes_are_unique():
-    """But for a character the model doesn't know, which is a kind of unusable input."""
+    """Except that an unknown character is a kind of unusable input."""
     codes = [code for name, code in CODES.items() if name != "UnknownCharacterError"]
     assert len(codes) == len(set(codes))
     assert issubclass(CLASSES["UnknownCharacterError"], CLASSES["InputError"])
@@ -52,8 +52,8 @@ def test_exit_codes_are_unique():
 @pytest.mark.parametrize(
     ("name", "code"), [("SIGHUP", 129), ("SIGINT", 130), ("SIGPIPE", 141), ("SIGTERM", 143)], ids=str
 )
-def test_a_signal_has_its_own_code(name, code):
-    """128 and its number, as shells count."""
+def test_signals_have_their_own_codes(name, code):
+    """128 plus the number, as in shells."""
     number = getattr(signal, name, None)
     if number is None:
         pytest.skip(f"no {name} on this system")
@@ -62,19 +62,19 @@ def test_a_signal_has_its_own_code(name, code):
     assert str(error) == "stopped"
 
 
-def test_a_failure_elsewhere_has_the_code_of_that_one():
-    """So that all processes of a run end alike."""
+def test_peer_error_has_the_code_of_the_other_process():
+    """All processes of a run then exit with the same code."""
     first, second = PeerError(3), PeerError(6)
     assert (first.exit_code, second.exit_code, PeerError.exit_code) == (3, 6, 1)
 
 
-def test_one_interruption_leaves_the_next_alone():
-    """The code is the error's, not the class's."""
+def test_interruptions_are_independent():
+    """The code belongs to the instance, not to the class."""
     first, second = Interrupted("a", signal_number=2), Interrupted("b", signal_number=15)
     assert (first.exit_code, second.exit_code) == (130, 143)
 
 
 @pytest.mark.parametrize("name", CODES)
-def test_the_line_to_show_is_the_message(name):
-    """Nothing is added to it, quotes included."""
+def test_str_returns_the_message(name):
+    """Nothing is added to it."""
     assert str(CLASSES[name]("a 'quoted' {line}")) == "a 'quoted' {line}"

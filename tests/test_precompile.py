@@ -1,4 +1,4 @@
-"""What is compiled before a command begins is all that it calls."""
+"""Kernels that are compiled before a command starts are all that it calls."""
 
 import os
 import subprocess
@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from charrnn import precompile
 from charrnn.config import CELLS
 from charrnn.kernels.products import has_fast_bfloat16
 from tests.conftest import make_text
 
 PROGRAM = """if True:
     import importlib, pkgutil, sys
-    from charrnn import cli, kernels, precompilation
+    from charrnn import kernels, precompile
+    from charrnn.cli.main import main
 
     def in_use():
         names = [f"charrnn.kernels.{part.name}" for part in pkgutil.iter_modules(kernels.__path__)]
@@ -24,16 +26,16 @@ PROGRAM = """if True:
     def charrnn(*arguments):
         sys.argv = ["charrnn", *arguments]
         try:
-            cli.main()
+            main()
         except SystemExit as end:
             assert not end.code, arguments
 """
 
 
 def new_kernels(folder: Path, prepare: str, *commands: list[str]) -> str:
-    """The kernels, each with its arguments' types, that commands took out of the cache after something was prepared."""
+    """Return the kernels, with their arguments' types, that commands use beyond those that were prepared."""
     lines = [
-        f"precompilation.{prepare}",
+        f"precompile.{prepare}",
         "before = in_use()",
         "assert before",
         *(f"charrnn(*{command!r})" for command in commands),
@@ -45,18 +47,57 @@ def new_kernels(folder: Path, prepare: str, *commands: list[str]) -> str:
     return (folder / "new").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_nothing_is_left_to_compile(tmp_path, precision):
-    """Of all cells, with everything that may be switched on, for training; then for a score and for a sample."""
+def test_no_kernel_is_left_to_compile(tmp_path, precision):
+    """This holds for all cells and every option that uses other kernels, in training, scoring and sampling."""
     if precision == "bfloat16" and not has_fast_bfloat16():
         pytest.skip("this processor would emulate it")
     (tmp_path / "text.txt").write_text(make_text(60_000), encoding="utf-8")
     sizes = ["--hidden-size", "20", "--num-layers", "2", "--batch-size", "8", "--seq-len", "16", "--steps", "12"]
     train = ["train", "text.txt", "--precision", precision, *sizes, "--dropout", "0.2", "--weight-drop", "0.2"]
     runs = [[*train, "--cell", cell, "--run", cell] for cell in CELLS]
-    assert new_kernels(tmp_path, f"for_training({precision!r}, 'cpu')", *runs) == ""
-    assert new_kernels(tmp_path, "for_scoring('cpu')", ["eval", "-m", "gru"], ["eval", "-m", "lstm", "text.txt"]) == ""
-    assert new_kernels(tmp_path, "for_training('float32', 'cpu')", ["eval", "-m", "rnn", "--adapt"]) == ""
+    assert new_kernels(tmp_path, f"for_training({precision!r})", *runs) == ""
+    assert new_kernels(tmp_path, "for_scoring()", ["eval", "-m", "gru"], ["eval", "-m", "lstm", "text.txt"]) == ""
+    assert new_kernels(tmp_path, "for_training('float32')", ["eval", "-m", "rnn", "--adapt"]) == ""
     filters = ["--top-k", "5", "--top-p", "0.9", "--min-p", "0.01", "--no-repeat-ngram", "4"]
     sample = ["sample", "-m", "gru", "--length", "50", "--precision", precision, "-q", *filters]
-    assert new_kernels(tmp_path, f"for_sampling({precision!r}, 'cpu')", sample) == ""
+    assert new_kernels(tmp_path, f"for_sampling({precision!r})", sample) == ""
+
+
+@pytest.mark.parametrize(
+    ("prepare", "queues"),
+    [
+        (
+            lambda: precompile.for_training("float32"),
+            [["train_toy('float32')"], ["sample_toy('float32')", "score_toy()"]],
+        ),
+        (precompile.for_scoring, [["score_toy()"], ["sample_toy('float32')"]]),
+        (lambda: precompile.for_sampling("float32"), [["sample_toy('float32')"]]),
+    ],
+    ids=["training", "scoring", "sampling"],
+)
+def test_children_compile_what_this_process_then_loads(monkeypatch, prepare, queues):
+    """Each call that children make is made here too; a child that fails causes a warning and nothing else."""
+    asked, made = [], []
+
+    def compile_in_children(_kernel, *lines):
+        asked.extend([[line.partition("p.")[2] for line in queue] for queue in lines])
+        return ["no memory"]
+
+    monkeypatch.setattr(precompile, "compile_in_children", compile_in_children)
+    for name in ("train_toy", "score_toy", "sample_toy"):
+        monkeypatch.setattr(
+            precompile, name, lambda *args, name=name: made.append(f"{name}({', '.join(map(repr, args))})")
+        )
+    with pytest.warns(RuntimeWarning, match=r"not be compiled ahead \(no memory\)"):
+        prepare()
+    assert asked == queues
+    assert sorted(made) == sorted(call for queue in queues for call in queue)
+
+
+def test_the_toys_run():
+    """They call the kernels of training, scoring and sampling."""
+    precompile.train_toy("float32")
+    precompile.score_toy()
+    precompile.sample_toy("float32")

@@ -1,5 +1,6 @@
-"""What README promises is what happens: its commands run, its links lead somewhere."""
+"""What the pages promise is what happens: their commands run, their links lead somewhere."""
 
+import io
 import os
 import re
 import shlex
@@ -10,6 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from charrnn import errors, events
+from charrnn.config import ModelConfig
+from charrnn.model.file import save_model
+from tests.conftest import make_model_file
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [
@@ -17,12 +23,34 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "corpora/README.md",
+    ROOT / "benchmarks/RESULTS.md",
 ]
 
 
 def shell_lines(page: str) -> list[str]:
     """The commands in a page's `sh` blocks."""
     return [line for block in re.findall(r"```sh\n(.*?)```", page, re.S) for line in block.splitlines() if line]
+
+
+def charrnn_commands() -> list[str]:
+    """README's charrnn commands, in order, training shortened to a few steps."""
+    commands = []
+    for line in shell_lines(README):
+        command = re.sub(r" --minutes [0-9.]+", "", line.split(" && ")[-1])
+        if not re.search(r"(^|\| )charrnn ", command):
+            continue
+        if "charrnn train" in command and "--steps" not in command and "--dry-run" not in command:
+            command += " --steps 3"
+        commands.append(command)
+    return commands
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A checkout's corpora, and the model of a run `poems` with random weights."""
+    shutil.copytree(ROOT / "corpora", tmp_path / "corpora")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def test_the_two_set_up_commands_come_first():
@@ -33,30 +61,30 @@ def test_the_two_set_up_commands_come_first():
     ]
 
 
-def test_readmes_commands_run_in_order(tmp_path):
-    """Every charrnn command in README, training shortened; each succeeds."""
-    shutil.copytree(ROOT / "corpora", tmp_path / "corpora")
-    (tmp_path / "bin").mkdir()
-    wrapper = tmp_path / "bin" / "charrnn"
+def test_readmes_commands_run_in_order(folder, monkeypatch, call):
+    """Each succeeds, in one process: bash runs only what stands before a charrnn command in its pipeline."""
+    commands = charrnn_commands()
+    assert len(commands) >= 12
+    for command in commands:
+        before, ours = re.match(r"(?:(.*) \| )?charrnn (.*?)(?: \| .*)?$", command).groups()
+        stdin = b"" if before is None else subprocess.run(["bash", "-c", before], check=True, capture_output=True).stdout
+        arguments = shlex.split(ours.replace("-n -1", "-n 100"))  # what `head` ends in a shell
+        outcome = call(*arguments, stdin=stdin)
+        assert outcome.code == 0, f"{command}\n{outcome.err}"
+
+
+@pytest.mark.slow
+def test_readmes_commands_run_in_a_shell(folder):
+    """The same as they stand, pipes and all."""
+    wrapper = folder / "bin" / "charrnn"
+    wrapper.parent.mkdir()
     wrapper.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m charrnn "$@"\n')
     wrapper.chmod(0o755)
     environment = {**os.environ, "PATH": f"{wrapper.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    commands = [line.split(" && ")[-1] for line in shell_lines(README)]
-    commands = [line for line in commands if re.search(r"(^|\| )charrnn ", line)]
-    assert len(commands) >= 8
-    for command in commands:
-        short = re.sub(r" --minutes [0-9.]+", "", command)
-        if "charrnn train" in short and "--steps" not in short and "--dry-run" not in short:
-            short += " --steps 3"
-        done = subprocess.run(
-            ["bash", "-c", f"{short}; test ${{PIPESTATUS[0]}} -eq 0 -o ${{PIPESTATUS[0]}} -eq 141"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{short}\n{done.stderr}"
+    for command in charrnn_commands():
+        script = f"{command}; test ${{PIPESTATUS[0]}} -eq 0 -o ${{PIPESTATUS[0]}} -eq 141"
+        done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -67,13 +95,15 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_the_formats_page_names_every_event_and_exit_code():
-    """docs/formats.md knows what metrics.py and errors.py define."""
-    from charrnn import errors
-    from charrnn import events as metrics
+def test_readme_stays_short():
+    """It is for newcomers; the rest is in docs/."""
+    assert len(README.splitlines()) <= 170
 
+
+def test_the_formats_page_names_every_event_and_exit_code():
+    """docs/formats.md knows what events.py and errors.py define."""
     page = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
-    for kind in metrics.Event.__subclasses__():
+    for kind in events.Event.__subclasses__():
         assert f"| `{kind.event}` |" in page
         for name in kind.__dataclass_fields__:
             assert name == "step" or f"`{name}`" in page, f"{kind.event}: {name}"
@@ -81,36 +111,29 @@ def test_the_formats_page_names_every_event_and_exit_code():
         assert kind is errors.Interrupted or re.search(rf"\b{kind.exit_code}\b", page), kind
 
 
-def test_the_formats_pages_example_runs(tmp_path, monkeypatch):
-    """The Python on docs/formats.md loads a model's tensors into PyTorch."""
-    from charrnn.config import ModelConfig
-    from charrnn.model.file import save_model
-    from tests.conftest import make_model_file
-
-    (tmp_path / "checkpoints" / "poems").mkdir(parents=True)
-    config = ModelConfig(cell="gru", vocab_size=20, embedding_dim=4, hidden_size=8, num_layers=1)
-    save_model(tmp_path / "checkpoints" / "poems" / "model.safetensors", make_model_file(config))
-    monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", page, re.S)
-    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_readmes_python_runs(tmp_path, monkeypatch, capsys):
-    """The Python in README writes text with a model that is there."""
-    from charrnn.config import ModelConfig
-    from charrnn.model.file import save_model
-    from tests.conftest import make_model_file
-
-    (tmp_path / "checkpoints" / "poems").mkdir(parents=True)
+def run_example(page: Path) -> str:
+    """Run a page's one Python example beside a run `poems` of random weights; return what it prints."""
+    path = Path("checkpoints/poems/model.safetensors")
+    path.parent.mkdir(parents=True)
     chars = "".join(sorted(set("The kettle")))
     config = ModelConfig(cell="gru", vocab_size=len(chars), embedding_dim=4, hidden_size=8, num_layers=1)
-    save_model(tmp_path / "checkpoints" / "poems" / "model.safetensors", make_model_file(config, chars=chars))
+    save_model(path, make_model_file(config, chars=chars))
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    printed = io.StringIO()
+    exec(compile(example, page.name, "exec"), {"print": lambda *a, **k: print(*a, **{**k, "file": printed})})
+    return printed.getvalue()
+
+
+def test_the_formats_pages_example_runs(tmp_path, monkeypatch):
+    """It loads a model's tensors into PyTorch."""
     monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    exec(compile(example, "README.md", "exec"), {})
-    assert len(capsys.readouterr().out) == 500
+    run_example(ROOT / "docs/formats.md")
+
+
+def test_readmes_python_runs(tmp_path, monkeypatch):
+    """It writes the 500 characters that it asks for after the prompt."""
+    monkeypatch.chdir(tmp_path)
+    assert len(run_example(ROOT / "README.md")) == len("The kettle") + 500
 
 
 def test_constraints_pin_everything_exactly():

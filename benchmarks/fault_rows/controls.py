@@ -1,128 +1,115 @@
-"""What the comparison must see: states that lack something, and files that were changed."""
+"""Rows that show that the others can fail: the comparison must see what a state lacks, and files that were changed."""
 
+import functools
 import math
-import random
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from charrnn.model.file import read_tensors, write_tensors
-from charrnn.training.folder import MODEL_NAME
-from fault_rows.compare import damage, difference, run_folder, states
-from fault_rows.forks import Child, new_folder
-from fault_rows.trials import Job, Tried, last_line, stop_at, tried_once
+from fault_rows.internals import CELLS, read_tensors, write_tensors
+from fault_rows.outcome import Broken, Row, expect
+from fault_rows.runs import Bench, Try
+
+_NOTHING, _LANES, _NAN = "nothing", "the lanes' states", "NaN in a state"
+_TENSORS = {_LANES: "hidden.", "the first moments": "exp_avg.", "the second moments": "exp_avg_sq."}
+_CURSOR = {"the cursor's pass": "pass_index", "the cursor's time": "time"}
+_FACTS = {"the rate factor": ("rate_factor", 0.5), "num_events": ("num_events", 0)}
+_LEFT_OUT = (_NOTHING, *_TENSORS, *_CURSOR, *_FACTS, "the step", "the average")
+_CHANGES = (
+    "a bit of the model turned",
+    "a bit of the newest state turned",
+    "a line of the log lost",
+    "a temporary file left behind",
+    _NAN,
+)
 
 
-def _zeros(tensors: dict[str, Any], kind: str) -> None:
-    """Forget the tensors of a kind."""
-    for name in tensors:
-        if name.startswith(kind):
-            tensors[name] = np.zeros_like(tensors[name])
+def rows(bench: Bench) -> list[Row]:
+    """The rows of the table, in its order."""
+    table = []
+    for name in _LEFT_OUT:
+        fault = f"control: {name}" + " left out of the state" * (name != _NOTHING)
+        must_hold = f"the check finds {'nothing' if name == _NOTHING else 'it'}"
+        counts = (int(name in (_NOTHING, _LANES)), 1, len(CELLS))
+        table.append(bench.row(fault, must_hold, counts, functools.partial(resumed_without, name=name)))
+    for name in _CHANGES:
+        changed = functools.partial(with_change, name=name)
+        table.append(bench.row(f"control: {name}", "the check finds it", (1, 1, 1), changed))
+    return table
 
 
-def _old_average(tensors: dict[str, Any]) -> None:
-    """Take the weights of the moment for their mean."""
-    for name in tensors:
-        if name.startswith("average."):
-            tensors[name] = tensors[name.replace("average.", "weights.")]
-
-
-def _set(meta: dict[str, Any], name: str, value: Any) -> None:
-    """Change a fact."""
-    assert meta[name] != value, f"{name} was {value} already"
-    meta[name] = value
-
-
-def _a_step_less(meta: dict[str, Any]) -> None:
-    """Forget a step, and nothing that could not have been before it."""
-    meta["step"] -= 1
-    for name in ("evaluated_step", "best_step"):
-        meta[name] = min(meta[name], meta["step"])
-
-
-# What is left out of a state, as a change of its tensors and facts
-CONTROLS: dict[str, Callable[[dict[str, Any], dict[str, Any]], None]] = {
-    "nothing": lambda tensors, meta: None,
-    "the lanes' states": lambda tensors, meta: _zeros(tensors, "hidden."),
-    "the cursor's pass": lambda tensors, meta: _set(meta["cursor"], "pass_index", 0),
-    "the cursor's time": lambda tensors, meta: _set(meta["cursor"], "time", 0),
-    "the step": lambda tensors, meta: _a_step_less(meta),
-    "the first moments": lambda tensors, meta: _zeros(tensors, "exp_avg."),
-    "the second moments": lambda tensors, meta: _zeros(tensors, "exp_avg_sq."),
-    "the average": lambda tensors, meta: _old_average(tensors),
-    "the rate factor": lambda tensors, meta: _set(meta, "rate_factor", 0.5),
-    "num_events": lambda tensors, meta: _set(meta, "num_events", 0),
-}
-
-
-def control(job: Job, *, name: str) -> Tried:
-    """Go on from a state that lacks something: the comparison that every other row relies on must see it."""
-    rng = random.Random(job.seed)
-    for _ in range(20):  # until a pass has begun, not at its first step, where lanes have no state
-        folder = new_folder(job.scratch)
-        code = stop_at(job, folder, rng.randint(job.whole.num_events * 2 // 5, job.whole.num_events * 4 // 5))
-        newest = states(folder)[0]
-        tensors, meta = read_tensors(newest, kind="state")
+def resumed_without(run: Try, *, name: str) -> None:
+    """Resume from a state that lacks something."""
+    last = run.whole.num_lines()
+    for _ in range(20):  # until a pass has begun, but not at its first step, where lanes have no state
+        run.clear()
+        with run.train() as child:
+            run.wait_for_line(child, run.rng.randint(last * 2 // 5, last * 4 // 5))
+            child.send(signal.SIGTERM)
+            code = child.wait()
+        tensors, meta = read_tensors(run.states()[0], kind="state")
         if code == -signal.SIGTERM and meta["cursor"]["pass_index"] > 0 and meta["cursor"]["time"] > 0:
             break
     else:
-        return tried_once(job, f"never stopped in the middle of a pass, but with {code}")
-    for path in states(folder):
+        raise Broken(f"never stopped in the middle of a pass, but with {code}")
+    for path in run.states():
         path.unlink()
-    CONTROLS[name](tensors, meta)
-    facts = {key: value for key, value in meta.items() if key not in ("format", "kind", "file_sha256")}
-    write_tensors(newest.with_name(f"state-{meta['step']}.safetensors"), tensors, kind="state", meta=facts)
-    with Child(job.command(), folder, tag="end") as child:
-        code = child.wait()
-    if code != 0:
-        return tried_once(job, f"ended with {code}: {last_line(child)}")
-    found = difference(job.whole.folder, folder)
-    if name == "nothing":
-        return tried_once(job, found)
-    return tried_once(job, None if found else f"{name} was left out of {newest.name}, and the runs ended alike")
+    leave_out(name, tensors, meta)
+    write_state(run.run / f"state-{meta['step']}.safetensors", tensors, meta)
+    run.finish()
+    try:
+        run.check_equal(run.whole)
+    except Broken as found:
+        expect(name != _NOTHING, f"the check found: {found}")
+    else:
+        expect(name == _NOTHING, "the runs ended alike")
 
 
-def _turn_a_bit(path: Path) -> None:
-    """Change a file by as little as there is."""
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
+def leave_out(name: str, tensors: dict[str, Any], meta: dict[str, Any]) -> None:
+    """Remove one thing from a state."""
+    for key in tensors:
+        if name in _TENSORS and key.startswith(_TENSORS[name]):
+            tensors[key] = np.zeros_like(tensors[key])
+        if name == "the average" and key.startswith("average."):
+            tensors[key] = tensors[key.replace("average.", "weights.")]
+    if name in _CURSOR:
+        meta["cursor"][_CURSOR[name]] = 0
+    if name in _FACTS:
+        meta |= [_FACTS[name]]
+    if name == "the step":
+        meta["step"] -= 1
+        meta |= {key: min(meta[key], meta["step"]) for key in ("evaluated_step", "best_step")}
 
 
-def _drop_a_line(path: Path) -> None:
-    """Lose the sixth event."""
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:5] + lines[6:]))
-
-
-def _write_nan(path: Path) -> None:
-    """Write a state again, with a value that is none."""
-    tensors, meta = read_tensors(path, kind="state")
-    tensors["weights.head.bias"][0] = math.nan
+def write_state(path: Path, tensors: dict[str, Any], meta: dict[str, Any]) -> None:
+    """Write a state whose description was read from a file."""
     facts = {key: value for key, value in meta.items() if key not in ("format", "kind", "file_sha256")}
     write_tensors(path, tensors, kind="state", meta=facts)
 
 
-# What is done to the files of a run
-TAMPERINGS: dict[str, Callable[[Path], None]] = {
-    "a bit of the model turned": lambda folder: _turn_a_bit(run_folder(folder) / MODEL_NAME),
-    "a bit of the newest state turned": lambda folder: _turn_a_bit(states(folder)[0]),
-    "a line of the log lost": lambda folder: _drop_a_line(run_folder(folder) / "log.jsonl"),
-    "a temporary file left behind": lambda folder: (run_folder(folder) / ".x.tmp").touch(),
-    "NaN in a state": lambda folder: _write_nan(states(folder)[0]),
-}
-
-
-def tampered(job: Job, *, name: str) -> Tried:
-    """Change the files of an undisturbed run's copy: the comparison must see it."""
-    folder = new_folder(job.scratch)
-    shutil.copytree(job.whole.folder, folder, dirs_exist_ok=True)
-    if found := difference(job.whole.folder, folder):
-        return tried_once(job, f"a copy differs: {found}")
-    TAMPERINGS[name](folder)
-    check = damage(folder) if name == "NaN in a state" else difference(job.whole.folder, folder)
-    return tried_once(job, None if check else f"{name}: the check saw nothing")
+def with_change(run: Try, *, name: str) -> None:
+    """Change the files of an undisturbed run's copy."""
+    shutil.copytree(run.whole.folder, run.folder, dirs_exist_ok=True)
+    run.check_equal(run.whole)
+    newest = run.states()[0]
+    if name.startswith("a bit"):
+        path = run.model if "model" in name else newest
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif name == "a line of the log lost":
+        lines = run.log.read_bytes().splitlines(keepends=True)
+        run.log.write_bytes(b"".join(lines[:5] + lines[6:]))
+    elif name == "a temporary file left behind":
+        (run.run / ".x.tmp").touch()
+    else:
+        tensors, meta = read_tensors(newest, kind="state")
+        tensors["weights.head.bias"][0] = math.nan
+        write_state(newest, tensors, meta)
+    try:
+        run.check_whole() if name == _NAN else run.check_equal(run.whole)
+    except Broken:
+        return
+    raise Broken("the check saw nothing")

@@ -1,163 +1,126 @@
-"""Files that are made to harm their reader, with checksums that are right, where a model or a state should be."""
+"""The row about files that are made to harm their reader, with checksums that are right."""
 
+import ctypes
 import functools
 import itertools
 import random
+import resource
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from fault_rows.forks import FORK, ended, in_fork
+from fault_rows.impostors import HARM, Case, Good, cases
+from fault_rows.internals import ModelFileError, load_model, read_tensors
+from fault_rows.outcome import Outcome, Row, expect, problem_of
+from fault_rows.runs import MODEL, make_text
 
-from charrnn.model.file import load_model, read_tensors
-from charrnn.training.folder import MODEL_NAME
-from fault_rows import impostors, values
-from fault_rows.impostors import Case
-from fault_rows.material import REMOVED, RUN, TRAIN, Good, Material
-from fault_rows.measured import command, read_measured
-from fault_rows.outcome import Outcome
-
-MUST_HOLD = "exit 4 in one line, within a second, in twice the file's size of memory; nothing is executed"
-HOSTILE = "hostile files, with checksums that are right"
-SECONDS = 1.0  # of the processor
-MEMORY = 16 << 20  # bytes beyond twice the file's
-_STATE = "state-20.safetensors"
+_MUST_HOLD = "exit 4 in one line, within a second, in twice the file's size of memory; nothing is executed"
+_SECONDS = 1.0  # of the processor
+_MEMORY = 16 << 20  # bytes beyond twice the file's
+_SPACE = 1 << 30  # bytes of addresses that a process may take beyond what it begins with
+_M_MMAP_THRESHOLD = -3
+_PATIENCE = 30.0  # seconds, after which a process hangs
 _HARMLESS = (0, 2, 3, 4, 7)  # how commands may end with files that only say odd things
-_AS_COMMAND = 4  # of the refused ones, every so many go through the command line as well
-_ODD_NUMBERS = (np.nan, np.inf, -np.inf)
-_EDITS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
-    "transposed": lambda tensor: tensor.T.copy(),
-    "in one more dimension": lambda tensor: tensor[None],
-    "cut": lambda tensor: tensor[:-1].copy(),
-    "empty": lambda tensor: tensor[:0].copy(),
-    "doubled": lambda tensor: np.concatenate([tensor, tensor]),
-    "in float64": lambda tensor: tensor.astype(np.float64),
-    "in float16": lambda tensor: tensor.astype(np.float16),
-    "as integers": lambda tensor: tensor.view(np.int32),
-    "as bytes": lambda tensor: tensor.view(np.uint8),
-}
+_TRAIN = "train text.txt --quiet --threads 1 --device cpu --precision float32"
+_GOOD = "--test-fraction 0.1 --cell lstm --num-layers 2 --hidden-size 8 --embedding-dim 4 --batch-size 4 --seq-len 8"
 
 
-def hostile_row(root: Path, *, count: int, seed: int) -> Outcome:
-    """So many hostile files, of each family in turn."""
-    rng = random.Random(seed)
-    outcome = Outcome(HOSTILE, MUST_HOLD)
-    material = Material.make(root, seed=seed)
-    families = list(_families(material))
+def row(folder: Path) -> Row:
+    """The row of the table."""
+    counts = (15, 200, 2000)
+    return "hostile files, with checksums that are right", _MUST_HOLD, counts, functools.partial(fill, folder)
+
+
+def fill(folder: Path, outcome: Outcome, count: int, rng: random.Random) -> None:
+    """Try so many hostile files, of each family in turn; every fourth one goes through the command line as well."""
+    if sys.platform != "linux":
+        outcome.skipped = "memory is measured by Linux's /proc"
+        return
+    folder.mkdir()
+    (folder / "text.txt").write_text(make_text(4000))
+    code, child = ended(f"{_TRAIN} --run good {_GOOD} --steps 30".split(), folder)
+    expect(code == 0, child.errors())
+    good = folder / "checkpoints" / "good"
+    older = min(good.glob("state-*.safetensors"), key=lambda path: int(path.stem.removeprefix("state-")))
+    families = cases(Good(good / MODEL, "model"), Good(older, "state"))
     for family in families:
         rng.shuffle(family)
-    in_turn = (case for row in itertools.zip_longest(*families) for case in row if case is not None)
+    in_turn = (case for several in itertools.zip_longest(*families) for case in several if case)
     for number, case in enumerate(itertools.islice(in_turn, count)):
-        try:
-            wrong = _try(material, case, as_command=number % _AS_COMMAND == 0)
-        finally:
-            _clear(material)
-        outcome.note(wrong and f"{case.name}: {wrong}")
-    return outcome
+        problem = problem_of(check_case, folder, good / MODEL, case, number % 4 == 0)
+        outcome.note(case.name, problem)
+        shutil.rmtree(folder / "checkpoints" / "hostile", ignore_errors=True)
 
 
-def _families(material: Material) -> Iterator[list[Case]]:
-    """All hostile files that there are, by what is wrong with them."""
-    made = (
-        impostors.no_files,
-        impostors.foreign,
-        impostors.sizes,
-        impostors.deep_and_wide,
-        impostors.padded,
-        impostors.doubled,
-        impostors.misplaced,
-        _wrong_tensors,
-    )
-    for make in made:
-        yield [case for good in (material.model, material.state) for case in make(good)]
-    yield from (_described(material.model, make, may_load=False) for make in (values.wrong_in_model,))
-    yield _described(material.model, values.odd_in_model, may_load=True)
-    yield from (
-        _described(material.state, make, may_load=False) for make in (values.wrong_in_state, values.senseless_in_state)
-    )
-    yield _described(material.state, values.odd_in_state, may_load=True)
-
-
-def _described(good: Good, make: Callable[[Good], Iterable[tuple[values.Place, Any]]], *, may_load: bool) -> list[Case]:
-    """Files with one odd value in the description."""
-
-    def put(place: values.Place, value: Any, path: Path) -> None:
-        good.write(path, meta=good.with_value(place, value))
-
-    return [
-        Case(
-            f"{good.kind}: {'.'.join(place)} {'removed' if value is REMOVED else 'is ' + repr(value)[:40]}",
-            good.kind,
-            functools.partial(put, place, value),
-            may_load=may_load,
-        )
-        for place, value in make(good)
-    ]
-
-
-def _wrong_tensors(good: Good) -> Iterator[Case]:
-    """Files with one tensor that doesn't fit, or isn't there."""
-
-    def put(tensors: dict[str, NDArray[Any]], path: Path) -> None:
-        good.write(path, tensors=tensors)
-
-    for name, tensor in good.tensors.items():
-        others = {other: good.tensors[other] for other in good.tensors if other != name}
-        changes = {f"{name} missing": others, f"{name} renamed": {**others, f"{name}x": tensor}}
-        for number in _ODD_NUMBERS:
-            odd = tensor.copy()
-            odd.flat[-1] = number
-            changes[f"{name} with {number}"] = {**others, name: odd}
-        for how, edit in _EDITS.items():
-            odd = edit(tensor)
-            if (odd.shape, odd.dtype) != (tensor.shape, tensor.dtype):
-                changes[f"{name} {how}"] = {**others, name: odd}
-        for change, tensors in changes.items():
-            yield Case(f"{good.kind}: {change}", good.kind, functools.partial(put, tensors))
-
-
-def _try(material: Material, case: Case, *, as_command: bool) -> str | None:
-    """What doesn't hold when such a file is read, by the function that does, and by commands."""
-    folder = material.folder / "checkpoints" / RUN
-    folder.mkdir()
-    path = folder / (MODEL_NAME if case.kind == "model" else _STATE)
-    case.put(path)
-    room, is_model = path.lstat().st_blocks * 512, case.kind == "model"
-    good = folder.with_name("good") / MODEL_NAME
+def check_case(folder: Path, good: Path, case: Case, as_command: bool) -> None:
+    """The function that reads such a file refuses it, and so do the commands; or, if it may load, nothing breaks."""
+    is_model = case.kind == "model"
+    path = folder / "checkpoints" / "hostile" / (MODEL if is_model else "state-20.safetensors")
+    path.parent.mkdir()
+    expect(in_fork(functools.partial(case.put, path)) == 0, "could not be made")
+    room = path.lstat().st_blocks * 512
     load = (lambda: load_model(path)) if is_model else (lambda: read_tensors(path, kind="state"))
-    reading = read_measured(load, lambda: load_model(good))
-    if reading.odd:
-        return reading.odd
-    if reading.refusal and not reading.refusal.startswith(f"{path}: "):
-        return f"the error doesn't name the file: {reading.refusal}"
-    if reading.seconds > SECONDS or reading.grown > 2 * room + MEMORY:
-        return f"{reading.seconds:.2f} s, {reading.grown / 1e6:,.0f} MB for a file of {room / 1e6:,.0f} MB"
-    if is_model and not reading.refusal and not case.may_load:
-        return "loads"
-    if as_command or not reading.refusal:
-        wrong = _wrong_commands(material, path, case, is_refused=bool(reading.refusal))
-        if wrong:
-            return wrong
-    return "was executed" if impostors.was_executed(path) else None
-
-
-def _wrong_commands(material: Material, path: Path, case: Case, *, is_refused: bool) -> str | None:
-    """What doesn't hold when commands meet the file."""
-    commands = [["train", *TRAIN[1:], "--run", RUN]]
-    if case.kind == "model":
+    refusal, seconds, grown = measured(load, lambda: load_model(good))
+    expect(not refusal or refusal.startswith(f"{path}: "), f"the error doesn't name the file: {refusal}")
+    used = f"{seconds:.2f} s, {grown / 1e6:,.0f} MB for a file of {room / 1e6:,.0f} MB"
+    expect(seconds <= _SECONDS and grown <= 2 * room + _MEMORY, used)
+    expect(refusal or case.may_load or not is_model, "loads")
+    commands = [f"{_TRAIN} --run hostile".split()]
+    if is_model:
         commands = [["info", str(path)], ["info", str(path), "--json"], ["eval", "--model", str(path)]]
-    for arguments in commands[:1] if is_refused else commands:
-        code, errors = command(arguments, material.folder)
-        told = f"{arguments[0]} ended with {code} and {errors[-300:]!r}"
-        if "Traceback" in errors or (code and errors.count("\n") != 1):
-            return told
-        if code not in (_HARMLESS if case.may_load and not is_refused else (4,)):
-            return told
-    return None
+    if refusal:
+        commands = commands[:as_command]
+    for arguments in commands:
+        code, child = ended(arguments, folder, before=limit_space)
+        errors = child.errors()
+        result = f"{arguments[0]} ended with {code} and {errors[-300:]!r}"
+        expect("Traceback" not in errors and (code == 0 or errors.count("\n") == 1), result)
+        expect(code in (_HARMLESS if case.may_load and not refusal else (4,)), result)
+    expect(not path.with_name(HARM).exists(), "was executed")
 
 
-def _clear(material: Material) -> None:
-    """Take away what a try left."""
-    shutil.rmtree(material.folder / "checkpoints" / RUN, ignore_errors=True)
+def measured(load: Callable[[], Any], warm_up: Callable[[], Any]) -> tuple[str, float, int]:
+    """Read a file in a process of its own: the message it was refused with, seconds of the processor, bytes of memory.
+
+    warm_up: the same with a good file, so that all code is in memory.
+    """
+
+    def measure() -> None:
+        warm_up()
+        limit_space()
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 17)  # the default, before the parent freed large blocks
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+        before, begun, refusal = peak(), time.process_time(), ""
+        try:
+            load()
+        except ModelFileError as error:
+            refusal = str(error)[:1000]
+        theirs.send((refusal, time.process_time() - begun, peak() - before))
+
+    ours, theirs = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=measure)
+    process.start()
+    theirs.close()
+    try:
+        expect(ours.poll(_PATIENCE), "hangs")
+        answer: tuple[str, float, int] = ours.recv()
+        return answer
+    finally:
+        process.kill()
+        process.join()
+
+
+def peak() -> int:
+    """Bytes of memory that this process has taken at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def limit_space() -> None:
+    """Have the system refuse what a hostile file could make this process ask for."""
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + _SPACE
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))

@@ -18,6 +18,8 @@ from charrnn.data.characters import one_line, printable
 from charrnn.errors import CharrnnError, OutputClosed
 from charrnn.events import bits
 
+NOTICE_DELAY = 1.0  # seconds that something takes before a notice says what it is
+
 
 def write(data: bytes) -> None:
     """Write bytes to stdout and flush. Raises OutputClosed if the reader is gone, CharrnnError for other failures."""
@@ -36,7 +38,8 @@ def write(data: bytes) -> None:
 def drop_stdout() -> None:
     """Discard what stdout has buffered, so that the interpreter doesn't try to write it again when it exits."""
     if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError), open(os.devnull, "wb") as devnull:  # stdout may be no real file
+            os.dup2(devnull.fileno(), sys.stdout.fileno())
 
 
 def on_terminal() -> bool:
@@ -61,9 +64,15 @@ def sentences(texts: Iterable[str]) -> None:
 
 
 def wrapped(text: str) -> str:
-    """Wrap a text's lines between words to the width of the terminal."""
+    """Wrap a text's lines between words to the width of the terminal; what continues a line is indented more."""
     width = max(20, terminal_width())
-    return "\n".join(textwrap.fill(line, width, break_long_words=False) for line in text.split("\n"))
+    lines = []
+    for line in text.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
+        lines.append(
+            textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        )
+    return "\n".join(lines)
 
 
 def terminal_width() -> int:
@@ -97,7 +106,7 @@ def paragraph(text: str) -> None:
 @contextlib.contextmanager
 def slow_notice(activity: str, *, quiet: bool = False) -> Iterator[None]:
     """Print what the program is doing if the block takes more than a second."""
-    timer = threading.Timer(1.0, lambda: None if quiet else note(f"{activity} …"))
+    timer = threading.Timer(NOTICE_DELAY, lambda: None if quiet else note(f"{activity} …"))
     timer.start()
     try:
         yield

@@ -154,9 +154,7 @@ def comparison_lines(found: Assessment) -> str:
     """Return the comparison and its summary as lines of text."""
     rows = comparison_rows(found)
     width = max(len(name) for name, _, _ in rows)
-    lines = [
-        f"{name:<{width}}  {figure} bits per character{f' ({note})' if note else ''}" for name, figure, note in rows
-    ]
+    lines = [f"{name:<{width}}  {figure} bits/char{f' ({note})' if note else ''}" for name, figure, note in rows]
     return "\n".join([*lines, *sentences(found)])
 
 

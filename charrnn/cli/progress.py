@@ -65,9 +65,9 @@ class TrainView:
 
     def _show_line(self, text: str) -> None:
         if self._bar is None:
-            console.note(text)
+            console.paragraph(text)
         else:
-            self._bar.write(printable(text), file=sys.stderr)
+            self._bar.write(console.wrapped(printable(text)), file=sys.stderr)
 
     def _show_progress(self, event: Progress) -> None:
         left = "measuring" if event.seconds_left is None else f"{clock(event.seconds_left)} left"

@@ -10,6 +10,7 @@ V vocabulary, W warm-up characters, K likeliest characters.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from charrnn.data.batches import cut_lanes
 from charrnn.data.vocab import Ids
 from charrnn.distributed import SINGLE, Ranks
 from charrnn.evaluation.scores import Evaluation
-from charrnn.evaluation.summary import Totals
+from charrnn.evaluation.summary import Totals, select
 from charrnn.hardware import split_range, worker_pool
 from charrnn.kernels.head import Predictions, predict_from_features, predict_from_logits
 from charrnn.kernels.ngrams import Mixture, no_mixture
@@ -169,8 +170,10 @@ class _Reader:
         for rows in _windows(length, len(starts), self.model.config.vocab_size):
             times = np.arange(rows.start, min(rows.stop, length))[:, None]
             places = np.minimum(starts + times, len(self.ids) - 1)  # (T, B); a lane's surplus is dropped later
-            h, state = self.model.features(_to_device(self.model, self.inputs[places + first]), state, packed=self.packed)
-            part = Predictions(*(array[rows] for array in found))
+            h, state = self.model.features(
+                _to_device(self.model, self.inputs[places + first]), state, packed=self.packed
+            )
+            part = select(found, rows)
             part.ids[...] = self.ids[places]
             fill_predictions(self.model, self.packed, h, self.mixture, self.contexts[places], part)
         return found
@@ -210,7 +213,8 @@ def fill_predictions(
 ) -> None:
     """Fill in predictions of out.ids (T, B) from the features h (T, B, H). contexts: (T, B, order), of the n-grams."""
     size = out.ids.size
-    flat = Predictions(*(array.reshape(size, *array.shape[2:]) for array in out))
+    arrays: tuple[NDArray[Any], ...] = out
+    flat = Predictions(*(array.reshape(size, *array.shape[2:]) for array in arrays))
     flat_contexts = contexts.reshape(size, -1)
     if packed:
         predict_from_features(packed.head, h.flatten(0, 1).numpy(), mixture, flat_contexts, flat)

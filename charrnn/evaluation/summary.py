@@ -6,6 +6,7 @@ Letters: N characters.
 import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +88,7 @@ def summarise(
     for part in parts:
         totals.add(part)
         if num_first > 0 or not first:
-            first.append(Predictions(*(array[:num_first] for array in part)))
+            first.append(select(part, slice(num_first)))
             num_first = max(0, num_first - len(part.ids))
         if num_hardest > 0:
             hardest = _hardest([*hardest, *splitter.split(part)], num_hardest)
@@ -95,6 +96,12 @@ def summarise(
         hardest = _hardest([*hardest, *splitter.rest()], num_hardest)
     score = totals.to_evaluation(unknown)
     return Summary(score, Predictions(*(np.concatenate(arrays) for arrays in zip(*first, strict=True))), hardest)
+
+
+def select(predictions: Predictions, rows: slice) -> Predictions:
+    """Return the predictions in a range of the first axis, as views."""
+    arrays: tuple[NDArray[Any], ...] = predictions
+    return Predictions(*(array[rows] for array in arrays))
 
 
 def _hardest(lines: Iterable[Line], count: int) -> list[Line]:

@@ -107,7 +107,7 @@ def held_out_text(file: ModelFile, corpus: Corpus) -> EvalText:
     more = ", …" if len(names) > 3 else ""
     return EvalText(
         name=valid or " ".join(corpus.names),
-        title=os.path.basename(valid) if valid else f"the held-out part of {', '.join(names[:3])}{more}",
+        title=os.path.basename(valid) if valid else f"Held-out part of {', '.join(names[:3])}{more}",
         ids=corpus.valid_ids,
         context=corpus.valid_context,
         unknown={},

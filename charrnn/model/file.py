@@ -169,13 +169,17 @@ def _dump(document: dict[str, Any]) -> str:
 def _is_canonical(data: bytes, header: dict[str, Any], document: dict[str, Any]) -> bool:
     """Tell whether a header has the one form in which it is written: the same for all readers, equal for equal models.
 
-    That form is compact JSON, the tensors in the order of their data, and fewer than 8 spaces after it. The
-    library checks whether the tensors' entries are sound.
+    That form is compact JSON with nothing but the description and three facts about each tensor, in the order of
+    their data, padded with spaces to a multiple of 8. The library checks these facts.
     """
+    form: dict[str, Any] = {"__metadata__": {_KEY: _dump(document)}}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            form[name] = {key: entry.get(key) for key in ("dtype", "shape", "data_offsets")}
+    text = json.dumps(form, separators=(",", ":")).encode()
     ends = [entry["data_offsets"][1] for entry in _entries(header)]
-    form = json.dumps({**header, "__metadata__": {_KEY: _dump(document)}}, separators=(",", ":")).encode()
-    padded = form + b" " * (-len(form) % 8)
-    return ends == sorted(ends) and next(iter(header)) == "__metadata__" and data.startswith(padded, 8)
+    padded = text + b" " * (-len(text) % 8)
+    return ends == sorted(ends) and int.from_bytes(data[:8], "little") == len(padded) and data.startswith(padded, 8)
 
 
 def _entries(header: dict[str, Any]) -> list[Any]:

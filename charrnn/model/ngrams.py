@@ -117,7 +117,7 @@ class _SmoothedLevel:
     is_singleton: NDArray[np.bool_]
 
 
-def count_ngrams(train: NDArray[Any], order: int, *, vocab_size: int, bytes_per_char: float = BYTES_PER_CHAR) -> Arrays:
+def count_ngrams(train: NDArray[Any], order: int, *, vocab_size: int) -> Arrays:
     """Count and smooth n-grams up to an order, as arrays for a model file.
 
     Long n-grams that occur once are pruned. If the rest is too large, shorter ones are pruned too,
@@ -141,7 +141,7 @@ def count_ngrams(train: NDArray[Any], order: int, *, vocab_size: int, bytes_per_
     levels.append(_smooth(first_child, char, counts, is_singleton))
     for length in range(min(len(levels), MAX_SINGLETON_LENGTH), 0, -1):
         arrays = _join([_prune(levels, index, length) for index in range(len(levels))])
-        if sum(array.nbytes for array in arrays.values()) <= bytes_per_char * len(train):
+        if sum(array.nbytes for array in arrays.values()) <= BYTES_PER_CHAR * len(train):
             break
     return arrays
 

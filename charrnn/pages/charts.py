@@ -153,10 +153,9 @@ def lines(
     if best is not None and finite([best]):
         px, py = plot.x(best[0]), plot.y(best[1])
         shift, anchor = (4, "end") if x.fraction(best[0]) > 0.75 else (-4, "start")  # the label stays in the picture
+        place = f'x="{px + shift:.1f}" y="{py - 14:.1f}" text-anchor="{anchor}"'
         body.append(f'<circle class="best" cx="{px:.1f}" cy="{py:.1f}" r="6"/>')
-        body.append(
-            f'<text class="best" x="{px + shift:.1f}" y="{py - 14:.1f}" text-anchor="{anchor}">best {best[1]:.3f}</text>'
-        )
+        body.append(f'<text class="best" {place}>best {best[1]:.3f}</text>')
     return plot.picture(name, title, ". ".join(map(describe, series)), "".join(body))
 
 
@@ -166,10 +165,10 @@ def reliability(name: str, title: str, points: Sequence[tuple[float, float, int]
     known = [(100 * p, 100 * observed, count) for p, observed, count in points if count and finite([(p, observed)])]
     most = max((count for *_, count in known), default=1)
     diagonal = f'x1="{plot.x(0):.1f}" y1="{plot.y(0):.1f}" x2="{plot.x(100):.1f}" y2="{plot.y(100):.1f}"'
-    dots = [
-        f'<circle class="bin" cx="{plot.x(p):.1f}" cy="{plot.y(observed):.1f}" r="{3 + 11 * math.sqrt(count / most):.1f}"/>'
-        for p, observed, count in known
-    ]
+    dots = []
+    for p, observed, count in known:
+        radius = 3 + 11 * math.sqrt(count / most)
+        dots.append(f'<circle class="bin" cx="{plot.x(p):.1f}" cy="{plot.y(observed):.1f}" r="{radius:.1f}"/>')
     words = "; ".join(f"predicted {p:.0f} %, observed {observed:.0f} % of {count:,}" for p, observed, count in known)
     body = f'{plot.axes()}<line class="ideal" {diagonal}/>{"".join(dots)}'
     return plot.picture(name, title, words or "no values", body)

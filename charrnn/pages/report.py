@@ -38,7 +38,7 @@ _LEVEL_CLASSES = ("", "a", "b", "c", "d", "e", "f", "g")  # of the eight levels;
 _NUM_LIKELIEST = 5
 _MAX_BLOCK = 1000  # characters that the browser lays out together
 _MAX_LINE = 200  # characters of a line in the table
-_MAX_STEP = 1e15  # of events in a log
+_MAX_NUMBER = 1e15  # in a log
 _FAINT = {"↵": "<u>↵</u>", "␉": '<u class="t">␉</u>', "·": "<u>·</u>"}  # visible, but not part of the text
 
 
@@ -254,19 +254,24 @@ def _read_points(log: Iterable[Any], event: str, field: str) -> list[charts.Poin
     found = {}
     for record in log:
         if isinstance(record, Mapping) and record.get("event") == event:
-            step, value = record.get("step"), record.get(field)
-            if _is_number(step) and _is_number(value):
-                found[float(step)] = float(value)
+            step, value = _read_number(record, "step"), _read_number(record, field)
+            if step is not None and value is not None:
+                found[step] = value
     return sorted(found.items())
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MAX_STEP
+def _read_number(record: Mapping[str, Any], field: str) -> float | None:
+    value = record.get(field)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MAX_NUMBER:
+        return float(value)
+    return None
 
 
 def _learning_curves(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Draw the charts of a run and return them with figures for the text; empty if the log holds no loss."""
-    trained = charts.downsample([(step, bits(nats)) for step, nats in _read_points(log, "progress", "nats_per_char")], 600)
+    trained = charts.downsample(
+        [(step, bits(nats)) for step, nats in _read_points(log, "progress", "nats_per_char")], 600
+    )
     scored = [(step, bits(nats)) for step, nats in _read_points(log, "evaluated", "nats_per_char")]
     if not trained and not scored:
         return {}
@@ -305,4 +310,6 @@ def _small_chart(key: str, title: str, points: list[charts.Point], steps: charts
     series = charts.Series(title, charts.downsample(points, 300), "train")
     low, high = charts.padded_range((y for _, y in series.points), from_zero=True)
     axis = charts.Axis(title, low, high)
-    return charts.lines(f"{key}-chart", f"{title.capitalize()} by optimiser step", [series], steps, axis, size=(360, 220))
+    return charts.lines(
+        f"{key}-chart", f"{title.capitalize()} by optimiser step", [series], steps, axis, size=(360, 220)
+    )

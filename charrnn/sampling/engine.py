@@ -151,7 +151,9 @@ def make_shards(
     table = _input_table(config, tensors["embedding.weight"], layers[0]["weight_ih"], biases[0][0])
     shards = []
     for units, chars in zip(
-        split_range(config.hidden_size, num_shards, WIDTH), split_range(config.vocab_size, num_shards, BLOCK), strict=True
+        split_range(config.hidden_size, num_shards, WIDTH),
+        split_range(config.vocab_size, num_shards, BLOCK),
+        strict=True,
     ):
         own = np.arange(units.start, units.stop)
         rows = np.concatenate([own + gate * config.hidden_size for gate in range(gates)])

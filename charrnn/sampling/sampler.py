@@ -220,9 +220,7 @@ class Stream:
         """Return the random numbers of the next characters, (count,)."""
         return uniforms(count, seed=self.seed, stream=self.number, position=self.num_drawn)
 
-    def append(
-        self, ids: NDArray[np.int64], nats: NDArray[np.float64], state: StreamState, seconds: float
-    ) -> None:
+    def append(self, ids: NDArray[np.int64], nats: NDArray[np.float64], state: StreamState, seconds: float) -> None:
         """Add the characters just drawn, up to where the text ends.
 
         ids: the history with the new ids at its end; nats: one number per new id; state: after all ids but the last.

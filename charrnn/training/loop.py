@@ -4,7 +4,7 @@
 The averaged weights (state.py) are scored and saved. At any moment they are about as good
 as if the learning rate had decayed by then, so a run may also end early.
 
-Letters: G lanes, T steps in a window, P parameters, V vocabulary.
+Letters: T steps in a window, B lanes of this rank.
 """
 
 import math
@@ -137,7 +137,7 @@ def train_steps(
         # read the next window of every lane; a new pass starts from a zero state
         pace.begin_step()
         step = step_at_cursor(state, plan)
-        x, targets = (torch.from_numpy(ids).to(device) for ids in read_window(train_text, step))
+        x, targets = (torch.from_numpy(ids).to(device) for ids in read_window(train_text, step))  # (T, B)
         if step.starts_pass:
             state.hidden = state.model.initial_state(len(step.starts))
 

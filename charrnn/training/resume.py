@@ -9,7 +9,7 @@ from charrnn.data.corpus import Corpus
 from charrnn.errors import ModelFileError, UsageError
 from charrnn.training.folder import Run, SavedState
 from charrnn.training.plan import Budget, Environment, Resume, RunPlan, Task, advice_for, check_ranks, fit_batch_size
-from charrnn.training.state import ScalarState, verify_state
+from charrnn.training.state import verify_state
 
 _UNCHECKED = ("steps", "known")  # settings that may differ from the run's
 
@@ -64,16 +64,16 @@ def plan_resumed_run(
     longest_lane = -(-len(task.train_text) // task.training.batch_size)
     if scalars.cursor.time >= longest_lane or scalars.valid_chars > len(corpus.valid_ids):
         raise _not_a_state(run, saved, UsageError("its position is outside the text"))
-    plan = RunPlan(run, task, environment, budget, Resume(saved, scalars))
+    plan, steps, minutes = RunPlan(run, task, environment, budget), given.get("steps"), given.get("minutes")
     if scalars.finished:
-        return _extended(plan, scalars, given.get("steps"), given.get("minutes"))
-    return _resumed(plan, scalars, place, given.get("steps"), given.get("minutes"))
+        return _continue_finished(plan, Resume(saved, scalars), steps, minutes)
+    plan = _continue_unfinished(plan, Resume(saved, scalars), steps, minutes)
+    return replace(plan, notes=(*plan.notes, *_environment_changes(place, environment)))
 
 
-def _resumed(
-    plan: RunPlan, scalars: ScalarState, place: Mapping[str, Any], steps: int | None, minutes: float | None
-) -> RunPlan:
+def _continue_unfinished(plan: RunPlan, resume: Resume, steps: int | None, minutes: float | None) -> RunPlan:
     """Complete the plan of a run that was stopped before its end."""
+    scalars = resume.scalars
     total, spent = scalars.num_steps, plan.budget.minutes
     if (steps or total) != total or (minutes or spent) != spent:
         raise UsageError(
@@ -81,17 +81,14 @@ def _resumed(
             f"or {advice_for(plan.run)}"
         )
     left = None if total else plan.budget.seconds  # all of them, if the run stopped before its speed was known
-    return replace(
-        plan,
-        budget=replace(plan.budget, seconds=left),
-        notes=(f"resuming from step {scalars.step}", *_environment_changes(place, plan.environment)),
-    )
+    budget = replace(plan.budget, seconds=left)
+    return replace(plan, budget=budget, resume=resume, notes=(f"resuming from step {scalars.step}",))
 
 
-def _extended(plan: RunPlan, scalars: ScalarState, steps: int | None, minutes: float | None) -> RunPlan:
+def _continue_finished(plan: RunPlan, resume: Resume, steps: int | None, minutes: float | None) -> RunPlan:
     """Complete the plan of a run that had finished: nothing is left to do unless its budget has grown."""
-    assert plan.resume is not None
-    extension, spent = replace(plan.resume, extends=True), plan.budget.minutes
+    plan = replace(plan, budget=replace(plan.budget, seconds=None))  # all of them were turned into steps
+    scalars, spent, extension = resume.scalars, plan.budget.minutes, replace(resume, extends=True)
     restart = "the learning rate starts again from its peak"
     if steps and steps > (scalars.num_steps or 0):
         note = f"extending the finished run from step {scalars.step} to step {steps}; {restart}"
@@ -106,7 +103,7 @@ def _extended(plan: RunPlan, scalars: ScalarState, steps: int | None, minutes: f
         f"run {plan.run.name!r} finished after {scalars.step} steps; "
         "more --steps or --minutes extend it, --fresh starts over"
     )
-    return replace(plan, resume=replace(plan.resume, is_finished=True), notes=(note,))
+    return replace(plan, resume=replace(resume, is_finished=True), notes=(note,))
 
 
 def _saved_configs(run: Run, saved: SavedState) -> tuple[CorpusConfig, ModelConfig, TrainConfig]:

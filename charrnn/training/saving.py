@@ -286,13 +286,14 @@ def finished_event(run: Run, step: int, record: dict[str, Any]) -> Finished:
 
 def score_record(score: Evaluation, *, step: int, whole: bool) -> dict[str, Any]:
     """Describe, for a model file, the score that chose its weights: a selection score."""
+    experts = dict(zip(EXPERTS, score.experts, strict=True)) if score.experts else {}
     return {
         "step": step,
         "nats_per_char": score.nats_per_char,
         "num_chars": score.num_chars,
         "whole": whole,
         "selection": True,
-        **{expert: nats / score.num_chars for expert, nats in zip(EXPERTS, score.experts or (), strict=False)},
+        **{expert: nats / score.num_chars for expert, nats in experts.items()},
     }
 
 

@@ -1,20 +1,22 @@
-"""What is scored: separate texts, and the part of a model's own that was held out."""
+"""The text to score: separate texts, strings, and the held-out part of a model's own text."""
 
+import dataclasses
 import hashlib
 
 import pytest
 
-from charrnn.config import ModelConfig, SourceConfig
-from charrnn.data.vocab import Vocab
+from charrnn.config import CorpusConfig, ModelConfig, SourceConfig
+from charrnn.data.corpus import load_corpus
+from charrnn.data.vocab import END, Vocab, bytes_as_chars
 from charrnn.errors import InputError
-from charrnn.evaluation.texts import held_out, separate_text, trained_on
+from charrnn.evaluation.texts import find_training_text, held_out_text, separate_text, text_of_string
 from charrnn.model.file import ModelFile
 from tests.conftest import make_model_file
 
 
 @pytest.fixture
 def trained(tmp_path):
-    """A file whose provenance names a text of 100 characters, of which 90 were trained on."""
+    """A text of 100 characters and a model file whose provenance names it, with 90 characters for training."""
     text = "abcdefghij" * 10
     path = tmp_path / "text.txt"
     path.write_text(text, encoding="utf-8")
@@ -28,44 +30,83 @@ def trained(tmp_path):
     return path, ModelFile(config, Vocab("abcdefghij"), file.tensors, {}, provenance)
 
 
+def with_provenance(file: ModelFile, **parts) -> ModelFile:
+    """The file with entries of its provenance's text or split changed."""
+    changed = {name: file.provenance[name] | parts.get(name, {}) for name in ("text", "split")}
+    return dataclasses.replace(file, provenance=changed)
+
+
 def test_a_separate_text_scores_all_but_its_first_character(tmp_path, trained, cache):
-    """Of N known characters N - 1 are scored; unknown ones are neither fed nor scored, but named."""
+    """Of N known characters N - 1 are scored; unknown ones are neither fed nor scored, but counted."""
     _, file = trained
     other = tmp_path / "other.txt"
     other.write_text("abXcdYXe", encoding="utf-8")
-    source = separate_text(file, str(other), {}, SourceConfig(), cache)
-    assert file.vocab.decode(source.context) == "a"
-    assert file.vocab.decode(source.ids) == "bcde"
-    assert source.unknown == {"X": 2, "Y": 1}
-    assert (source.name, source.title) == (str(other), "other.txt")
+    found = separate_text(file, str(other), {}, cache)
+    assert file.vocab.decode(found.context) == "a"
+    assert file.vocab.decode(found.ids) == "bcde"
+    assert found.unknown == {"X": 2, "Y": 1}
+    assert (found.name, found.title) == (str(other), "other.txt")
     other.write_text("aXY", encoding="utf-8")
-    with pytest.raises(InputError, match="at least two"):
-        separate_text(file, str(other), {}, SourceConfig(), cache)
+    with pytest.raises(InputError, match="at least 2"):
+        separate_text(file, str(other), {}, cache)
 
 
-def test_the_held_out_part_is_found_again(tmp_path, trained, cache):
-    """By path and content; a moved text by the path that is given; another text not at all."""
+@pytest.mark.parametrize("documents", ["", "lines", "--"])
+@pytest.mark.parametrize("of_bytes", [False, True])
+def test_a_string_is_scored_like_a_file_that_holds_it(tmp_path, trained, cache, documents, of_bytes):
+    """It is split into documents and turned into bytes in the same way."""
+    _, file = trained
+    chars = bytes_as_chars("abcé\n-") if of_bytes else "abcé\n-"
+    vocab = Vocab.from_text(chars + END if documents else chars)
+    file = with_provenance(dataclasses.replace(file, vocab=vocab), split={"documents": documents})
+    text, path = "ab\n\nécX--c\nb", tmp_path / "a.txt"
+    path.write_text(text, encoding="utf-8")
+    from_file, from_string = separate_text(file, str(path), {}, cache), text_of_string(file, text)
+    assert from_string.ids.tolist() == from_file.ids.tolist()
+    assert from_string.context.tolist() == from_file.context.tolist()
+    assert from_string.unknown == from_file.unknown == {"X": 1}
+    with pytest.raises(InputError, match="scoring needs"):
+        text_of_string(file, "")
+
+
+def test_the_held_out_text_is_found_again(tmp_path, trained, cache):
+    """By path and content, or by the path that is given if the text has moved; another text is refused."""
     path, file = trained
-    source = held_out(file, trained_on(file, None, SourceConfig(), cache))
-    assert (len(source.context), len(source.ids)) == (90, 10)
-    assert (source.name, source.title) == (str(path), "the held-out part of text.txt")
+    found = held_out_text(file, find_training_text(file, None, cache))
+    assert (len(found.context), len(found.ids)) == (90, 10)
+    assert (found.name, found.title) == (str(path), "Held-out part of text.txt")
     moved = tmp_path / "moved.txt"
     path.rename(moved)
     with pytest.raises(InputError, match="--train-text"):
-        trained_on(file, None, SourceConfig(), cache)
-    assert (held_out(file, trained_on(file, [str(moved)], SourceConfig(), cache)).ids == source.ids).all()
+        find_training_text(file, None, cache)
+    assert (held_out_text(file, find_training_text(file, [str(moved)], cache)).ids == found.ids).all()
     moved.write_text("abcdefghij" * 9 + "bcdefghija", encoding="utf-8")
     with pytest.raises(InputError, match="--train-text"):
-        trained_on(file, [str(moved)], SourceConfig(), cache)
+        find_training_text(file, [str(moved)], cache)
 
 
-def test_a_model_that_says_nothing_of_its_text_is_told_so(trained, cache):
-    """And so is one that was trained on stdin, in part or alone: nothing is read from there unasked."""
+def test_a_held_out_file_is_named_after_itself(tmp_path, trained, cache):
+    """With --valid it is a separate text, so its first character is only fed."""
+    path, file = trained
+    other = tmp_path / "valid.txt"
+    other.write_text("abcabc", encoding="utf-8")
+    config = CorpusConfig(valid=str(other))
+    corpus = load_corpus([str(path)], config, SourceConfig(), cache)
+    split = {"num_train": 100, "num_valid": 6, "valid": str(other)}
+    file = with_provenance(file, text={"sha256": corpus.sha256}, split=split)
+    found = held_out_text(file, find_training_text(file, None, cache))
+    assert (found.name, found.title) == (str(other), "valid.txt")
+    assert (file.vocab.decode(found.context), file.vocab.decode(found.ids)) == ("a", "bcabc")
+
+
+def test_a_model_without_a_usable_record_of_its_text_is_refused(trained, cache):
+    """Also one trained on stdin, which is not read unless it is named."""
     _, file = trained
     for provenance in ({}, {"text": {"paths": ["a"]}}):
         with pytest.raises(InputError, match="TEXT"):
-            trained_on(ModelFile(file.config, file.vocab, file.tensors, {}, provenance), None, SourceConfig(), cache)
-    text = {**file.provenance["text"], "paths": ["-", "a.txt"]}
-    mixed = ModelFile(file.config, file.vocab, file.tensors, {}, {**file.provenance, "text": text})
+            find_training_text(dataclasses.replace(file, provenance=provenance), None, cache)
     with pytest.raises(InputError, match="stdin"):
-        trained_on(mixed, None, SourceConfig(), cache)
+        find_training_text(with_provenance(file, text={"paths": ["-", "a.txt"]}), None, cache)
+    for split in ({"num_train": 0}, {"num_valid": 11}, {"valid_fraction": 7.0}):
+        with pytest.raises(InputError, match="record of its training text is invalid"):
+            find_training_text(with_provenance(file, split=split), None, cache)

@@ -7,15 +7,20 @@ import pytest
 import torch
 
 from charrnn.config import CELLS
-from charrnn.errors import ResourceError, UsageError
-from charrnn.hardware import select_device, select_precision
 from charrnn.kernels.products import has_fast_bfloat16
-from charrnn.model.layers import LAYERS, make_layer, pack_layer, run_layer, run_stock_layer
+from charrnn.model.layers import (
+    Buffers,
+    backward_window,
+    forward_window,
+    make_layer,
+    parameter_gradients,
+    run_layer,
+    run_stock_layer,
+)
+from charrnn.model.packing import LAYERS, PARAMETERS, array_of, pack_layer, tensor_of
 from tests import reference
 from tests.conftest import relative_error
 
-NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-CPU = torch.device("cpu")
 PRECISIONS = [
     "float32",
     pytest.param("bfloat16", marks=pytest.mark.skipif(not has_fast_bfloat16(), reason="no AVX512-BF16 here")),
@@ -37,13 +42,13 @@ def random_layer(cell, inputs, hidden, *, scale=0.5, dtype=torch.float64):
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("steps", "lanes", "inputs", "hidden"), [(1, 1, 1, 1), (5, 3, 7, 4), (9, 2, 3, 33)])
 def test_outputs_and_states_follow_the_equations(cell, steps, lanes, inputs, hidden):
-    """Each lane equals a loop over its steps, carried state in and out."""
+    """Each lane equals a loop over its steps, with the carried state in and out."""
     torch.manual_seed(steps)
     layer = random_layer(cell, inputs, hidden)
     x = torch.randn(steps, lanes, inputs, dtype=torch.float64)
     state = tuple(torch.randn(lanes, hidden, dtype=torch.float64) for _ in range(reference.NUM_STATES[cell]))
     y, after = run_stock_layer(layer, x, state)
-    weights = [getattr(layer, name).detach().numpy() for name in NAMES]
+    weights = [getattr(layer, name).detach().numpy() for name in PARAMETERS]
     for lane in range(lanes):
         naive = tuple(part[lane].numpy() for part in state)
         for step in range(steps):
@@ -62,9 +67,9 @@ def test_gradients_follow_the_equations(cell, hidden):
     x = torch.randn(4, 1, 3, dtype=torch.float64)
     state = tuple(torch.randn(1, hidden, dtype=torch.float64) for _ in range(reference.NUM_STATES[cell]))
     target = torch.randn(4, 1, hidden, dtype=torch.float64)
-    weights = [getattr(layer, name).detach().numpy().copy() for name in NAMES]
+    weights = [getattr(layer, name).detach().numpy().copy() for name in PARAMETERS]
     y, _ = run_stock_layer(layer, x, state)
-    gradients = torch.autograd.grad((y * target).sum(), [getattr(layer, name) for name in NAMES])
+    gradients = torch.autograd.grad((y * target).sum(), [getattr(layer, name) for name in PARAMETERS])
 
     def loss(moved):
         naive, total = tuple(part[0].numpy() for part in state), 0.0
@@ -85,14 +90,14 @@ def test_gradients_follow_the_equations(cell, hidden):
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("num_layers", [1, 2])
-def test_values_and_gradients_equal_those_of_torch(cell, num_layers):
-    """A stack of our layers is torch.nn's own stack of the same parameters."""
+def test_a_stack_of_layers_equals_that_of_torch(cell, num_layers):
+    """Values and gradients are those of torch.nn's own stack with the same parameters."""
     torch.manual_seed(num_layers)
     layers = [random_layer(cell, 5 if k == 0 else 6, 6) for k in range(num_layers)]
     stock = LAYERS[cell](5, 6, num_layers=num_layers).double()
     with torch.no_grad():
         for k, layer in enumerate(layers):
-            for name in NAMES:
+            for name in PARAMETERS:
                 getattr(stock, name.replace("_l0", f"_l{k}")).copy_(getattr(layer, name))
     x = torch.randn(7, 3, 5, dtype=torch.float64)
     state = tuple(torch.randn(num_layers, 3, 6, dtype=torch.float64) for _ in range(reference.NUM_STATES[cell]))
@@ -107,89 +112,95 @@ def test_values_and_gradients_equal_those_of_torch(cell, num_layers):
     y.square().sum().backward()
     expected.square().sum().backward()
     for k, layer in enumerate(layers):
-        for name in NAMES[:3]:
+        for name in PARAMETERS[:3]:
             want = getattr(stock, name.replace("_l0", f"_l{k}")).grad
             assert relative_error(getattr(layer, name).grad, want) < 1e-12
 
 
-def compare_with_torch(
-    cell, precision, *, hidden, lanes, steps, inputs=None, vocab=None, masked=False, anew=0.0, draw=0
-):
-    """Relative errors of our kernels against torch.nn in float64.
+class Case:
+    """A layer with inputs and a loss, for our kernels and, in float64, for torch.nn.
 
-    Returns those of outputs and states, of each gradient, and of all parameters' as one.
-
-    With `vocab` the layer is a first one, above an embedding; with `inputs` one above another layer.
-    anew: the share of steps before which a lane's state is forgotten.
+    With `vocab` it is a first layer, above an embedding; with `inputs` one above another layer.
+    reset_share: the share of steps before which a lane's state is set to zeros.
     """
-    generator = torch.Generator().manual_seed(hidden * 1000 + lanes * 10 + steps + draw)
-    size = inputs or 5
-    torch.manual_seed(hidden + 7 * lanes + draw)
-    layer = random_layer(cell, size, hidden, scale=0.5 * max(size, hidden) ** -0.5, dtype=torch.float32)
-    exact = LAYERS[cell](size, hidden).double()
-    exact.load_state_dict(layer.state_dict())
-    embedding = torch.randn(vocab or 1, size, generator=generator).requires_grad_()
-    exact_embedding = embedding.detach().double().requires_grad_()
-    if vocab:
-        x = torch.randint(vocab, (steps, lanes), generator=generator)
-        x_exact = exact_embedding[x]
-    else:
-        x = torch.randn(steps, lanes, size, generator=generator).to(getattr(torch, precision)).requires_grad_()
-        x_exact = x.detach().double().requires_grad_()
-    count = reference.NUM_STATES[cell]
-    state = tuple(torch.randn(lanes, hidden, generator=generator).requires_grad_() for _ in range(count))
-    state_exact = tuple(part.detach().double().requires_grad_() for part in state)
-    mask = (torch.rand(lanes, hidden, generator=generator) < 0.7) / 0.7 if masked else None
 
-    packed = pack_layer(layer, embedding if vocab else None, precision)
-    resets = torch.rand(steps, lanes, generator=generator) < anew if anew else None
-    table = embedding if vocab else None
-    y, after = run_layer(layer, x, state, packed=packed, embedding=table, mask=mask, resets=resets)
-    mask_exact = None if mask is None else mask.double()
-    y_exact, after_exact = run_stock_layer(exact, x_exact, state_exact, mask=mask_exact, resets=resets)
-    weight = torch.rand(y.shape, generator=generator)  # of one sign, so that few numbers don't cancel to nearly none
-    ends = [torch.rand(part.shape, generator=generator) for part in after]
+    def __init__(
+        self, cell, precision, *, hidden, lanes, steps, inputs=None, vocab=None, masked=False, reset_share=0.0, draw=0
+    ):
+        self.cell, self.precision, self.hidden = cell, precision, hidden
+        size = inputs or 5
+        torch.manual_seed(hidden + 7 * lanes + draw)
+        self.layer = random_layer(cell, size, hidden, scale=0.5 * max(size, hidden) ** -0.5, dtype=torch.float32)
+        generator = torch.Generator().manual_seed(hidden * 1000 + lanes * 10 + steps + draw)
+        self.embedding = torch.randn(vocab, size, generator=generator) if vocab else None
+        if vocab:
+            self.x = torch.randint(vocab, (steps, lanes), generator=generator)
+        else:
+            self.x = torch.randn(steps, lanes, size, generator=generator).to(getattr(torch, precision))
+        count = reference.NUM_STATES[cell]
+        self.state = [torch.randn(lanes, hidden, generator=generator) for _ in range(count)]
+        self.mask = (torch.rand(lanes, hidden, generator=generator) < 0.7) / 0.7 if masked else None
+        self.resets = torch.rand(steps, lanes, generator=generator) < reset_share
+        # the loss is a weighted sum of outputs and states; weights of one sign don't cancel to nearly nothing
+        self.y_weight = torch.rand(steps, lanes, hidden, generator=generator).to(getattr(torch, precision))
+        self.state_weights = [torch.rand(lanes, hidden, generator=generator) for _ in range(count)]
 
-    def gradients(y, after, layer, *others):
-        total = (y * weight.to(y.dtype)).sum() + sum(
-            (a * e.to(a.dtype)).sum() for a, e in zip(after, ends, strict=True)
-        )
-        named = [layer.get_parameter(name) for name in NAMES]
-        return torch.autograd.grad(total, [*named, *others])
+    def run_kernels(self):
+        """Outputs and states; the gradients of the layer's parameters, of the embedding or x, and of the state."""
+        packed, buffers = pack_layer(self.layer, self.embedding, self.precision), Buffers()
+        state = [part.numpy().copy() for part in self.state]
+        mask = None if self.mask is None else self.mask.numpy()
+        resets = self.resets.numpy()
+        pair = state[0], state[-1]
+        y, saved = forward_window(packed, array_of(self.x), resets, pair, mask, buffers, needs_backward=True)
+        y, after = tensor_of(y).clone(), [torch.from_numpy(part.copy()) for part in state]
+        d_state = [part.numpy().copy() for part in self.state_weights]
+        if len(d_state) == 1:
+            d_state.append(np.zeros_like(d_state[0]))
+        dx, sums = backward_window(packed, saved, array_of(self.y_weight), tuple(d_state), buffers)
+        gradients = parameter_gradients(packed, sums, self.layer, self.embedding)
+        if self.embedding is None:
+            gradients.append(tensor_of(dx))
+        else:
+            gradients.append(gradients.pop(0))
+        return [y, *after], [*gradients, *map(torch.from_numpy, d_state[: len(self.state)])]
 
-    found = gradients(y, after, layer, embedding if vocab else x, *state)
-    wanted = list(gradients(y_exact, after_exact, exact, exact_embedding if vocab else x_exact, *state_exact))
-    used = torch.zeros_like(wanted[3])  # the redundant part of bias_hh gets no gradient
-    used[2 * hidden :] = float(cell == "gru")
-    wanted[3] = wanted[3] * used
-    pairs = zip((y, *after), (y_exact, *after_exact), strict=True)
-    values = [relative_error(a.detach().double(), b.detach()) for a, b in pairs]
-    each = [relative_error(a.double(), b) for a, b in zip(found, wanted, strict=True) if b.abs().max() > 0]
-    whole = relative_error(
-        *(torch.cat([g.flatten().double() for g in side[: 4 + bool(vocab)]]) for side in (found, wanted))
+    def run_torch(self):
+        """The same in float64 by torch.nn and autograd."""
+        exact = LAYERS[self.cell](self.layer.input_size, self.hidden).double()
+        exact.load_state_dict(self.layer.state_dict())
+        source = (self.x if self.embedding is None else self.embedding).double().requires_grad_()
+        x = source if self.embedding is None else source[self.x]
+        state = [part.double().requires_grad_() for part in self.state]
+        mask = None if self.mask is None else self.mask.double()
+        y, after = run_stock_layer(exact, x, tuple(state), mask=mask, resets=self.resets if self.resets.any() else None)
+        loss = (y * self.y_weight.double()).sum()
+        loss += sum((a * w.double()).sum() for a, w in zip(after, self.state_weights, strict=True))
+        parameters = [exact.get_parameter(name) for name in PARAMETERS]
+        gradients = list(torch.autograd.grad(loss, [*parameters, source, *state]))
+        used = torch.zeros_like(gradients[3])  # the redundant part of bias_hh gets no gradient
+        used[2 * self.hidden :] = float(self.cell == "gru")
+        gradients[3] = gradients[3] * used
+        return [part.detach() for part in (y, *after)], gradients
+
+
+def errors_of(*args, **kwargs):
+    """The largest relative error of outputs and states, of a gradient, and of all parameters' gradients as one."""
+    case = Case(*args, **kwargs)
+    (values, found), (exact_values, wanted) = case.run_kernels(), case.run_torch()
+    pairs = list(zip(found, wanted, strict=True))
+    assert all((a == 0).all() for a, b in pairs if b.abs().max() == 0)
+    count = 4 + (case.embedding is not None)
+    whole = [torch.cat([g.flatten().double() for g in side[:count]]) for side in (found, wanted)]
+    return (
+        max(relative_error(a.double(), b) for a, b in zip(values, exact_values, strict=True)),
+        max(relative_error(a.double(), b) for a, b in pairs if b.abs().max() > 0),
+        relative_error(*whole),
     )
-    assert all((a == 0).all() for a, b in zip(found, wanted, strict=True) if b.abs().max() == 0)
-    return max(values), max(each), whole
 
 
-SIZES = [
-    *({"hidden": hidden, "lanes": lanes, "steps": 5} for hidden in (1, 7, 33, 200) for lanes in (1, 3, 64)),
-    *({"hidden": 33, "lanes": 3, "steps": steps} for steps in (1, 64)),
-]
-
-
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("sizes", SIZES, ids=lambda s: "x".join(map(str, s.values())))
-@pytest.mark.parametrize("where", [{"vocab": 65}, {"inputs": 33}], ids=["first", "above"])
-def test_our_kernels_agree_with_torch(cell, precision, sizes, where):
-    """Outputs, states and every gradient, the carried state's included, against torch.nn in float64.
-
-    In bfloat16 the mean of three draws: a network of one unit is hardly more than one rounding.
-    """
-    draws = range(1 if precision == "float32" else 3)
-    found = np.array([compare_with_torch(cell, precision, **sizes, **where, draw=draw) for draw in draws])
-    values, each, whole = found.mean(axis=0)
+def check_errors(precision, values, each, whole):
+    """Check them: in float32 every gradient, in bfloat16 all parameters' as one."""
     if precision == "float32":
         assert values < 1e-5
         assert each < 1e-5
@@ -198,32 +209,46 @@ def test_our_kernels_agree_with_torch(cell, precision, sizes, where):
         assert whole < 1e-2
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("where", [{"vocab": 2}, {"vocab": 5000}, {"inputs": 1}, {"inputs": 40}], ids=str)
-def test_masks_and_odd_inputs_agree_with_torch(cell, precision, where):
-    """Dropped outputs, the smallest and a large vocabulary, an input that is smaller or larger than the layer."""
-    values, each, whole = compare_with_torch(cell, precision, hidden=33, lanes=9, steps=12, masked=True, **where)
-    assert values < (1e-5 if precision == "float32" else 1e-2)
-    assert (each if precision == "float32" else whole) < (1e-5 if precision == "float32" else 1e-2)
+SIZES = [*itertools.product((1, 7, 33, 200), (1, 3, 64), (5,)), (33, 3, 1), (33, 3, 64)]  # hidden, lanes, steps
 
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("anew", [0.02, 0.3, 1.0])
-@pytest.mark.parametrize("where", [{"vocab": 65}, {"inputs": 33}], ids=["first", "above"])
-def test_lanes_that_begin_anew_agree_with_torch(cell, precision, anew, where):
-    """Rarely, often and at every step; more steps than are taken back at a time."""
-    values, each, whole = compare_with_torch(
-        cell, precision, hidden=33, lanes=5, steps=150, masked=True, anew=anew, **where
-    )
-    assert values < (1e-5 if precision == "float32" else 1e-2)
-    assert (each if precision == "float32" else whole) < (1e-5 if precision == "float32" else 1e-2)
+@pytest.mark.parametrize("place", [{"vocab": 65}, {"inputs": 33}], ids=["first", "above"])
+def test_our_kernels_agree_with_torch(cell, precision, place):
+    """Outputs, states and every gradient, the carried state's included, equal those of torch.nn in float64.
+
+    In bfloat16 the mean of three draws counts: a network of one unit has hardly more than one rounding.
+    """
+    draws = range(1 if precision == "float32" else 3)
+    for hidden, lanes, steps in SIZES:
+        sizes = {"hidden": hidden, "lanes": lanes, "steps": steps}
+        found = np.array([errors_of(cell, precision, **sizes, **place, draw=draw) for draw in draws])
+        check_errors(precision, *found.mean(axis=0))
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_beginning_anew_is_reading_a_text_of_its_own(cell):
-    """Outputs and gradients are those of each stretch read alone from a state of zeros; nothing crosses a border."""
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_masks_and_odd_inputs_agree_with_torch(cell, precision):
+    """The outputs may be masked, the vocabulary tiny or large, the input smaller or larger than the layer."""
+    for place in ({"vocab": 2}, {"vocab": 5000}, {"inputs": 1}, {"inputs": 40}):
+        found = errors_of(cell, precision, hidden=33, lanes=9, steps=12, masked=True, **place)
+        check_errors(precision, *found)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("place", [{"vocab": 65}, {"inputs": 33}], ids=["first", "above"])
+def test_resets_agree_with_torch(cell, precision, place):
+    """Lanes are reset rarely, often or at every step, in windows of more steps than a chunk of backward has."""
+    for share in (0.02, 0.3, 1.0):
+        found = errors_of(cell, precision, hidden=33, lanes=5, steps=150, masked=True, reset_share=share, **place)
+        check_errors(precision, *found)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_reset_separates_texts(cell):
+    """Outputs and gradients are those of each stretch read alone from a state of zeros."""
     layer = random_layer(cell, 5, 7)
     x = torch.randn(9, 2, 5, dtype=torch.float64, requires_grad=True)
     state = tuple(torch.randn(2, 7, dtype=torch.float64) for _ in range(reference.NUM_STATES[cell]))
@@ -246,53 +271,52 @@ def test_beginning_anew_is_reading_a_text_of_its_own(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_what_backward_needs_is_kept_only_where_there_is_one(cell):
-    """Without gradients the outputs are the same to the last bit."""
-    layer = random_layer(cell, 5, 33, dtype=torch.float32)
-    x = torch.randn(6, 3, 5)
-    state = tuple(torch.zeros(3, 33) for _ in range(reference.NUM_STATES[cell]))
-    packed = pack_layer(layer, None, "float32")
-    with torch.inference_mode():
-        quick, _ = run_layer(layer, x, state, packed=packed)
-    full, _ = run_layer(layer, x, state, packed=packed)
-    assert full.requires_grad
-    assert (quick == full.detach()).all()
-    assert (state[0] == 0).all()  # the caller's state is left alone
+def test_gates_are_saved_only_for_the_backward_pass(cell):
+    """Without it the outputs are the same to the last bit, and the caller's state doesn't change."""
+    case = Case(cell, "float32", hidden=33, lanes=3, steps=6, inputs=5)
+    packed = pack_layer(case.layer, None, "float32")
+    before = [part.clone() for part in case.state]
+    y, _ = run_layer(packed, case.x, tuple(case.state))
+    assert torch.equal(y, case.run_kernels()[0][0])
+    assert all(map(torch.equal, case.state, before))
+    for needs_backward, num_steps in ((True, 6), (False, 1)):
+        state = [part.numpy().copy() for part in case.state]
+        resets, pair = np.zeros((6, 3), np.bool_), (state[0], state[-1])
+        x = case.x.numpy()
+        _, saved = forward_window(packed, x, resets, pair, None, Buffers(), needs_backward=needs_backward)
+        assert len(saved.gates) == num_steps
 
 
-def test_a_window_is_the_same_in_pieces():
+def test_a_window_equals_its_pieces():
     """Two windows with the state carried equal one, to the last bit."""
     layer = random_layer("lstm", 5, 33, dtype=torch.float32)
     x = torch.randn(10, 3, 5)
     state = (torch.randn(3, 33), torch.randn(3, 33))
     packed = pack_layer(layer, None, "float32")
-    whole, _ = run_layer(layer, x, state, packed=packed)
-    first, between = run_layer(layer, x[:4], state, packed=packed)
-    second, _ = run_layer(layer, x[4:], between, packed=packed)
+    whole, _ = run_layer(packed, x, state)
+    first, between = run_layer(packed, x[:4], state)
+    second, _ = run_layer(packed, x[4:], between)
     assert (torch.cat([first, second]) == whole).all()
 
 
-@pytest.mark.parametrize("run", ["stock", "fused"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_redundant_bias_gets_no_gradient(cell, run):
-    """It starts at zero and stays there, so that one bias tells all."""
+def test_the_redundant_bias_gets_no_gradient(cell):
+    """It starts at zero and stays there, so the kernels need only the other bias."""
+    case = Case(cell, "float32", hidden=4, lanes=1, steps=2, inputs=3)
+    ours = case.run_kernels()[1][3]
     layer = make_layer(cell, 3, 4)
-    state = tuple(torch.zeros(1, 4) for _ in range(reference.NUM_STATES[cell]))
-    x = torch.randn(2, 1, 3)
-    if run == "stock":
-        y, _ = run_stock_layer(layer, x, state)
-    else:
-        y, _ = run_layer(layer, x, state, packed=pack_layer(layer, None, "float32"))
-    (gradient,) = torch.autograd.grad(y.sum(), [layer.bias_hh_l0])
+    y, _ = run_stock_layer(layer, case.x, tuple(case.state))
+    (stock,) = torch.autograd.grad(y.sum(), [layer.bias_hh_l0])
     redundant = slice(0, 8) if cell == "gru" else slice(None)
-    assert (gradient[redundant] == 0).all()
     assert (layer.bias_hh_l0[redundant] == 0).all()
-    if cell == "gru":
-        assert (gradient[8:] != 0).all()
+    for gradient in (ours, stock):
+        assert (gradient[redundant] == 0).all()
+        if cell == "gru":
+            assert (gradient[8:] != 0).all()
 
 
 def test_weights_are_packed_again_in_the_same_memory():
-    """After an update, and with the same result as in new memory."""
+    """After an update the result is the same as in new memory."""
     layer = random_layer("gru", 5, 33, dtype=torch.float32)
     packed = pack_layer(layer, None, "float32")
     with torch.no_grad():
@@ -303,27 +327,11 @@ def test_weights_are_packed_again_in_the_same_memory():
         assert (one == other).all()
 
 
-def test_devices_are_named_or_refused():
-    """A device that isn't there is told from a name that means nothing."""
-    assert select_device("cpu").type == "cpu"
-    assert select_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(ResourceError, match="--device cpu"):
-        select_device("cuda:99")
-    for name in ("tpu", "cuda:x", ""):
-        with pytest.raises(UsageError, match="--device"):
-            select_device(name)
-
-
-def test_precisions_are_chosen_or_refused(monkeypatch):
-    """auto is what is fast here; bfloat16 is never emulated."""
-    for fast in (True, False):
-        monkeypatch.setattr("charrnn.model.layers.has_fast_bfloat16", lambda fast=fast: fast)
-        assert select_precision("auto", CPU) == ("bfloat16" if fast else "float32")
-        assert select_precision("float32", CPU) == "float32"
-        if fast:
-            assert select_precision("bfloat16", CPU) == "bfloat16"
-        else:
-            with pytest.raises(ResourceError, match="--precision float32"):
-                select_precision("bfloat16", CPU)
-    with pytest.raises(UsageError, match="--precision"):
-        select_precision("float16", CPU)
+def test_bfloat16_tensors_are_viewed_as_their_bits():
+    """Both views share the tensor's memory."""
+    tensor = torch.randn(3, 5).to(torch.bfloat16)
+    bits = array_of(tensor)
+    assert bits.dtype == np.uint16
+    assert torch.equal(tensor_of(bits), tensor)
+    bits[0, 0] = 0x3F80
+    assert tensor[0, 0] == 1

@@ -6,8 +6,8 @@ import torch
 
 from charrnn.config import CELLS, ModelConfig
 from charrnn.model.file import load_model, save_model
-from charrnn.model.layers import LAYERS
 from charrnn.model.network import CharRNN
+from charrnn.model.packing import LAYERS
 from tests import reference
 from tests.conftest import make_model_file
 
@@ -17,14 +17,26 @@ def config_of(cell, num_layers=2, vocab_size=11):
     return ModelConfig(cell=cell, vocab_size=vocab_size, embedding_dim=5, hidden_size=7, num_layers=num_layers)
 
 
+def predict(model, kernels, x, state):
+    """Logits and the state after x, by our kernels or PyTorch's."""
+    if kernels == "PyTorch's":
+        return model(x, state)
+    h, after = model.features(x, state, packed=model.pack())
+    return model.head(h), after
+
+
+KERNELS = pytest.mark.parametrize("kernels", ["ours", "PyTorch's"])
+
+
+@KERNELS
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("num_layers", [1, 2, 3])
-def test_logits_follow_the_equations(cell, num_layers):
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_logits_follow_the_equations(cell, num_layers, kernels):
     """Forward over a window equals the naive network, character by character."""
     file = make_model_file(config_of(cell, num_layers))
     model, naive = CharRNN.from_arrays(file.config, file.tensors), reference.Network(cell, file.tensors)
     x = torch.randint(0, 11, (6, 2), generator=torch.Generator().manual_seed(0))
-    logits, after = model(x, model.initial_state(2))
+    logits, after = predict(model, kernels, x, model.initial_state(2))
     assert logits.shape == (6, 2, 11)
     for lane in range(2):
         states = naive.zeros()
@@ -36,15 +48,16 @@ def test_logits_follow_the_equations(cell, num_layers):
                 np.testing.assert_allclose(part[layer, lane].detach(), want, rtol=1e-4, atol=1e-5)
 
 
+@KERNELS
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_window_is_two_half_windows(cell):
+def test_a_window_equals_two_parts_of_it(cell, kernels):
     """The state carries everything that matters from one window to the next."""
     file = make_model_file(config_of(cell))
     model = CharRNN.from_arrays(file.config, file.tensors)
     x = torch.randint(0, 11, (8, 3))
-    whole, end = model(x, model.initial_state(3))
-    first, state = model(x[:5], model.initial_state(3))
-    second, after = model(x[5:], state)
+    whole, end = predict(model, kernels, x, model.initial_state(3))
+    first, state = predict(model, kernels, x[:5], model.initial_state(3))
+    second, after = predict(model, kernels, x[5:], state)
     torch.testing.assert_close(torch.cat([first, second]), whole, rtol=1e-5, atol=1e-6)
     for found, expected in zip(after, end, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
@@ -52,7 +65,7 @@ def test_a_window_is_two_half_windows(cell):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_tensors_of_a_file_load_straight_into_torch(cell, tmp_path):
-    """A reader with PyTorch alone gets the same logits from the file's tensors."""
+    """A reader that has only PyTorch gets the same logits from the file's tensors."""
     from safetensors.torch import load_file
 
     file = make_model_file(config_of(cell))
@@ -68,19 +81,20 @@ def test_tensors_of_a_file_load_straight_into_torch(cell, tmp_path):
     expected = h @ tensors["head.weight"].T + tensors["head.bias"]
     loaded = load_model(tmp_path / "m.safetensors")
     model = CharRNN.from_arrays(loaded.config, loaded.tensors)
-    torch.testing.assert_close(model(x, model.initial_state(2))[0], expected, rtol=1e-5, atol=1e-6)
+    found, _ = predict(model, "ours", x, model.initial_state(2))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_parameters_are_those_the_config_implies(cell):
-    """config.tensor_shapes, which a file is checked against, is the network's own list."""
+    """config.tensor_shapes, which files are checked against, equals the network's own list."""
     config = config_of(cell)
     found = {name: tuple(p.shape) for name, p in CharRNN(config).named_parameters()}
     assert list(found.items()) == list(config.tensor_shapes().items())
 
 
-def test_a_seed_gives_the_same_weights_and_leaves_other_generators_alone():
-    """Weights depend on the seed alone, and nobody else's numbers depend on them."""
+def test_weights_depend_on_the_seed_alone():
+    """The global generator is neither read nor advanced."""
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
@@ -91,9 +105,9 @@ def test_a_seed_gives_the_same_weights_and_leaves_other_generators_alone():
     assert np.abs(first["layers.0.weight_hh_l0"]).max() <= 7**-0.5
 
 
-@pytest.mark.parametrize("kernels", ["ours", "PyTorch's"])
+@KERNELS
 def test_masks_scale_each_layers_output(kernels):
-    """A mask of zeros leaves nothing; one of ones changes nothing."""
+    """With a mask of zeros the output is zero; a mask of ones changes nothing."""
     file = make_model_file(config_of("gru"))
     model = CharRNN.from_arrays(file.config, file.tensors)
     packed = model.pack() if kernels == "ours" else None

@@ -1,23 +1,23 @@
-"""n-grams: against dictionaries written from the equations, and by hand."""
+"""n-grams: against dictionaries written from the equations, and worked examples."""
 
 import math
 
 import numpy as np
 import pytest
 
-from charrnn.model.ngrams import MAX_ORDER, discounts_of, nats_by_order
+from charrnn.model.ngrams import MAX_ORDER, estimate_discounts, nats_by_order
 from tests import reference
 
 
 def random_text(count, vocab_size=4, seed=1, dtype=np.uint8):
-    """Ids in which some n-grams are much more frequent than others."""
+    """Make ids in which some n-grams are much more frequent than others."""
     generator = np.random.default_rng(seed)
     return np.minimum(generator.geometric(0.4, count) - 1, vocab_size - 1).astype(dtype)
 
 
 @pytest.mark.parametrize(("num_train", "dtype"), [(300, np.uint8), (7, np.uint8), (1, np.uint8), (40, np.uint16)])
-def test_every_order_is_what_the_dictionaries_say(num_train, dtype):
-    """After the training text, or after another; contexts that never occurred and characters too."""
+def test_every_order_agrees_with_dictionaries(num_train, dtype):
+    """After the training text and after another text; some contexts and characters never occurred."""
     train, text = random_text(num_train, dtype=dtype), random_text(40, vocab_size=5, seed=2, dtype=dtype)
     for context in (train, random_text(5, seed=3, dtype=dtype)):
         full = [*context.tolist(), *text.tolist()]
@@ -30,7 +30,7 @@ def test_every_order_is_what_the_dictionaries_say(num_train, dtype):
 
 
 def test_a_distribution_sums_to_one():
-    """Over all characters, after a context that is known and one that isn't."""
+    """It does after a known context and after an unknown one."""
     train = random_text(500)
     for ending in ([0, 1, 0], [3, 3, 3, 3, 3]):
         context = np.array([*train.tolist(), *ending], np.uint8)
@@ -42,12 +42,13 @@ def test_a_distribution_sums_to_one():
             assert sum(math.exp(-cost) for cost in nats) == pytest.approx(1.0, abs=1e-9)
 
 
-def test_a_case_by_hand():
-    """abac: a after b. Too few n-grams for estimates, so half is taken off each count.
+def test_an_example_worked_by_hand():
+    """abac: a after b. There are too few n-grams for estimates, so all discounts are a half.
 
-    Order 1: a twice, b and c once each; shares (2 - 1/2) / 4 and (1 - 1/2) / 4, and 3/2 / 4 for
-    what 3 characters alike say. Order 2 counts, in its unigrams, what stands before: the beginning
-    and b before a, a before b, a before c: the same 2, 1, 1. After b came only a: 1/2, and half of it from below.
+    Order 1: a occurs twice, b and c once. Their shares are (2 - 1/2) / 4 and (1 - 1/2) / 4, and
+    3/2 / 4 is left for the uniform distribution over 3 characters. Order 2 uses continuation counts
+    in its unigrams: the start and b precede a, a precedes b, a precedes c, so again 2, 1, 1. Only a
+    followed b: its share is 1/2, plus half of its unigram probability.
     """
     a, b = 0, 1
     train = np.array([a, b, a, 2], np.uint8)
@@ -57,8 +58,8 @@ def test_a_case_by_hand():
     assert math.exp(-next(orders)[0]) == pytest.approx(0.5 + 0.5 * first)
 
 
-def test_discounts_by_hand():
+def test_discounts_worked_by_hand():
     """n1 = 4, n2 = 2, n3 = 1, n4 = 1: Y = 1/2; 1 - 2 Y 2/4, 2 - 3 Y 1/2, and 3 - 4 Y 1/1."""
     counts = np.array([1, 1, 1, 1, 2, 2, 3, 4, 9], np.int32)
-    assert discounts_of(counts).tolist() == [0.0, 0.5, 1.25, 1.0]
-    assert discounts_of(np.array([1, 1, 2], np.int32)).tolist() == [0.0, 0.5, 0.5, 0.5]
+    assert estimate_discounts(counts).tolist() == [0.0, 0.5, 1.25, 1.0]
+    assert estimate_discounts(np.array([1, 1, 2], np.int32)).tolist() == [0.0, 0.5, 0.5, 0.5]

@@ -1,4 +1,4 @@
-"""Charts: round ticks, places on the plot, and words for those who can't see it."""
+"""Charts: round ticks, places on the plot, and descriptions in words."""
 
 import math
 import xml.etree.ElementTree as ElementTree
@@ -14,7 +14,7 @@ STEPS, LOSS = Axis("optimiser step", 0, 100), Axis("loss", 1, 3, " bits")
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "most", "expected"),
+    ("low", "high", "limit", "expected"),
     [
         (0, 100, 6, [0, 20, 40, 60, 80, 100]),
         (0, 1500, 6, [0, 500, 1000, 1500]),
@@ -28,21 +28,21 @@ STEPS, LOSS = Axis("optimiser step", 0, 100), Axis("loss", 1, 3, " bits")
         (0, math.inf, 6, []),
     ],
 )
-def test_ticks_are_one_two_or_five_times_a_power_of_ten_apart(low, high, most, expected):
+def test_ticks_are_one_two_or_five_times_a_power_of_ten_apart(low, high, limit, expected):
     """Worked out by hand."""
-    assert charts.ticks(low, high, most=most) == expected
+    assert charts.ticks(low, high, limit=limit) == expected
 
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-3, 1e9), st.integers(2, 10))
-def test_ticks_stay_on_the_axis_and_are_not_too_many(low, length, most):
-    """At most as many as asked, and none beyond the ends."""
-    found = charts.ticks(low, low + length, most=most)
-    assert len(found) <= most
+def test_ticks_stay_on_the_axis_and_within_the_limit(low, length, limit):
+    """None lies beyond the ends."""
+    found = charts.ticks(low, low + length, limit=limit)
+    assert len(found) <= limit
     assert all(low - 1e-6 * length <= tick <= low + length + 1e-6 * length for tick in found)
 
 
-def test_labels_have_the_decimals_that_the_finest_needs():
-    """All of an axis have the same."""
+def test_labels_of_an_axis_have_equally_many_decimals():
+    """As few as are exact."""
     assert charts.labels([0, 0.002, 0.004]) == ["0.000", "0.002", "0.004"]
     assert charts.labels([2, 2.5]) == ["2.0", "2.5"]
     assert charts.labels([0, 20000]) == ["0", "20,000"]
@@ -52,58 +52,58 @@ def test_labels_have_the_decimals_that_the_finest_needs():
 
 
 def test_a_range_is_never_empty():
-    """One value, equal ones or none still have an axis."""
-    assert charts.around([2, 4]) == pytest.approx((1.9, 4.1))
-    assert charts.around([2, 4], zero=True) == pytest.approx((0, 4.2))
+    """Also for one value, equal values or none."""
+    assert charts.padded_range([2, 4]) == pytest.approx((1.9, 4.1))
+    assert charts.padded_range([2, 4], from_zero=True) == pytest.approx((0, 4.2))
     for values in ([], [3.0], [0.0, 0.0], [math.nan, math.inf]):
-        low, high = charts.around(values)
+        low, high = charts.padded_range(values)
         assert low < high
 
 
 def test_smoothing_is_the_mean_of_the_neighbours():
-    """And of fewer at the ends."""
+    """There are fewer at the ends."""
     points = [(0.0, 1.0), (1.0, 2.0), (2.0, 6.0)]
     assert charts.smooth(points, 1) == [(0.0, 1.5), (1.0, 3.0), (2.0, 4.0)]
     assert charts.smooth(points, 0) == points
     assert charts.smooth([], 3) == []
 
 
-def test_thinning_averages_groups():
-    """PackedPair coordinates."""
-    assert charts.thin([(0, 1), (2, 3), (4, 5)], 2) == [(1, 2), (4, 5)]
-    assert charts.thin([(0, 1), (2, 3)], 5) == [(0, 1), (2, 3)]
-    assert charts.thin([], 5) == []
+def test_downsampling_averages_groups():
+    """In both coordinates."""
+    assert charts.downsample([(0, 1), (2, 3), (4, 5)], 2) == [(1, 2), (4, 5)]
+    assert charts.downsample([(0, 1), (2, 3)], 5) == [(0, 1), (2, 3)]
+    assert charts.downsample([], 5) == []
 
 
 def draw(points, **more):
-    """A chart of one series, parsed: that it parses is a test too."""
+    """A chart of one series, parsed, which also tests that it is well-formed."""
     return ElementTree.fromstring(
         charts.lines("c", "A <title>", [Series("train & co", points, "train", **more)], STEPS, LOSS)
     )
 
 
-def test_a_point_is_where_its_axes_say():
+def test_a_point_is_placed_by_its_axes():
     """The middle of both axes is the middle of the plot."""
     (dot,) = draw([(50, 2)], dots=True).iter("circle")
     assert float(dot.get("cx")) == pytest.approx(54 + (720 - 54 - 16) / 2)
     assert float(dot.get("cy")) == pytest.approx(32 + (340 - 32 - 52) / 2)
 
 
-def test_a_line_leaves_out_what_has_no_place():
-    """NaN and infinities are skipped, and the others joined."""
+def test_a_line_skips_points_that_are_not_finite():
+    """The others are joined."""
     (path,) = draw([(0, 1), (25, math.nan), (50, math.inf), (100, 3)]).iter("path")
     assert path.get("d") == "M0.0 256.0L650.0 0.0"
 
 
 @pytest.mark.parametrize("points", [[], [(50, 2)], [(50, 2), (50, 2)], [(math.nan, math.nan)]])
-def test_charts_of_next_to_nothing(points):
+def test_charts_of_few_points(points):
     """One point is a dot; none is an empty plot."""
     picture = draw(points)
     assert len(list(picture.iter("circle"))) == (len(points) == 1 and points[0] == (50, 2))
 
 
-def test_a_line_chart_says_in_words_what_it_shows():
-    """First, lowest, last; what comes from outside is escaped."""
+def test_a_line_chart_is_described_in_words():
+    """With the first, lowest and last value; names are escaped."""
     picture = draw([(10, 3), (20, 1.25), (30, 2)])
     assert picture.get("role") == "img"
     assert picture.get("aria-labelledby") == "c-title c-words"
@@ -112,35 +112,35 @@ def test_a_line_chart_says_in_words_what_it_shows():
 
 
 def test_axes_are_named_with_their_units():
-    """And ticks have labels."""
+    """Ticks have labels."""
     words = [text.text for text in draw([(10, 3)]).iter("text")]
     assert {"optimiser step", "loss (bits)", "1.5", "100"} <= set(words)
 
 
 def test_the_best_point_is_marked_and_its_label_stays_in_the_picture():
-    """Near the right edge the label stands to its left."""
+    """Near the right edge the label is to its left."""
     for step, anchor in [(10, "start"), (100, "end")]:
         chart = charts.lines("c", "t", [], STEPS, LOSS, best=(step, 2))
         assert "best 2.000" in chart
         assert f'text-anchor="{anchor}">best' in chart
 
 
-def test_calibration_has_the_diagonal_and_a_dot_a_bin():
-    """Empty bins and those that are no numbers have none; the words give the figures."""
+def test_a_reliability_diagram_has_a_diagonal_and_a_dot_for_each_bin():
+    """Empty bins and NaN have none; the description has the figures."""
     chart = charts.reliability("c", "t", [(0.05, 0.1, 400), (0.5, 0.4, 100), (0.9, 0.9, 0), (math.nan, 0.5, 3)])
     picture = ElementTree.fromstring(chart)
     dots = list(picture.iter("circle"))
     assert len([line for line in picture.iter("line") if line.get("class") == "ideal"]) == 1
-    assert [float(dot.get("r")) for dot in dots] == [14, 8.5]  # areas follow counts, but for a least size
-    assert picture.find("desc").text == "said 5 %, came 10 % of 400 times; said 50 %, came 40 % of 100 times."
+    assert [float(dot.get("r")) for dot in dots] == [14, 8.5]  # areas grow with counts, from a smallest size
+    assert picture.find("desc").text == "predicted 5 %, observed 10 % of 400; predicted 50 %, observed 40 % of 100."
     assert ElementTree.fromstring(charts.reliability("c", "t", [])).find("desc").text == "no values."
 
 
 @pytest.mark.parametrize(
-    ("value", "most", "width"), [(1, 4, "25.00"), (5, 4, "100.00"), (math.inf, 4, "100.00"), (0, 0, "100.00")]
+    ("value", "largest", "width"), [(1, 4, "25.00"), (5, 4, "100.00"), (math.inf, 4, "100.00"), (0, 0, "100.00")]
 )
-def test_a_bar_is_as_long_as_its_share(value, most, width):
-    """Never longer than the greatest; its words are its title."""
-    picture = ElementTree.fromstring(charts.bar(value, most, "1 of <4>"))
+def test_a_bar_is_relative_to_the_largest_value(value, largest, width):
+    """It is never longer; its description is its title."""
+    picture = ElementTree.fromstring(charts.bar(value, largest, "1 of <4>"))
     assert [shape.get("width") for shape in picture.iter("rect")] == ["100", width]
     assert picture.find("title").text == "1 of <4>"

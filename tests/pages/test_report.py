@@ -6,67 +6,37 @@ import html
 import json
 import re
 import zlib
-from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 
+from charrnn.config import ModelConfig
 from charrnn.data.characters import name, visible
 from charrnn.data.vocab import END, UNKNOWN, Vocab, bytes_as_chars
-from charrnn.evaluation.scores import Baseline, Copied, CopiedShares, Evaluation, Line
-from charrnn.kernels.head import Predictions
+from charrnn.evaluation.scores import Copied, CopiedShares, Evaluation
 from charrnn.pages import report as module
-from charrnn.pages.report import Report, calibration, calibration_error, coloured, packed, render
-
-HOSTILE = (
-    "</script><script>alert(1)</script>\n<img src=x onerror=alert(2)> & &lt;\n"
-    "\x1b[31mred\x1b[0m\r\n\ta tab\n\u202eoverride\u2066\u200b\u2028\n"
-    "e\u0301 caf\u00e9 \U0001f600\U0001f469\u200d\U0001f680x 中文字 \ufe0f\ue000\x00\x7f\x85]]>-->\n\n"
-    "{{ 7 * 7 }}{% raw %}\n"
+from charrnn.pages.report import (
+    calibration_bins,
+    calibration_error,
+    colour_text,
+    draw_samples,
+    pack_predictions,
+    render,
 )
+from tests.conftest import draw_text, make_model_file, make_text
+from tests.pages.reports import HOSTILE, make_predictions, make_report, random_predictions
 
 
-def predict(vocab: Vocab, text: str, *, seed: int = 0, num_top: int = 5) -> Predictions:
-    """What a model with random thoughts expects of a text, at times quite sure of itself."""
-    rng = np.random.default_rng(seed)
-    ids, num = vocab.encode(text), len(text)
-    logits = rng.normal(size=(num, len(vocab))) * rng.choice([0.1, 1, 3, 6], size=(num, 1))
-    logits[np.arange(num), ids] += rng.choice([-2, 2, 12], size=num)
-    share = np.exp(logits - logits.max(1, keepdims=True))
-    share /= share.sum(1, keepdims=True)
-    own = share[np.arange(num), ids]
-    top = np.argsort(-share, axis=1, kind="stable")[:, :num_top]
-    ranks = (share > own[:, None]).sum(1)
-    likely = np.take_along_axis(share, top, 1).astype(np.float32)
-    return Predictions(ids, -np.log(own), ranks.astype(np.int32), top.astype(np.int32), likely)
+@cache
+def usual_page() -> str:
+    """The page with everything on it."""
+    return render(make_report())
 
 
-def make_report(text: str = HOSTILE, **given) -> Report:
-    """A report about a text, in which all that comes from outside is hostile."""
-    vocab = given.pop("vocab", None) or Vocab.from_text(text)
-    predictions = predict(vocab, text)
-    log = [{"event": "plan", "step": 0}]
-    for step in range(10, 1000, 10):
-        pace = {"learning_rate": 1e-3, "chars_per_second": 5e4 + step}
-        log.append({"event": "progress", "step": step, "nats_per_char": 1 + 20 / step, **pace})
-        if step % 100 == 0:
-            log.append({"event": "evaluated", "step": step, "nats_per_char": 1.1 + 20 / step, "best": step == 800})
-    facts = {
-        "model": "</title><script>alert(3)</script>/model.safetensors",
-        "text": "<b>\u202etxt.\udcff\x1b",
-        "card": [("network", "gru 1x8"), ("text", "</style><svg onload=alert(4)>")],
-        "score": Evaluation(float(predictions.nats.sum()), len(text), {"<": 2, "\u202e": 1}),
-        "yardsticks": [Baseline("order <0>", 3.0, "a & b")],
-        "verdict": "Better than order 0.",
-        "vocab": vocab,
-        "predictions": predictions,
-        "hardest": [Line(2, "<img src=x onerror=alert(2)>\n", 100.0, 29), Line(3, "y" * 1000, 50.0, 1000)],
-        "samples": [(0.5, HOSTILE), (0.8, "\nfirst line is empty"), (1.0, "")],
-        "adapted": Evaluation(float(predictions.nats.sum()) * 0.9, len(text), {}),
-        "copied": CopiedShares(Copied(1000, 100, 40), Copied(1000, 50, 35), Copied(2000, 10, 31)),
-        "log": log,
-    }
-    return Report(**(facts | given))
+def words_of(page: str) -> str:
+    """The page's words in one line, without its markup."""
+    return " ".join(re.sub(r"<[^>]*>", " ", page).split())
 
 
 def data_of(page: str) -> dict:
@@ -74,25 +44,28 @@ def data_of(page: str) -> dict:
     (code,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
     assert not set(code) & set("<>&\u2028")
     data = json.loads(code)
-    for key in ("ids", "cost", "ranks", "top", "probabilities"):
+    for key in ("ids", "surprisal", "ranks", "top", "probabilities"):
         width, packed_bytes = data[key]
         data[key] = np.frombuffer(zlib.decompress(base64.b64decode(packed_bytes)), f"<u{width}")
     return data
 
 
 def text_of(blocks: str) -> str:
-    """What the coloured text says, without its markup."""
+    """The coloured text without its markup."""
     return html.unescape(re.sub(r"</?[pui][^>]*>", "", blocks))
 
 
+# the page as a whole
+
+
 def test_equal_reports_are_equal_pages():
-    """No clock, and no order that depends on hashing."""
-    assert render(make_report()) == render(make_report())
+    """Nothing depends on the clock or on hashing."""
+    assert render(make_report()) == usual_page()
 
 
-def test_the_policy_allows_exactly_the_pages_own_style_and_script():
-    """Each is there once, and its hash is that of what stands in the page."""
-    page = render(make_report())
+def test_the_policy_allows_only_the_pages_own_style_and_script():
+    """Each occurs once, and its hash is that of its source."""
+    page = usual_page()
     (policy,) = re.findall(r'Content-Security-Policy" content="(.*?)"', page)
     (style,), (script,) = (
         re.findall(r"<style>(.*?)</style>", page, re.S),
@@ -103,13 +76,13 @@ def test_the_policy_allows_exactly_the_pages_own_style_and_script():
         f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    assert page.count("<script") == 2  # the other holds data
+    assert page.count("<script") == 2  # the other one holds data
     assert page.index("Content-Security-Policy") < page.index("<style>")
 
 
-def test_what_comes_from_outside_is_text():
-    """No tag, handler, style or address of a file's or a text's making."""
-    page = render(make_report())
+def test_untrusted_text_stays_text():
+    """It adds no tag, handler, style or address."""
+    page = usual_page()
     for harm in ("<script>alert", "<img", "<svg onload", "</title><script", "49}", "<b>\u202e"):
         assert harm not in page
     markup = re.sub(r"<(script|style).*?</\1>", "", page, flags=re.S)
@@ -120,10 +93,72 @@ def test_what_comes_from_outside_is_text():
     page.encode()  # no lone surrogates
 
 
-def test_the_text_is_shown_character_by_character():
-    """Each has one code point, the same or a sign for it."""
+@pytest.mark.slow
+def test_a_page_of_the_usual_size_stays_under_three_megabytes():
+    """With as many characters as the held-out part of tiny Shakespeare, and predictions as varied."""
+    text = make_text(111_540)
+    page = render(make_report(text, assessment={"score": Evaluation(2e5, len(text), {})}))
+    assert 1_000_000 < len(page.encode()) < 3_000_000
+
+
+def test_bytes_per_character_of_a_page():
+    """A page takes less than 27 bytes for each character of the text."""
+    short, long = (len(render(make_report(make_text(size))).encode()) for size in (1000, 11_000))
+    assert 9 < (long - short) / 10_000 < 27
+
+
+# the head
+
+
+def test_the_head_separates_the_plain_score_from_the_adapted_one():
+    """It also lists the characters outside the vocabulary."""
+    text = words_of(render(make_report(assessment={"score": Evaluation(np.log(2) * 200, 100, {"<": 2})})))
+    assert "2.000 bits per character" in text
+    assert "perplexity 4.00" in text
+    assert "not scored: U+003C LESS-THAN SIGN 2×." in text
+    assert "bits per character with dynamic evaluation: a copy of the model learns from the text as it reads" in text
+    many = Evaluation(1.0, 1, dict.fromkeys(map(chr, range(0x4E00, 0x4E00 + 13)), 5))
+    page = render(make_report(assessment={"score": many, "adapted": None}))
+    assert "U+4E09 5×, 3 more." in page
+    assert "dynamic evaluation" not in page
+
+
+def test_the_models_row_comes_first():
+    """Bars are relative to the largest score."""
+    page = render(make_report(assessment={"score": Evaluation(1.5, 1, {})}))
+    rows = page.split('<tr class="own">')[1].split("</table>")[0]
+    assert re.findall(r'<rect class="(\w+)" width="([\d.]+)"', rows.replace('class="rail" width="100"', "")) == [
+        ("own", "50.00"),
+        ("other", "100.00"),
+    ]
+    assert "order &lt;0&gt;" in rows
+
+
+def test_a_mixtures_experts_are_named():
+    """Its row has their scores, and the text says that the learning curves are the network's."""
+    mixed = Evaluation(np.log(2) * 200, 100, {}, experts=(np.log(2) * 300, np.log(2) * 250))
+    words = words_of(render(make_report(assessment={"score": mixed})))
+    assert "this model network alone 3.000, n-grams alone 2.500" in words
+    assert "The curves show the network alone, without n-grams." in words
+    assert "without n-grams" not in words_of(usual_page())
+
+
+def test_each_empty_section_says_so():
+    """A report may lack everything but the score."""
+    nothing = {"baselines": (), "copied": None, "adapted": None}
+    page = render(make_report(assessment=nothing, hardest=[], samples=[], log=[], verdict=""))
+    for words in ("No baselines were computed", "No line is long enough", "No samples were drawn", "log of this model"):
+        assert words in page
+    assert 'id="loss-chart-title"' not in page
+
+
+# the coloured text
+
+
+def test_each_character_is_one_code_point():
+    """It is itself, or a visible character instead of it."""
     vocab = Vocab.from_text(HOSTILE)
-    shown = text_of(coloured(HOSTILE, predict(vocab, HOSTILE).nats))
+    shown = text_of(colour_text(HOSTILE, random_predictions(vocab, HOSTILE).nats))
     assert shown == "".join(map(visible, HOSTILE))
     assert len(shown) == len(HOSTILE)
     assert "</script><script>alert(1)</script>↵" in shown
@@ -132,43 +167,69 @@ def test_the_text_is_shown_character_by_character():
 
 
 def test_bytes_that_make_a_character_show_it():
-    """At the first of them; a dot stands for each other, and a sign for bytes that make none."""
+    """It is at the first byte, with a dot for each other; bytes that make no character are replaced."""
     text = bytes_as_chars("né中\U0001f600\u202e!") + "\udcff\udce4\udcb8x\udced\udca0\udc80"
-    shown = text_of(coloured(text, np.zeros(len(text))))
+    shown = text_of(colour_text(text, np.zeros(len(text))))
     assert shown == "né·中··\U0001f600···\ufffd··!" + "\ufffd" * 3 + "x" + "\ufffd" * 3
     assert len(shown) == len(text)
 
 
-def test_neighbours_of_one_level_share_an_element_and_lines_are_blocks():
-    """The first level needs none; the limits belong to the level above."""
-    cost = np.array([0.1, 0.2, 0.5, 0.99, 1.0, 9.0, 0.0])
+def test_neighbours_of_one_level_share_an_element():
+    """Lines are blocks; the lowest level has no element; a limit belongs to the level above it."""
+    surprisal = np.array([0.1, 0.2, 0.5, 0.99, 1.0, 9.0, 0.0])
     assert (
-        coloured("ab<de\n\n", cost)
+        colour_text("ab<de\n\n", surprisal)
         == "<p>ab<i class=a>&lt;d</i><i class=b>e</i><i class=g><u>↵</u></i></p><p><u>↵</u></p>"
     )
 
 
-def test_only_signs_are_faint():
-    """Not the same characters where the text itself has them."""
-    assert coloured("a·↵␉\t", np.zeros(5)) == '<p>a·↵␉<u class="t">␉</u></p>'
+def test_only_replacements_are_faint():
+    """The same characters are not if the text itself contains them."""
+    assert colour_text("a·↵␉\t", np.zeros(5)) == '<p>a·↵␉<u class="t">␉</u></p>'
 
 
 def test_long_lines_are_cut_into_blocks():
-    """A text without newlines isn't one block of 100,000 characters."""
-    blocks = coloured("x" * 2500, np.zeros(2500)).split("</p>")
+    """The browser would lay out a block of 100,000 characters slowly."""
+    blocks = colour_text("x" * 2500, np.zeros(2500)).split("</p>")
     assert [len(block.removeprefix("<p>")) for block in blocks] == [1000, 1000, 500, 0]
+
+
+def test_only_the_beginning_of_a_long_text_is_shown():
+    """The page says how much."""
+    page = render(make_report(assessment={"score": Evaluation(1e4, 12345, {})}))
+    assert f"the first {len(HOSTILE)} of 12,345 characters" in words_of(page)
+
+
+def test_a_text_of_one_character():
+    """There may be nothing to compare its copied share with."""
+    page = render(make_report("a", assessment={"copied": CopiedShares(Copied(1, 0, 0), None, Copied(0, 0, 0))}))
+    assert "Shown here: 1 character." in words_of(page)
+    assert "<p>a</p>" in page or "<p><i class=" in page
+    assert "sampled characters" not in page
+
+
+def test_a_text_of_no_characters():
+    """Sentences replace the text and the calibration."""
+    nothing = make_predictions(*(np.zeros(0, int) for _ in range(3)), np.zeros((0, 5), int), np.zeros((0, 5)))
+    page = render(make_report("a", predictions=nothing))
+    assert "There are no predictions to show." in page
+    assert "There are no predictions to calibrate." in page
+    assert 'id="data"' not in page
+
+
+# the data for the script
 
 
 def test_the_data_are_the_predictions():
     """All of them, as exactly as they are shown."""
     vocab = Vocab.from_text(HOSTILE)
-    predictions = predict(vocab, HOSTILE)
-    data = data_of(render(make_report()))
+    predictions = random_predictions(vocab, HOSTILE)
+    data = data_of(usual_page())
     num = len(HOSTILE)
     assert data["size"] == len(vocab)
     names = [called for _, called in data["chars"]]
     assert [names[i] for i in data["ids"]] == [name(char) for char in HOSTILE]
-    assert data["cost"] == pytest.approx(100 * predictions.nats / np.log(2), abs=0.501)
+    assert data["surprisal"] == pytest.approx(100 * predictions.nats / np.log(2), abs=0.501)
     assert (data["ranks"] == predictions.ranks).all()
     for k in range(5):
         likely = vocab.decode(predictions.top[:, k])
@@ -183,120 +244,62 @@ def test_large_vocabularies_take_wider_numbers(size):
     vocab = Vocab("".join(map(chr, [*range(0x3000, 0xD800), *range(0xE000, 0xE000 + size)]))[-size:])
     ids = np.array([0, size - 1], vocab.dtype)
     top = np.array([[size - 1, 7], [0, 7]], np.int32)
-    few = Predictions(ids, np.ones(2), np.array([size - 1, 0], np.int32), top, np.full((2, 2), 0.5, np.float32))
-    data = data_of(f'<script type="application/json" id="data">{packed(vocab, few)}</script>')
+    few = make_predictions(ids, np.ones(2), np.array([size - 1, 0], np.int32), top, np.full((2, 2), 0.5, np.float32))
+    data = data_of(f'<script type="application/json" id="data">{pack_predictions(vocab, few)}</script>')
     assert len(data["chars"]) == 3
     assert data["ids"].tolist() == [0, 2]
     assert data["top"].tolist() == [2, 0, 1, 1]
     assert data["ranks"].tolist() == [size - 1, 0]
-    every = Predictions(
+    every = make_predictions(
         np.arange(300), np.ones(300), np.zeros(300, np.int32), np.zeros((300, 1), np.int32), np.ones((300, 1))
     )
-    assert data_of(f'<script type="application/json" id="data">{packed(vocab, every)}</script>')[
-        "ids"
-    ].tolist() == list(range(300))
+    code = pack_predictions(vocab, every)
+    ids = data_of(f'<script type="application/json" id="data">{code}</script>')["ids"]
+    assert ids.tolist() == list(range(300))
 
 
-def test_costs_without_end_are_great_ones():
-    """An infinite cost or none that is a number gets the deepest colour and the greatest figure."""
-    odd = Predictions(
-        np.zeros(3, int),
-        np.array([np.inf, np.nan, 1e9]),
-        np.zeros(3, int),
-        np.zeros((3, 1), int),
-        np.full((3, 1), np.nan),
-    )
+def test_infinite_surprisal_is_a_large_one():
+    """An infinite value or NaN gets the deepest colour and the largest number."""
+    nats = np.array([np.inf, np.nan, 1e9])
+    odd = make_predictions(np.zeros(3, int), nats, np.zeros(3, int), np.zeros((3, 1), int), np.full((3, 1), np.nan))
     page = render(make_report("aaa", predictions=odd))
-    assert data_of(page)["cost"].tolist() == [65535] * 3
+    assert data_of(page)["surprisal"].tolist() == [65535] * 3
     assert "<p><i class=g>aaa</i></p>" in page
 
 
-def test_a_character_on_its_own_can_be_told_from_others():
-    """In the list of the likeliest there is nothing around it."""
+def test_characters_can_be_told_apart_without_context():
+    """In the list of the likeliest, invisible ones have labels."""
     chars = "\n \xa0a\u0301\u202e\ufffd" + END + UNKNOWN + "\udce2"
     data = data_of(render(make_report(chars)))
     assert {shown for shown, _ in data["chars"]} == {"↵", "␣", "a", "◌\u0301", "202E", "\ufffd", "end", "rare", "E2"}
 
 
 def test_a_text_of_bytes_and_documents():
-    """Each byte is one place of the text."""
+    """Each byte is one position of the text."""
     text = bytes_as_chars("né") + "\n" + END + UNKNOWN
     page = render(make_report(text))
-    called = {called for _, called in data_of(page)["chars"]}
-    rest = {"end of document", "one of the rarer characters", "newline", "U+006E LATIN SMALL LETTER N"}
-    assert called == {"byte 0xC3", "byte 0xA9"} | rest
-    assert "Its characters are bytes" in page
-    assert "Its characters are bytes" not in render(make_report())
+    assert {called for _, called in data_of(page)["chars"]} == set(map(name, text))
+    assert "byte 0xC3" in page
+    assert "The model reads bytes." in page
+    assert "The model reads bytes." not in usual_page()
     page.encode()
 
 
-def test_a_text_of_one_character():
-    """With a vocabulary of as many."""
-    page = render(make_report("a", copied=CopiedShares(Copied(1, 0, 0), None, Copied(0, 0, 0))))
-    assert "cost: 1 character." in " ".join(page.split())
-    assert "<p>a</p>" in page or "<p><i class=" in page
-    assert "sampled characters stand" not in page  # nothing was held out to compare with
+# learning curves
 
 
-def test_a_text_of_no_character():
-    """There is a sentence instead."""
-    nothing = Predictions(*(np.zeros(0, int) for _ in range(3)), np.zeros((0, 5), int), np.zeros((0, 5)))
-    page = render(make_report("a", predictions=nothing))
-    assert "No character was predicted." in page
-    assert "There are no predictions to compare." in page
-    assert 'id="data"' not in page
-
-
-def test_only_the_beginning_of_a_text_is_shown():
-    """And that is said."""
-    page = render(make_report(score=Evaluation(1e4, 12345, {})))
-    assert f"the first {len(HOSTILE)} of 12,345 characters" in " ".join(page.split())
-
-
-def test_the_head_tells_the_static_score_from_the_adapted():
-    """And names what is outside the vocabulary."""
-    text = " ".join(
-        re.sub(r"<[^>]*>", " ", render(make_report(score=Evaluation(np.log(2) * 200, 100, {"<": 2})))).split()
-    )
-    assert "2.000 bits per character" in text
-    assert "perplexity 4.00" in text
-    assert "not scored: U+003C LESS-THAN SIGN 2×." in text
-    assert "bits per character while learning from the text as it reads" in text
-    assert "while learning" not in render(make_report(adapted=None))
-    many = Evaluation(1.0, 1, dict.fromkeys(map(chr, range(0x4E00, 0x4E00 + 13)), 5))
-    assert "U+4E09 5×, 3 more." in render(make_report(score=many))
-
-
-def test_the_models_row_comes_first():
-    """Bars are shares of the greatest."""
-    rows = render(make_report(score=Evaluation(1.5, 1, {}))).split('<tr class="own">')[1].split("</table>")[0]
-    assert re.findall(r'<rect class="(\w+)" width="([\d.]+)"', rows.replace('class="rail" width="100"', "")) == [
-        ("own", "50.00"),
-        ("other", "100.00"),
-    ]
-    assert "order &lt;0&gt;" in rows
-
-
-def test_what_there_is_none_of():
-    """Each section says so."""
-    page = render(make_report(yardsticks=[], hardest=[], samples=[], log=[], copied=None, verdict="", adapted=None))
-    for words in ("No other predictor was measured", "no lines", "No text was sampled", "There is no log"):
-        assert words in page
-    assert 'id="loss-chart-title"' not in page
-
-
-def test_the_log_as_curves():
-    """The best evaluation is the one the run called so, and what is above the plot is said."""
-    page = " ".join(render(make_report()).split())
-    assert "predicted best at step 800: 1.623 bits" in page
-    assert "Points of up to 4.33 bits are above the plot" in page
+def test_the_log_becomes_curves():
+    """The best evaluation is the one that the log calls so, and points above the plot are mentioned."""
+    page = " ".join(usual_page().split())
+    assert "during training was 1.623 bits per character, at step 800." in page
+    assert "Points above the plot reach 4.33 bits." in page
     assert "held-out: first 1.876 at step 100, lowest 1.619 at step 900, last 1.619 at step 900" in page
     assert "learning rate: first 0.001 at step 10" in page
     assert "characters per second: first 50,010 at step 10" in page
 
 
-def test_a_damaged_log_is_read_as_far_as_it_makes_sense():
-    """Events of other types, with values missing or absurd, are skipped."""
+def test_a_damaged_log_is_read_as_far_as_possible():
+    """Events of other types, and those with missing or absurd values, are skipped."""
     good = {"event": "evaluated", "step": 5, "nats_per_char": 1.0, "best": True}
     wrong = [None, "5", True, float("nan"), float("inf"), -1, 10**400, [], {}]
     log = [None, 3, "event", [], {}, {"event": []}, {"event": "progress"}]
@@ -308,25 +311,30 @@ def test_a_damaged_log_is_read_as_far_as_it_makes_sense():
             {"event": kind, "step": 7, "nats_per_char": value, "learning_rate": value, "chars_per_second": value}
             for kind in ("progress", "evaluated")
         ]
-    assert "There is no log" in render(make_report(log=log))
-    assert "best at step 5: 1.443 bits" in " ".join(render(make_report(log=[*log, good])).split())
-    assert "not scored on the way" in render(make_report(log=[{"event": "progress", "step": 0, "nats_per_char": 0}]))
+    assert "The log of this model's training was not found" in render(make_report(log=log))
+    assert "1.443 bits per character, at step 5." in words_of(render(make_report(log=[*log, good])))
+    assert "not scored during training" in render(
+        make_report(log=[{"event": "progress", "step": 0, "nats_per_char": 0}])
+    )
 
 
-def test_a_step_that_was_taken_again_counts_as_it_went_last():
-    """As after a return from a divergence."""
+def test_the_last_event_of_a_repeated_step_counts():
+    """A run that diverged goes back some steps."""
     log = [
         {"event": "evaluated", "step": step, "nats_per_char": nats} for step, nats in [(5, 9.0), (10, 8.0), (5, 2.0)]
     ]
-    assert module._values(log, "evaluated", "nats_per_char") == [(5.0, 2.0), (10.0, 8.0)]
+    assert module._read_points(log, "evaluated", "nats_per_char") == [(5.0, 2.0), (10.0, 8.0)]
+
+
+# calibration, lines, samples
 
 
 def test_calibration_by_hand():
-    """Two places, two candidates each: 0.75 came, 0.25 didn't, of two at 0.5 one did."""
+    """Two positions with two candidates each: 0.75 came true, 0.25 did not, and one of two at 0.5 did."""
     halves = np.array([[0.75, 0.25], [0.5, 0.5]], np.float32)
     top = np.array([[0, 1], [0, 1]], np.int32)
-    bins = calibration(Predictions(np.array([0, 1]), np.zeros(2), np.zeros(2, np.int32), top, halves))
-    found = {place: (one.count, one.probability, one.share) for place, one in enumerate(bins) if one.count}
+    bins = calibration_bins(make_predictions(np.array([0, 1]), np.zeros(2), np.zeros(2, np.int32), top, halves))
+    found = {place: (one.count, one.predicted, one.observed) for place, one in enumerate(bins) if one.count}
     assert found == {7: (1, 0.75, 1.0), 2: (1, 0.25, 0.0), 5: (2, 0.5, 0.5)}
     assert calibration_error(bins) == pytest.approx((0.25 + 0.25 + 0 + 0) / 4)
     assert len(bins) == 10
@@ -334,20 +342,29 @@ def test_calibration_by_hand():
 
 def test_certainty_is_in_the_last_bin():
     """A probability of 1 has no bin of its own."""
-    sure = Predictions(np.zeros(1, int), np.zeros(1), np.zeros(1, int), np.zeros((1, 1), int), np.ones((1, 1)))
-    assert [one.count for one in calibration(sure)] == [0] * 9 + [1]
+    sure = make_predictions(np.zeros(1, int), np.zeros(1), np.zeros(1, int), np.zeros((1, 1), int), np.ones((1, 1)))
+    assert [one.count for one in calibration_bins(sure)] == [0] * 9 + [1]
     assert calibration_error([]) == 0
 
 
 def test_long_lines_are_shortened_in_the_table():
-    """To what fits."""
-    page = render(make_report())
-    assert "y" * 199 + "…" in page
-    assert "y" * 201 not in page
+    """To 200 characters."""
+    assert "y" * 199 + "…" in usual_page()
+    assert "y" * 201 not in usual_page()
 
 
 def test_samples_keep_their_line_breaks():
-    """A `pre` swallows its first newline."""
-    page = render(replace(make_report(), samples=[(0.8, "\nfirst\n  second")]))
+    """`pre` drops its first newline, so there is one more."""
+    page = render(make_report(samples=[(0.8, "\nfirst\n  second")]))
     assert '<pre dir="auto">\n\nfirst\n  second</pre>' in page
-    assert "10.0 % of 1,000 sampled characters" in page
+    words = words_of(page)
+    assert "10.0 % of 1,000 sampled characters" in words
+    assert "(longest run: 40; network alone: 5.0 %). For comparison: 0.5 % of the scored text" in words
+
+
+def test_samples_are_drawn_at_each_temperature(monkeypatch):
+    """They are the same each time."""
+    monkeypatch.setattr(module, "SAMPLE_LENGTH", 30)
+    file = make_model_file(ModelConfig("gru", vocab_size=9, embedding_dim=4, hidden_size=8, num_layers=1))
+    expected = [(t, draw_text(file, length=30, temperature=t, seed=0)) for t in module.TEMPERATURES]
+    assert draw_samples(file, threads=1) == draw_samples(file, threads=2) == expected

@@ -172,8 +172,8 @@ def test_a_stop_request_saves_and_ends_the_run(plan, uninterrupted):
     assert digests(plan)[0] == uninterrupted(plan).digests[0]
 
 
-def test_a_run_stopped_by_signals_ends_as_one_that_was_not(documents, uninterrupted, monkeypatch):
-    """Each signal saves a state that an uninterrupted run lacks; the files in the end are the same."""
+def train_until_signal(plan, number, *, step, monkeypatch):
+    """Train until a signal arrives in that step, or at once if it has passed; return the error that ends the run."""
     stop, original = StopRequest(), loop.progress_event
 
     def progress_event(state, *rest):
@@ -183,13 +183,18 @@ def test_a_run_stopped_by_signals_ends_as_one_that_was_not(documents, uninterrup
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "progress_event", progress_event)
-        for number, step in ((2, 3), (15, 3), (1, 17)):
-            stop.signal_number = None
-            with pytest.raises(Interrupted) as ended:
-                run_through(plan_again(documents), stop=stop)
-            assert ended.value.signal_number == number
-            assert ended.value.exit_code == 128 + number
-            assert f"step {documents.run.newest_state().meta['step']};" in str(ended.value)
+        with pytest.raises(Interrupted) as ended:
+            run_through(plan, stop=stop)
+    return ended.value
+
+
+def test_a_run_stopped_by_signals_ends_as_one_that_was_not(documents, uninterrupted, monkeypatch):
+    """Each signal saves a state that an uninterrupted run lacks; the files in the end are the same."""
+    for number, step in ((2, 3), (15, 3), (1, 17)):
+        error = train_until_signal(plan_again(documents), number, step=step, monkeypatch=monkeypatch)
+        assert error.signal_number == number
+        assert error.exit_code == 128 + number
+        assert f"step {documents.run.newest_state().meta['step']};" in str(error)
     run_through(plan_again(documents))
     assert digests(documents) == uninterrupted(documents).digests
 
@@ -211,10 +216,10 @@ def ticking_clock():
 
 def test_a_run_in_minutes_resumes_exactly_once_its_steps_are_known(plan):
     """The time was turned into steps; from there on the clock decides nothing and is in no file."""
-    plan = replace(with_settings(plan, steps=None), budget=Budget(0.2, 12.0))
+    plan = replace(with_settings(plan, steps=None), budget=Budget(0.1, 6.0))
     run_through(plan, stop=ticking_clock(), save_every=0.0)
     expected = digests(plan)
-    for stop_after in (40, 60):
+    for stop_after in (20, 40):
         plan.run.clear()
         events = run_through(plan, stop=ticking_clock(), stop_after=stop_after, save_every=0.0)
         known = [event.num_steps for event in events if isinstance(event, Progress)]

@@ -206,8 +206,10 @@ def test_a_deleted_model_is_saved_again(plan, uninterrupted, stop_after):
     assert load_model(plan.run.model_path).scores["nats_per_char"] == events[-1].nats_per_char
 
 
-def test_a_finished_run_without_its_model_has_no_last_event(plan):
-    """The error says how to go on."""
+def test_the_last_event_of_a_finished_run_is_read_from_its_model(plan, uninterrupted):
+    """It is the same event; without the model there is an error that says what to do."""
+    finished_run = uninterrupted(plan)
+    assert saving.read_finished_event(finished_run.plan.run, 24) == finished_run.events[-1]
     with pytest.raises(ModelFileError, match="--fresh"):
         saving.read_finished_event(plan.run, 24)
 
@@ -283,7 +285,7 @@ def overfitting(plan, **training):
 
 
 def test_a_run_without_improvement_stops(plan, uninterrupted):
-    """After as many worse evaluations as its patience; the saved weights are the best, and the event names their step."""
+    """After as many worse evaluations as its patience. The saved weights are the best; the event names their step."""
     plan = overfitting(plan)
     finished_run = uninterrupted(plan)
     stopped, finished = finished_run.events[-2:]

@@ -1,4 +1,4 @@
-"""The pace of a run, on a clock that the tests advance. tests/test_config.py tests what `recommend` chooses."""
+"""The pace of a run, on a clock that the tests advance."""
 
 import itertools
 import time
@@ -61,7 +61,7 @@ def steps_left(pace, budget, *, num_valid=0, num_counted=0):
 
 @given(span=st.integers(1, 20_000))
 def test_evaluations_are_close_at_first_and_never_far_apart(span):
-    """No gap is longer than a twelfth of the span, or much longer than a fifth of the steps done; the last is at the end."""
+    """No gap is longer than a twelfth of the span, or much longer than a fifth of the steps done."""
     last, due = 0, []
     for done in range(1, span + 1):
         if evaluation_is_due(done, last, span):

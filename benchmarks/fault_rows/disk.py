@@ -1,0 +1,182 @@
+"""Operations on the disk: recorded, failed or ended by a kill, in Python and by strace.
+
+`watched` replaces the functions that charrnn writes files with, for the files of one folder.
+`traced` has strace count the system calls of one thread, so the n-th is always the same.
+"""
+
+import ctypes
+import errno
+import functools
+import io
+import os
+import re
+import signal
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from fault_rows.outcome import Broken, expect
+
+NOTHING, FOR_A_WHILE = "nothing", " for a while"
+KILLS = ("kill before", "kill half", "kill after")
+SHORT, TORN = "a short write", "EIO after half a write"
+_CHANGING = "openat write ftruncate fsync close rename renameat renameat2 unlink unlinkat"
+_CALLS = f"{_CHANGING} newfstatat fstat getdents64 lseek"  # of a save
+_SET_PTRACER = 0x59616D61  # of prctl: who may attach, where only parents may
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation on the disk.
+
+    kind: open, write, truncate, fsync, close, replace or unlink. act: does it; for a write it
+    takes the number of bytes to stop at. data: what is written. target: where replace puts the file.
+    """
+
+    kind: str
+    path: Path
+    act: Callable[..., Any]
+    data: bytes = b""
+    target: Path | None = None
+
+
+Handler = Callable[[Operation], Any]  # does the operation or something else
+
+
+class _File(io.FileIO):
+    """A file whose changes go through a handler."""
+
+    def __init__(self, path: Path, mode: str, handler: Handler) -> None:
+        self._path, self._handler = path, handler
+        super().__init__(path, mode)
+
+    def write(self, data: Any, /) -> Any:
+        given, write = bytes(data), super().write
+        return self._handler(Operation("write", self._path, lambda limit=None: write(given[:limit]), given))
+
+    def truncate(self, size: int | None = None, /) -> Any:
+        return self._handler(Operation("truncate", self._path, functools.partial(super().truncate, size)))
+
+    def close(self) -> None:
+        if not self.closed:
+            self._handler(Operation("close", self._path, super().close))
+
+
+@contextmanager
+def watched(folder: Path, handler: Handler) -> Iterator[None]:
+    """Pass every operation on the files in this folder except its lock, and on itself, to the handler."""
+    open_file, handles = Path.open, dict[int, Path]()
+
+    def is_watched(path: Any) -> bool:
+        path = Path(path) if isinstance(path, (str, Path)) else Path()
+        return folder in (path, path.parent) and not path.name.startswith(".lock")
+
+    def watched_file(path: Path, mode: str = "r", buffering: int = -1, **options: Any) -> Any:
+        if not is_watched(path) or not set(mode) & set("wax+"):
+            return open_file(path, mode, buffering, **options)
+        file = handler(Operation("open", path, lambda: _File(path, mode, handler)))
+        handles[file.fileno()] = path
+        return file if buffering == 0 else io.BufferedWriter(file)
+
+    def by_path(kind: str, function: Callable[..., Any], path: Any, *more: Any, **options: Any) -> Any:
+        act = functools.partial(function, path, *more, **options)
+        if not is_watched(path):
+            return act()
+        target = Path(more[0]) if kind == "replace" else None
+        result = handler(Operation(kind, Path(path), act, target=target))
+        if kind == "open":
+            handles[result] = Path(path)
+        return result
+
+    def by_handle(kind: str, function: Callable[..., Any], handle: int) -> Any:
+        path = handles.pop(handle, None) if kind == "close" else handles.get(handle)
+        act = functools.partial(function, handle)
+        return handler(Operation(kind, path, act)) if path else act()
+
+    calls = {kind: functools.partial(by_path, kind, getattr(os, kind)) for kind in ("open", "replace", "unlink")}
+    calls |= {kind: functools.partial(by_handle, kind, getattr(os, kind)) for kind in ("fsync", "close")}
+    with mock.patch.object(Path, "open", watched_file), mock.patch.multiple(os, **calls):
+        yield
+
+
+@dataclass
+class Fault:
+    """A failure or a kill at the n-th operation of some work (from 0), until it is healed.
+
+    how: NOTHING, "kill before", "kill half" or "kill after", SHORT, TORN or the name of an error; or
+    in strace's words, as "error=EIO", at the n-th system call of a kind. operations: those so far.
+    """
+
+    how: str = NOTHING
+    nth: int = -1
+    kind: str = ""
+    operations: list[Operation] = field(default_factory=list)
+    healed: bool = False
+
+    @property
+    def reason(self) -> str:
+        """What the system calls the error."""
+        name = self.how.removesuffix(FOR_A_WHILE).removeprefix("error=")
+        return os.strerror(getattr(errno, name, errno.EIO))
+
+    def __call__(self, operation: Operation) -> Any:
+        """Do an operation, fail it or die."""
+        number, how = len(self.operations), self.how.removesuffix(FOR_A_WHILE)
+        self.operations.append(operation)
+        lasts = how != self.how and number > self.nth
+        if self.healed or how == NOTHING or not (number == self.nth or lasts):
+            return operation.act()
+        half = len(operation.data) // 2
+        if how == SHORT:
+            return operation.act(max(1, half)) if operation.kind == "write" else operation.act()
+        if operation.kind == "write" and (how == "kill half" or (how == TORN and not lasts)):
+            operation.act(half)
+        elif how == "kill after" or (operation.kind == "close" and not how.startswith("kill")):
+            operation.act()  # after an error of close, too, the handle is gone
+        if how.startswith("kill"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise OSError(getattr(errno, how, errno.EIO), self.reason, str(operation.path))
+
+    def at(self, folder: Path, *, thread: int | None = None) -> AbstractContextManager[Any]:
+        """Let it happen in a folder of this process, or by strace to one of its threads."""
+        if "=" not in self.how:
+            return watched(folder, self)
+        return traced("-e", f"inject={self.kind}:{self.how}:when={self.nth}", thread=thread)
+
+
+@contextmanager
+def traced(*options: str, thread: int | None = None) -> Iterator[None]:
+    """Have strace follow one thread of this process, this one or that of a number."""
+    ctypes.CDLL(None).prctl(_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)  # anybody may attach
+    calls = "trace=" + ",".join(f"?{name}" for name in _CALLS.split())
+    command = ["strace", "-p", str(thread or threading.get_native_id()), "-o", os.devnull, "-e", calls, *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
+        try:
+            line = strace.stderr.readline() if strace.stderr else ""
+            expect("attached" in line, f"strace can't attach: {line.strip()}")
+            yield
+        finally:
+            strace.terminate()  # it detaches
+            strace.wait()
+
+
+@functools.cache
+def lack_of_strace() -> str:
+    """Why nothing can be traced here; nothing where it can."""
+    try:
+        with traced():
+            return ""
+    except (OSError, Broken) as error:
+        return str(error)
+
+
+def system_calls(log: Path) -> list[tuple[str, int]]:
+    """The system calls in a log of strace, each by name and number, from 1."""
+    counts = Counter(re.findall(r"^(\w+)\(", log.read_text(encoding="utf-8", errors="replace"), re.M))
+    return [(name, n) for name, count in counts.items() for n in range(1, count + 1)]

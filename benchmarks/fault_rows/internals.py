@@ -1,0 +1,13 @@
+"""Everything the rows import from charrnn besides its command line; `poisons` and `processes` patch more of it."""
+# ruff: noqa: F401
+
+from charrnn.config import CELLS, CorpusConfig, ModelConfig, TrainConfig
+from charrnn.data.batches import Cursor
+from charrnn.data.vocab import Vocab
+from charrnn.errors import CharrnnError, ModelFileError
+from charrnn.hardware import available_cores
+from charrnn.kernels.products import has_fast_bfloat16
+from charrnn.model.file import ModelFile, load_model, read_tensors, save_model, write_tensors
+from charrnn.training.folder import Log, Run
+from charrnn.training.saving import StateSnapshot, Writer
+from charrnn.training.state import ScalarState

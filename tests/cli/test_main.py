@@ -1,0 +1,323 @@
+"""Failures: what a user can do wrong ends in one line on stderr and its exit code; closed and full outputs."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from charrnn import __version__
+from charrnn.cli import main as cli
+from charrnn.errors import Interrupted, PeerError, ResourceError
+from charrnn.model.file import write_tensors
+from tests.cli.conftest import POEMS, TINY, Home, assert_refused, call, in_shell, posix
+
+# texts
+
+TEXTS = {
+    "empty.txt": (b"", ("empty",)),
+    "latin.txt": ("Gedicht für".encode("latin-1") + b" x" * 20, ("byte 9", "0xfc", "--encoding latin-1")),
+    "binary.bin": (b"abc\0def" * 9, ("binary", "byte 3")),
+    "missing.txt": (None, ("no such file",)),
+    "a\x1b[31m\nb.txt": (None, ("no such file", r"a\x1b[31m\nb.txt")),
+    "x" * 300: (None, ()),
+    "folder": (None, ("no text files",)),
+}
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+@pytest.mark.parametrize("name", TEXTS, ids=lambda name: name.encode("unicode_escape").decode()[:20])
+def test_an_unusable_text_is_refused(copied_home: Path, command: str, name: str) -> None:
+    """The line names the file, what is wrong with it and, if one helps, the option."""
+    data, parts = TEXTS[name]
+    Path("folder").mkdir()
+    if data is not None:
+        Path(name).write_bytes(data)
+    outcome = call(command, name, *(["-m", "poems"] if command == "eval" else []))
+    assert_refused(outcome, 3, *parts)
+    assert "\x1b" not in outcome.err
+    assert {path.name for path in Path("checkpoints").iterdir()} == {"poems"}
+
+
+def test_a_text_that_is_too_short_is_refused(desk: Path) -> None:
+    """The line says how much would be enough."""
+    Path("short.txt").write_text("a rose\n", encoding="utf-8")
+    assert_refused(call("train", "short.txt"), 3, "short.txt", "7 characters", "at least 20")
+
+
+@pytest.mark.parametrize("encoding", ["utf-9", "", "base64", "rot13", "x\0y"])
+def test_an_unknown_encoding_is_refused(desk: Path, encoding: str) -> None:
+    """It is a usage error that names the option."""
+    assert_refused(call("train", "poems.txt", "--encoding", encoding), 2, "--encoding")
+
+
+def test_a_codec_that_fails_without_a_position_is_refused(desk: Path) -> None:
+    """The line still names the file."""
+    assert_refused(call("train", "poems.txt", "--encoding", "utf-16"), 3, "poems.txt", "--encoding")
+
+
+def test_a_closed_stdin_is_refused(desk: Path) -> None:
+    """`-` without a stdin is unusable input, for every command."""
+    assert_refused(call("train", "-", stdin=None), 3, "stdin")
+    assert_refused(call("sample", "-f", "-", stdin=None), 3, "stdin")
+
+
+@posix
+def test_a_stdin_that_the_shell_closed_is_refused(desk: Path) -> None:
+    """A process has no stdin then."""
+    assert_refused(in_shell('"${charrnn[@]}" <&-', "sample", "-f", "-", cwd=desk), 3, "stdin")
+
+
+# models
+
+MODELS: dict[str, Callable[[bytes], bytes | None]] = {
+    "missing": lambda _: None,
+    "x" * 300: lambda _: None,
+    "empty": lambda _: b"",
+    "garbage": lambda _: b"this is not a model, it is a poem\n" * 9,
+    "zeros": lambda _: bytes(1000),
+    "truncated": lambda whole: whole[:-1],
+    "longer": lambda whole: whole + b"\0",
+    "flipped": lambda whole: whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:],
+}
+
+
+@pytest.mark.parametrize("command", ["sample", "eval", "info"])
+@pytest.mark.parametrize("name", MODELS, ids=lambda name: name[:10])
+def test_a_file_that_is_no_model_is_refused(home: Home, desk: Path, command: str, name: str) -> None:
+    """Missing, damaged and foreign files end with 4, in one line that names the file."""
+    data = MODELS[name]((home.path / "checkpoints/poems/model.safetensors").read_bytes())
+    if data is not None:
+        Path(name).write_bytes(data)
+    assert_refused(call(command, *(["-m"] if command != "info" else []), name), 4, name)
+
+
+def test_a_folder_a_device_and_a_state_are_no_models(home: Home, desk: Path) -> None:
+    """What exists, but can't be a model, is named as such."""
+    Path("folder").mkdir()
+    state = home.path / "checkpoints/poems/state-20.safetensors"
+    for which, part in [("folder", "folder"), (str(state), "state"), (os.devnull, os.devnull)]:
+        assert_refused(call("sample", "-m", which), 4, part)
+
+
+def test_a_newer_format_is_refused(desk: Path) -> None:
+    """A file of a later version is not called damaged."""
+    write_tensors(desk / "m", {"a": np.zeros(1, np.float32)}, kind="model", meta={"format": 2})
+    assert_refused(call("sample", "-m", "m"), 4, "format 2", "newer")
+
+
+# usage
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (("bogus",), ("bogus", "charrnn --help")),
+        (("train",), ("TEXT", "charrnn train --help")),
+        (("train", "poems.txt", "--nonsense"), ("--nonsense",)),
+        (("sample", "--nonsense"), ("--nonsense",)),
+        (("sample", "--x\x1b[31m\ny"), (r"--x\x1b[31m",)),
+        (("sample", "extra[/]"), ("extra[/]",)),
+        (("eval", "poems.txt", "extra"), ("extra",)),
+        (("sample", "-n"), ("-n",)),
+        (("sample", "-n", "-2"), ("--length",)),
+        (("sample", "--top-p", "1.5"), ("--top-p",)),
+        (("sample", "--unknown", "drop"), ("--unknown", "skip", "drop")),
+        (("sample", "--stop", ""), ("--stop",)),
+        (("sample", "-N", "0"), ("--num-samples",)),
+        (("train", "poems.txt", "--cell", "transformer"), ("--cell", "rnn, gru, lstm", "transformer")),
+        (("train", "poems.txt", "--dry-run", "--run", ""), ("--run",)),
+        (("train", "poems.txt", "--dry-run", "--run", "a/b"), ("--run", "a/b")),
+        (("train", "poems.txt", "--dry-run", "--run", ".."), ("--run",)),
+        (("train", "poems.txt", "--steps", "1", "--run", "x" * 300), ("--run",)),
+        (("train", "poems.txt", "--device", "abacus"), ("--device", "abacus")),
+        (("train", "-", "-"), ("stdin",)),
+    ],
+    ids=lambda value: ascii(" ".join(value))[:40] if isinstance(value, tuple) else None,
+)
+def test_a_usage_error_is_one_line(desk: Path, args: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    """What doesn't parse or makes no sense ends with 2 and is named."""
+    outcome = call(*args)
+    assert_refused(outcome, 2, *parts)
+    assert "\x1b" not in outcome.err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_missing_device_is_refused(desk: Path) -> None:
+    """With the exit code for resources, and what to use instead."""
+    assert_refused(call("train", "poems.txt", "--device", "cuda", "--dry-run"), 6, "--device cuda", "--device cpu")
+
+
+def test_only_train_runs_in_several_processes(at_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under torchrun the other commands are refused."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert_refused(call("sample"), 2, "rank 1: ", "train", "charrnn sample alone")
+
+
+# errors of the system, and of other processes
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ResourceError("no such device"), 6, "charrnn: no such device\n"),
+        (PeerError(3), 3, ""),
+        (
+            OSError(28, "No space left on device", "checkpoints/a"),
+            1,
+            "charrnn: checkpoints/a: No space left on device\n",
+        ),
+        (OSError("odd"), 1, "charrnn: odd\n"),
+        (MemoryError(), 6, "charrnn: out of memory; train with a smaller --batch-size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 6, "charrnn: out of memory; "),
+    ],
+    ids=repr,
+)
+def test_an_error_becomes_a_line_and_an_exit_code(
+    at_home: Home, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, line: str
+) -> None:
+    """Also those that no other place can say better."""
+    from charrnn.training import folder
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(folder, "find_model", fail)
+    outcome = call("info", "poems")
+    assert (outcome.code, outcome.out) == (code, b"")
+    assert outcome.err.startswith(line)
+    assert outcome.err.count("\n") == (1 if line else 0)
+
+
+def test_a_bug_is_not_hidden(at_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that no user can cause has its traceback."""
+    from charrnn.training import folder
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(folder, "find_model", fail)
+    monkeypatch.setattr(sys, "argv", ["charrnn", "info", "poems"])
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(Interrupted("stopped", signal_number=15), 143), (KeyboardInterrupt(), 130)]
+)
+def test_a_signal_ends_the_process_by_itself(
+    at_home: Home, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
+    """If the system can; the exit code is the same."""
+
+    def fail(**_: object) -> None:
+        raise error
+
+    ended: list[int] = []
+    monkeypatch.setattr(cli, "build_app", lambda: fail)
+    monkeypatch.setattr(cli, "end_by", ended.append)
+    outcome = call("info")
+    assert (outcome.code, ended) == (code, [code - 128])
+    assert outcome.err == ("" if isinstance(error, KeyboardInterrupt) else "charrnn: stopped\n")
+
+
+@posix
+def test_end_by_a_signal(tmp_path: Path) -> None:
+    """The parent sees the signal."""
+    script = "import charrnn.cli.main as m, signal; m.end_by(signal.SIGTERM); print('still here')"
+    pid = os.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", script])
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGTERM
+
+
+# outputs that are closed or full
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "args",
+    [("sample", "-n", "9", "--seed", "1"), ("sample", "--json"), ("info",), ("--version",), ("sample", "--help")],
+    ids=" ".join,
+)
+def test_a_full_disk_is_one_line(at_home: Home, args: tuple[str, ...]) -> None:
+    """A result that can't be written is an error with exit code 1."""
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        assert_refused(call(*args, stdout=full), 1, "No space left")
+
+
+@posix
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_the_interpreter_does_not_write_again_when_it_exits(desk: Path) -> None:
+    """A process whose stdout is full or closed writes one line."""
+    script = '"${charrnn[@]}" > /dev/full; echo $? >&2; "${charrnn[@]}" >&-; echo $? >&2'
+    full, code, closed, other_code = in_shell(script, "--version", cwd=desk).err.splitlines()
+    assert full.startswith("charrnn: can't write to stdout: No space left")
+    assert closed == "charrnn: can't write to stdout: it is closed"
+    assert (code, other_code) == ("1", "1")
+
+
+@posix
+def test_a_closed_stderr_leaves_stdout_clean(home: Home) -> None:
+    """What was meant for stderr must not end up in the result."""
+    outcome = in_shell('"${charrnn[@]}" 2>&-', "sample", "-n", "9", cwd=home.path)
+    assert (outcome.code, len(outcome.out)) == (0, 9)
+
+
+@posix
+def test_a_reader_that_has_enough_of_the_help_ends_it_quietly(desk: Path) -> None:
+    """`| head -1` is no error."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as stdout:
+        assert call("train", "--help", stdout=stdout) == (141, b"", "")
+
+
+# names from outside
+
+
+def test_markup_in_a_name_is_only_a_name(desk: Path) -> None:
+    """Brackets that rich would read as markup go through every command."""
+    path = Path("poems[/]x.txt")
+    path.parent.mkdir()
+    path.write_text(POEMS, encoding="utf-8")
+    outcome = call("train", str(path), "--steps", "2", *TINY)
+    assert (outcome.code, outcome.out) == (0, b"checkpoints/]x/model.safetensors\n")
+    assert "]x.txt: 4,000 characters" in outcome.err
+    assert call("eval", str(path), "--json").objects[0]["text"] == str(path)
+    assert call("info", "]x").text.count("poems[/]x.txt") == 1
+
+
+def test_an_escape_in_a_name_is_shown(desk: Path) -> None:
+    """What is written for people has the escape spelled out; JSON has it in JSON's own way."""
+    name = "a\x1b[31mb.txt"
+    Path(name).write_text(POEMS, encoding="utf-8")
+    outcome = call("train", name, "--steps", "2", *TINY)
+    assert outcome.code == 0
+    assert r"a\x1b[31mb.txt: 4,000 characters" in outcome.err
+    shown = outcome.err.encode() + call("info").out + call("info", "a\x1b[31mb").out + call("eval", name).out
+    assert b"\x1b" not in shown
+    facts = call("eval", name, "--json")
+    assert b"\x1b" not in facts.out
+    assert facts.objects[0]["text"] == name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs file names of any bytes")
+def test_a_name_that_is_not_utf8_comes_out_unchanged(desk: Path) -> None:
+    """The path on stdout has the bytes of the file system."""
+    name = os.fsdecode(b"po\xffms.txt")
+    Path(name).write_text(POEMS, encoding="utf-8")
+    outcome = call("train", name, "--steps", "2", *TINY)
+    assert (outcome.code, outcome.out) == (0, b"checkpoints/po\xffms/model.safetensors\n")
+    assert Path(os.fsdecode(outcome.out.rstrip())).is_file()
+    assert call("info", os.fsdecode(b"po\xffms")).code == 0
+
+
+def test_the_version(at_home: Home) -> None:
+    """Name and version, for scripts."""
+    assert call("--version") == (0, f"charrnn {__version__}\n".encode(), "")

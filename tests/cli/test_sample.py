@@ -1,0 +1,339 @@
+"""`charrnn sample`: text on stdout, the seed on stderr, JSON, prompts, stops, interruption."""
+
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from charrnn.config import SampleConfig
+from charrnn.kernels.products import has_fast_bfloat16
+from charrnn.sampling.sampler import Stream
+from tests.cli.conftest import (
+    POEMS,
+    Home,
+    assert_refused,
+    call,
+    call_on_terminal,
+    in_shell,
+    make_model,
+    posix,
+    start,
+    without_notices,
+)
+
+SHORT = ("sample", "-n", "30", "--seed", "4")
+
+
+# length and seed
+
+
+def test_a_seed_gives_the_same_text_again(at_home: Home) -> None:
+    """And another seed gives another text."""
+    first = call("sample", "-n", "300", "--seed", "7")
+    assert first.code == 0
+    assert call("sample", "-n", "300", "--seed", "7") == first
+    assert call("sample", "-n", "300", "--seed", "8").out != first.out
+
+
+@pytest.mark.parametrize("length", [0, 1, 255, 256, 257, 1000])
+def test_a_sample_has_exactly_the_length_asked_for(at_home: Home, length: int) -> None:
+    """That many characters after the prompt, and no newline after them."""
+    text = call("sample", "-n", str(length), "--seed", "1", "-p", "ba").text
+    assert text.startswith("ba")
+    assert len(text) == 2 + length
+
+
+def test_the_default_length_is_500(at_home: Home) -> None:
+    """Without options there is a page to read."""
+    assert len(call("sample").text) == SampleConfig().length == 500
+
+
+def test_a_longer_sample_starts_with_the_shorter_one(at_home: Home) -> None:
+    """The length decides only where the text ends."""
+    short, long = (call("sample", "-n", n, "--seed", "3").out for n in ("100", "700"))
+    assert long.startswith(short)
+
+
+def test_a_chosen_seed_is_printed_and_gives_the_text_again(at_home: Home) -> None:
+    """Without --seed the seed is on stderr, alone."""
+    first = call("sample", "-n", "200")
+    printed = re.fullmatch(r"seed (\d+)\n", first.err)
+    assert printed
+    assert call("sample", "-n", "200", "--seed", printed[1]) == (0, first.out, "")
+
+
+def test_quiet_does_not_print_the_seed(at_home: Home) -> None:
+    """--quiet leaves stderr empty."""
+    outcome = call("sample", "-n", "20", "--quiet")
+    assert (outcome.code, len(outcome.out), outcome.err) == (0, 20, "")
+
+
+# JSON and several samples
+
+
+def test_json_is_one_object(at_home: Home) -> None:
+    """It has the same text as plain output, and what is needed to draw it again."""
+    plain = call("sample", "-n", "50", "--seed", "4", "-p", "dor").text
+    outcome = call("sample", "-n", "50", "--seed", "4", "-p", "dor", "--json")
+    (facts,) = outcome.objects
+    assert (outcome.code, outcome.err) == (0, "")
+    assert facts["prompt"] + facts["text"] == plain
+    assert (facts["prompt"], facts["seed"], facts["stream"], facts["num_chars"]) == ("dor", 4, 0, 50)
+
+
+def test_json_has_the_chosen_seed(at_home: Home) -> None:
+    """Without --seed the object has it."""
+    (facts,) = call("sample", "-n", "50", "--json").objects
+    assert call("sample", "-n", "50", "--seed", str(facts["seed"])).text == facts["text"]
+
+
+def test_json_says_how_the_text_was_drawn(at_home: Home) -> None:
+    """All settings, the time it took, the text's surprisal, and the model."""
+    settings = ("--top-k", "4", "--top-p", "0.9", "--min-p", "0.01", "--no-repeat-ngram", "9", "--temp", "0.5")
+    (facts,) = call("sample", "-n", "40", "--seed", "4", "--json", *settings).objects
+    names = ("top_k", "top_p", "min_p", "no_repeat_ngram", "temperature", "length", "lines", "stop", "unknown")
+    assert [facts["settings"][name] for name in names] == [4, 0.9, 0.01, 9, 0.5, 40, 0, [], "error"]
+    assert facts["model"] == "checkpoints/poems/model.safetensors"
+    assert facts["seconds"] > 0
+    assert 0 < facts["bits_per_char"] < 20
+
+
+def test_json_needs_an_end(at_home: Home) -> None:
+    """An endless text never becomes an object."""
+    assert_refused(call("sample", "-n", "-1", "--json"), 2, "--json", "--length")
+
+
+def test_several_samples_are_the_streams_of_one_seed(at_home: Home) -> None:
+    """-N writes streams 0, 1, … of the seed, each the same for any N, with a newline or NUL between them."""
+    alone = call(*SHORT).out
+    three = call(*SHORT, "-N", "3", "-0").out.split(b"\0")
+    assert (len(three), len(set(three))) == (3, 3)
+    assert three[0] == alone
+    assert call(*SHORT, "-N", "3").out == b"\n".join(three)
+    objects = call(*SHORT, "-N", "3", "--json").objects
+    assert [(one["stream"], one["text"].encode()) for one in objects] == list(enumerate(three))
+
+
+@pytest.mark.parametrize("count", ["1", "3", "70"])
+def test_threads_and_other_samples_do_not_change_a_text(at_home: Home, count: str) -> None:
+    """For any number of threads and samples."""
+    texts = {call(*SHORT, "-0", "-N", count, "--threads", n).out for n in "12"}
+    assert len(texts) == 1
+    assert texts.pop().split(b"\0")[0] == call(*SHORT).out
+
+
+# prompts and ends
+
+
+def test_a_prompt_comes_from_a_file_or_stdin(at_home: Home, tmp_path: Path) -> None:
+    """The file first, then -p, nothing in between; newlines stay; --no-echo leaves the prompt out."""
+    path = tmp_path / "prompt.txt"
+    path.write_bytes(b"ba dor\n")
+    plain = call(*SHORT, "-p", "ba dor\nba").out
+    assert plain.startswith(b"ba dor\nba")
+    assert call(*SHORT, "-f", str(path), "-p", "ba").out == plain
+    assert call(*SHORT, "-f", "-", "-p", "ba", stdin=b"ba dor\n").out == plain
+    assert call(*SHORT, "-f", str(path), "-p", "ba", "--no-echo").out == plain[9:]
+    assert_refused(call("sample", "-f", "missing.txt"), 3, "missing.txt")
+    assert_refused(call(*SHORT, "-p", "ba\u00e9"), 3, "U+00E9")
+    assert call(*SHORT, "-p", "b\u00e9a", "--unknown", "skip", "--no-echo").code == 0
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "prompt", "parts"),
+    [
+        ("abc\n", "abéa", ("U+00E9", "character 3")),
+        ("abc\n", "a\x1b[31m", ("U+001B", "character 2")),
+        ("cafe\u0301", "caf\u00e9", ("U+00E9", "NFD")),
+        ("caf\u00e9", "cafe\u0301", ("NFC",)),
+        ("abc\n", "a\U0001f600", ("U+1F600",)),
+        ("abc\n", "a\udcff", ("U+DCFF",)),  # a byte of the command line that is not UTF-8
+    ],
+)
+def test_an_unknown_prompt_character_is_named(desk: Path, vocabulary: str, prompt: str, parts: tuple[str, ...]) -> None:
+    """The code point, its position, and the normal form that would help."""
+    make_model(desk / "m.safetensors", vocabulary)
+    outcome = call("sample", "-m", "m.safetensors", "-p", prompt)
+    assert_refused(outcome, 3, *parts)
+    assert "\x1b" not in outcome.err
+
+
+def test_a_text_ends_before_a_stop_or_after_a_line(at_home: Home) -> None:
+    """Neither the stop nor anything after the last line is written."""
+    text = call("sample", "-n", "400", "--seed", "4").out
+    stop = text[37:40]
+    assert call("sample", "-n", "400", "--seed", "4", "--stop", stop.decode()).out == text[: text.index(stop)]
+    assert call("sample", "-n", "-1", "--seed", "4", "--lines", "2").out == b"".join(text.splitlines(True)[:2])
+
+
+# numbers
+
+
+def test_temperature_0_takes_the_likeliest(at_home: Home) -> None:
+    """The seed doesn't matter then, and both names of the option mean the same."""
+    texts = {call("sample", "-n", "99", "--temp", "0", "--seed", seed).out for seed in "12"}
+    texts.add(call("sample", "-n", "99", "--temperature", "0", "--seed", "3").out)
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize("temperature", ["1e-300", "1e308"])
+def test_extreme_temperatures_write_text(at_home: Home, temperature: str) -> None:
+    """No temperature in the allowed range breaks the arithmetic."""
+    outcome = call("sample", "-n", "99", "--temp", temperature, "--seed", "1")
+    assert (outcome.code, len(outcome.text), outcome.err) == (0, 99, "")
+
+
+def test_weights_can_be_stored_in_bfloat16(at_home: Home) -> None:
+    """If the processor has such products; the settings say so, and the text is about as likely."""
+    args = ("sample", "-n", "200", "--seed", "4", "--json")
+    exact = call(*args).objects[0]
+    assert exact["settings"]["precision"] == "float32"
+    assert_refused(call(*args, "--precision", "half"), 2, "--precision", "half")
+    outcome = call(*args, "--precision", "bfloat16")
+    if not has_fast_bfloat16():
+        assert_refused(outcome, 6, "--precision float32")
+        return
+    assert outcome.objects[0]["settings"]["precision"] == "bfloat16"
+    assert outcome.objects[0]["bits_per_char"] == pytest.approx(exact["bits_per_char"], rel=0.5)
+    assert call(*args, "--precision", "auto").objects[0]["text"] == outcome.objects[0]["text"]
+
+
+# models
+
+
+def test_the_newest_model_is_the_default(desk: Path) -> None:
+    """Without -m the model written last is used."""
+    for age, char in enumerate("abc"):
+        model = make_model(Path("checkpoints") / char / "model.safetensors", "abc", likeliest=char)
+        os.utime(model, (1e9 - age, 1e9 - age))
+    assert call("sample", "-n", "3", "-q").out == b"aaa"
+
+
+@pytest.mark.parametrize("which", ["b", "checkpoints/b", "checkpoints/b/model.safetensors", "copy.bin"])
+def test_a_model_is_named_by_run_folder_or_file(desk: Path, which: str) -> None:
+    """-m takes a run's name, its folder, or a model file wherever it is."""
+    for char in "ab":
+        make_model(Path("checkpoints") / char / "model.safetensors", "ab", likeliest=char)
+    shutil.copy("checkpoints/b/model.safetensors", "copy.bin")
+    assert call("sample", "-n", "3", "-q", "-m", which).out == b"bbb"
+
+
+# interruption
+
+
+@posix
+@pytest.mark.parametrize(
+    ("several", "number", "code"),
+    [
+        ((), signal.SIGINT, 130),
+        (("-N", "70", "--stop", "@@@", "--threads", "2"), signal.SIGTERM, -signal.SIGTERM),
+    ],
+    ids=["one", "several"],
+)
+def test_an_interrupted_sample_ends_quietly(
+    home: Home, several: tuple[str, ...], number: signal.Signals, code: int
+) -> None:
+    """Ctrl-C ends an endless text with 130, SIGTERM ends many, without a message."""
+    process = start("sample", "-n", "-1", "--seed", "1", *several, cwd=home.path)
+    assert process.stdout is not None
+    assert len(process.stdout.read(100)) > 0
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, without_notices(err)) == (code, "")
+
+
+@posix
+def test_a_reader_that_has_enough_ends_the_stream_quietly(home: Home) -> None:
+    """`| head` ends an endless text without a message."""
+    script = '"${charrnn[@]}" | head -c 100; echo " ${PIPESTATUS[0]}"'
+    outcome = in_shell(script, "sample", "-n", "-1", "--seed", "1", cwd=home.path)
+    assert outcome.err == ""
+    assert outcome.out.endswith(b" 141\n")
+    assert len(outcome.out) == 105
+
+
+@posix
+def test_an_interrupted_sample_leaves_the_terminal_on_a_new_line(
+    at_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shell's prompt doesn't follow a half-written word."""
+    interrupt_after(monkeypatch, 3)
+    code, shown = call_on_terminal("sample", "-n", "-1", "-q", "-p", "ba", "--seed", "1")
+    assert code == 130
+    assert len(shown) > 4
+    assert shown.endswith(b"\n")
+    assert b"Traceback" not in shown
+
+
+def test_a_sample_that_is_not_complete_can_be_interrupted(at_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--json prints nothing then."""
+    interrupt_after(monkeypatch, 3)
+    assert call("sample", "--seed", "1", "--json", "-n", "1000000000") == (130, b"", "")
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, num_pieces: int) -> None:
+    """Send SIGINT to this process when a stream has drawn so many pieces."""
+    draw, drawn = Stream.__next__, []
+
+    def draw_and_count(stream: Stream) -> str:
+        drawn.append(draw(stream))
+        if len(drawn) == num_pieces:
+            signal.raise_signal(signal.SIGINT)
+        return drawn[-1]
+
+    monkeypatch.setattr(Stream, "__next__", draw_and_count)
+
+
+SHOW_NOTICES_AT_ONCE = """
+from charrnn.cli import console, main
+console.NOTICE_DELAY = 0.0
+main.main()
+"""
+
+
+@posix
+def test_reading_a_long_prompt_can_be_interrupted(home: Home, tmp_path: Path) -> None:
+    """A notice says what is being done."""
+    (tmp_path / "long.txt").write_text(POEMS * 1000, encoding="utf-8")
+    model = home.path / "checkpoints/poems/model.safetensors"
+    args = ("sample", "-m", str(model), "--seed", "1", "-f", "long.txt", "-n", "9")
+    process = start(*args, cwd=tmp_path, program=("-c", SHOW_NOTICES_AT_ONCE))
+    assert process.stderr is not None
+    try:
+        while (line := process.stderr.readline()) != "reading the prompt …\n".encode():
+            assert line, "the prompt was not read"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == (b"", b"")
+        assert process.returncode == 130
+    finally:
+        process.kill()
+
+
+# bytes
+
+
+@posix
+def test_a_terminal_is_shown_control_characters_as_escapes(desk: Path) -> None:
+    """A model that learned an escape character can't control the terminal; a pipe gets the text itself."""
+    make_model(desk / "m.safetensors", "a\x1b\x9b\u202e", likeliest="\x1b")
+    args = ("sample", "-m", "m.safetensors", "-n", "3", "--seed", "1", "-p", "a\x9b\u202e")
+    code, shown = call_on_terminal(*args)
+    assert code == 0
+    assert shown.rstrip() == rb"a\x9b\u202e\x1b\x1b\x1b"
+    assert call(*args).out == "a\x9b\u202e\x1b\x1b\x1b".encode()
+
+
+@posix
+def test_output_is_utf8_in_every_locale(desk: Path) -> None:
+    """A C locale changes neither the text nor the message about it."""
+    make_model(desk / "m.safetensors", "é漢", likeliest="漢")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    script = '"${charrnn[@]}" && "${charrnn[@]}" -p x'
+    outcome = in_shell(script, "sample", "-m", "m.safetensors", "-n", "3", "--seed", "1", cwd=desk, **plain)
+    assert (outcome.code, outcome.out) == (3, "漢漢漢".encode())
+    assert outcome.err.startswith("charrnn: ")
+    assert outcome.err.count("\n") == 1
+    assert "U+0078" in outcome.err

@@ -1,0 +1,71 @@
+"""A report in which everything from outside is hostile, for the tests of the page."""
+
+import numpy as np
+
+from charrnn.data.vocab import Vocab
+from charrnn.evaluation.scores import Assessment, Baseline, Copied, CopiedShares, Evaluation, Line
+from charrnn.kernels.head import Predictions
+from charrnn.pages.report import Report
+
+HOSTILE = (
+    "</script><script>alert(1)</script>\n<img src=x onerror=alert(2)> & &lt;\n"
+    "\x1b[31mred\x1b[0m\r\n\ta tab\n\u202eoverride\u2066\u200b\u2028\n"
+    "e\u0301 caf\u00e9 \U0001f600\U0001f469\u200d\U0001f680x 中文字 \ufe0f\ue000\x00\x7f\x85]]>-->\n\n"
+    "{{ 7 * 7 }}{% raw %}\n"
+)
+
+
+def make_predictions(ids, nats, ranks, top, probabilities) -> Predictions:
+    """Predictions of a model without n-grams."""
+    return Predictions(ids, nats, ranks, top, probabilities, np.zeros((len(ids), 0)))
+
+
+def random_predictions(vocab: Vocab, text: str) -> Predictions:
+    """Predictions of a random model that is nearly certain at some places."""
+    rng = np.random.default_rng(0)
+    ids, num = vocab.encode(text), len(text)
+    logits = rng.normal(size=(num, len(vocab))) * rng.choice([0.1, 1, 3, 6], size=(num, 1))
+    logits[np.arange(num), ids] += rng.choice([-2, 2, 12], size=num)
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    own = shares[np.arange(num), ids]
+    top = np.argsort(-shares, axis=1, kind="stable")[:, :5]
+    ranks = (shares > own[:, None]).sum(1)
+    likeliest = np.take_along_axis(shares, top, 1).astype(np.float32)
+    return make_predictions(ids, -np.log(own), ranks.astype(np.int32), top.astype(np.int32), likeliest)
+
+
+def make_assessment(text: str, nats: float, **given) -> Assessment:
+    """An assessment with all comparisons."""
+    facts = {
+        "score": Evaluation(nats, len(text), {"<": 2, "\u202e": 1}),
+        "baselines": (Baseline("order <0>", 3.0, "a & b"),),
+        "adapted": Evaluation(nats * 0.9, len(text), {}),
+        "copied": CopiedShares(Copied(1000, 100, 40), Copied(1000, 50, 35), Copied(2000, 10, 31)),
+    }
+    return Assessment(**(facts | given))
+
+
+def make_report(text: str = HOSTILE, *, assessment=None, **given) -> Report:
+    """A report on a text. assessment: parts of it to change; given: other parts of the report to change."""
+    vocab = given.pop("vocab", None) or Vocab.from_text(text)
+    predictions = given.pop("predictions", None) or random_predictions(vocab, text)
+    log = [{"event": "plan", "step": 0}]
+    for step in range(10, 1000, 10):
+        pace = {"learning_rate": 1e-3, "chars_per_second": 5e4 + step}
+        log.append({"event": "progress", "step": step, "nats_per_char": 1 + 20 / step, **pace})
+        if step % 100 == 0:
+            log.append({"event": "evaluated", "step": step, "nats_per_char": 1.1 + 20 / step, "best": step == 800})
+    facts = {
+        "model": "</title><script>alert(3)</script>/model.safetensors",
+        "text": "<b>\u202etxt.\udcff\x1b",
+        "card": [("network", "gru 1x8"), ("text", "</style><svg onload=alert(4)>")],
+        "assessment": make_assessment(text, float(predictions.nats.sum()), **(assessment or {})),
+        "verdict": "Better than order 0.",
+        "vocab": vocab,
+        "predictions": predictions,
+        "hardest": [Line(2, "<img src=x onerror=alert(2)>\n", 100.0, 29), Line(3, "y" * 1000, 50.0, 1000)],
+        "samples": [(0.5, HOSTILE), (0.8, "\nfirst line is empty"), (1.0, "")],
+        "log": log,
+    }
+    return Report(**(facts | given))

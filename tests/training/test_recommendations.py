@@ -1,0 +1,105 @@
+"""Recommendations: a valid choice of network, settings and budget for any text."""
+
+import dataclasses
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charrnn.config import CELLS, MIN_CHARS, ModelConfig, TrainConfig
+from charrnn.training.recipe import default_budget, estimate_memory, recommend
+
+SIZES = sorted(
+    {18, 19, *(int(10 ** (power / 4)) for power in range(6, 37)), *(n + d for n in (32, 256, 512) for d in (-1, 0))}
+)
+
+
+@pytest.mark.parametrize("vocab_size", [1, 2, 65, 256, 1000, 1001, 5000, 65536, 100_000])
+def test_every_text_has_a_valid_recommendation(vocab_size):
+    """From the shortest possible training text to a billion characters, for any time and device."""
+    assert min(SIZES) == 18 == int(0.9 * MIN_CHARS)
+    assert max(SIZES) == 10**9
+    budgets = [(0.6, "cpu", 1), (300.0, "cpu", 2), (1e7, "cpu", 64), (300.0, "cuda", 2)]
+    for num_chars, (seconds, device, threads) in itertools.product(SIZES, budgets):
+        model, training, _ = recommend(num_chars, vocab_size, seconds=seconds, device=device, threads=threads)
+        assert model.vocab_size == vocab_size
+        assert model.cell in CELLS
+        assert 1 <= training.batch_size <= num_chars
+        assert 1 <= training.seq_len <= num_chars
+        assert training.batch_size * training.seq_len <= max(num_chars, 32)
+        assert training.steps is None
+
+
+@given(
+    num_chars=st.integers(18, 10**9),
+    vocab_size=st.integers(1, 100_000),
+    seconds=st.floats(0.6, 6e7),
+    device=st.sampled_from(["cpu", "cuda", "cuda:1"]),
+    threads=st.integers(1, 1024),
+)
+def test_a_recommendation_depends_only_on_its_arguments(num_chars, vocab_size, seconds, device, threads):
+    """A run without options can be resumed only because the second recommendation equals the first."""
+    first = recommend(num_chars, vocab_size, seconds=seconds, device=device, threads=threads)
+    assert first == recommend(num_chars, vocab_size, seconds=seconds, device=device, threads=threads)
+    assert first.training.batch_size <= num_chars
+    settings = {**dataclasses.asdict(first.model), **dataclasses.asdict(first.training)}
+    assert first.reasons.keys() <= settings.keys()
+
+
+def test_longer_texts_get_no_smaller_networks():
+    """More text supports more parameters, needs less dropout and fills larger steps."""
+    found = [recommend(size, 65, seconds=300.0, device="cpu", threads=2) for size in SIZES]
+    for (smaller, before, _), (larger, after, _) in itertools.pairwise(found):
+        assert larger.hidden_size * larger.num_layers >= smaller.hidden_size * smaller.num_layers
+        assert after.dropout <= before.dropout
+        assert after.batch_size * after.seq_len >= before.batch_size * before.seq_len
+
+
+@given(num_chars=st.integers(18, 499_999), batch_size=st.integers(1, 64), seq_len=st.integers(1, 100))
+def test_a_short_text_gets_thirty_passes(num_chars, batch_size, seq_len):
+    """Its budget is the smallest number of steps that makes thirty passes."""
+    config = TrainConfig(batch_size=batch_size, seq_len=seq_len, dropout=0.0, learning_rate=1e-3)
+    minutes, steps = default_budget(num_chars, config)
+    assert minutes is None
+    assert steps * batch_size * seq_len >= 30 * num_chars > (steps - 1) * batch_size * seq_len
+
+
+@pytest.mark.parametrize("num_chars", [500_000, 1_003_854, 10**9, 10**15])
+def test_a_long_text_gets_five_minutes(num_chars):
+    """Unless the user asks for more."""
+    config = TrainConfig(batch_size=64, seq_len=64, dropout=0.0, learning_rate=1e-3)
+    assert default_budget(num_chars, config) == (5.0, None)
+
+
+@pytest.mark.parametrize("num_chars", [1000, 400_000, 2_000_000])
+def test_without_a_budget_the_default_one_is_used(num_chars):
+    """Whether it is a number of passes or of minutes."""
+    model, training, reasons = recommend(num_chars, 65, seconds=None, device="cpu", threads=2)
+    minutes, steps = default_budget(num_chars, training)
+    seconds = minutes and 60 * minutes
+    expected = recommend(num_chars, 65, seconds=seconds, steps=steps, device="cpu", threads=2)
+    assert (model, dataclasses.replace(training, steps=steps), reasons) == expected
+
+
+def test_regularisation_grows_with_the_number_of_passes():
+    """More steps or more time over the same text give more dropout; the reason names the number of passes."""
+    by_steps = [recommend(100_000, 65, seconds=None, steps=n, device="cpu", threads=2) for n in (49, 490, 4900)]
+    by_time = [recommend(100_000, 65, seconds=s, device="cpu", threads=2) for s in (2.0, 20.0, 200.0)]
+    for few, more, many in (by_steps, by_time):
+        assert few.training.dropout <= more.training.dropout <= many.training.dropout
+        assert few.training.weight_drop < many.training.weight_drop
+    for passes, choice in zip((1, 10, 100), by_steps, strict=True):
+        assert f"about {passes} times" in choice.reasons["dropout"]
+
+
+def test_estimated_memory_grows_with_every_size():
+    """It includes the weights."""
+    model = ModelConfig(cell="gru", vocab_size=5, embedding_dim=3, hidden_size=4, num_layers=2)
+    training = TrainConfig(batch_size=4, seq_len=8, dropout=0.5, learning_rate=1e-3)
+    least = estimate_memory(model, training)
+    assert least > 4 * model.num_parameters
+    for name in ("vocab_size", "embedding_dim", "hidden_size", "num_layers"):
+        assert estimate_memory(dataclasses.replace(model, **{name: 50}), training) > least
+    for name in ("batch_size", "seq_len"):
+        assert estimate_memory(model, dataclasses.replace(training, **{name: 50})) > least
