@@ -1,8 +1,8 @@
 """charrnn: train a character-level recurrent network on any text, sample from it, score texts with it.
 
-    >>> import charrnn
-    >>> model = charrnn.train("poems.txt", minutes=1)  # doctest: +SKIP
-    >>> print(model.sample("The kettle", length=200, temperature=0.8, seed=1))  # doctest: +SKIP
+>>> import charrnn
+>>> model = charrnn.train("poems.txt", minutes=1)  # doctest: +SKIP
+>>> print(model.sample("The kettle", length=200, temperature=0.8, seed=1))  # doctest: +SKIP
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,9 +1,9 @@
 """The Python API: `train`, `load` and `Model`. It calls the same functions as the command line.
 
-    >>> import charrnn
-    >>> model = charrnn.load("poems")                                   # doctest: +SKIP
-    >>> model.sample("The kettle", length=40, temperature=0.8, seed=1)  # doctest: +SKIP
-    >>> model.score("The kettle sang.").bits_per_char                   # doctest: +SKIP
+>>> import charrnn
+>>> model = charrnn.load("poems")                                   # doctest: +SKIP
+>>> model.sample("The kettle", length=40, temperature=0.8, seed=1)  # doctest: +SKIP
+>>> model.score("The kettle sang.").bits_per_char                   # doctest: +SKIP
 """
 
 import os
@@ -89,10 +89,11 @@ class Model:
 
     def __repr__(self) -> str:
         config = self._file.config
-        return f"<charrnn.Model {config.cell} {config.num_layers}x{config.hidden_size}, {len(self._file.vocab)} characters>"
+        size = f"{config.cell} {config.num_layers}x{config.hidden_size}"
+        return f"<charrnn.Model {size}, {config.vocab_size} characters>"
 
     @overload
-    def sample(self, prompt: str = "", *, echo: bool = True, **settings: Any) -> str: ...
+    def sample(self, prompt: str = "", *, num_samples: None = None, echo: bool = True, **settings: Any) -> str: ...
 
     @overload
     def sample(self, prompt: str = "", *, num_samples: int, echo: bool = True, **settings: Any) -> list[str]: ...

@@ -57,7 +57,7 @@ def count_threads(threads: int | None, num_processes: int = 1) -> int:
 
 
 def count_workers(batch_size: int, *, device: str, threads: int) -> int:
-    """Choose the number of worker threads for a step: one per core, but each with enough lanes to fill a product's tile."""
+    """Choose the number of worker threads for a step: one per core, each with enough lanes to fill a product's tile."""
     return max(1, min(threads, batch_size // 8)) if device == "cpu" else 1
 
 

@@ -1,6 +1,6 @@
-"""Slow twins: the same results by the plainest means, written from the equations.
+"""Slow twins: the same results by the simplest means, written from the equations.
 
-Everything is float64 and loops; nothing here is shared with the package.
+Everything is loops in float64; nothing here is shared with the package.
 """
 
 import math
@@ -54,11 +54,11 @@ class Network:
         self.hidden_size = self.tensors["head.weight"].shape[1]
 
     def zeros(self):
-        """One state a layer."""
+        """Make one state per layer."""
         return [tuple(np.zeros(self.hidden_size) for _ in range(NUM_STATES[self.cell])) for _ in range(self.num_layers)]
 
     def step(self, char, states):
-        """Logits (V,) for the character after `char`, and the new states."""
+        """Return logits (V,) for the character after `char`, and the new states."""
         x = self.tensors["embedding.weight"][char]
         after = []
         for layer, state in enumerate(states):
@@ -69,7 +69,7 @@ class Network:
         return self.tensors["head.weight"] @ x + self.tensors["head.bias"], after
 
     def nats(self, ids, context):
-        """What each of ids costs, read in sequence after the context."""
+        """Return the nats of each of ids, read in sequence after the context."""
         states, result = self.zeros(), []
         for char in context[:-1]:
             _, states = self.step(char, states)
@@ -79,7 +79,7 @@ class Network:
         return result
 
     def sample(self, prompt, uniforms, temperature):
-        """Ids drawn by inverting the distribution function, one uniform each."""
+        """Draw ids by inverting the distribution function, one uniform number each."""
         states, drawn = self.zeros(), []
         for char in prompt:
             logits, states = self.step(char, states)
@@ -95,7 +95,7 @@ class Network:
 
 
 def filtered(logits, top_k=0, top_p=1.0, min_p=0.0, temperature=1.0, forbidden=()):
-    """The distribution after the filters, one probability a character, by sorted lists.
+    """Compute the distribution after the filters, one probability per character, by sorted lists.
 
     Source: top-p, Holtzman et al. 2020; min-p, Nguyen et al. 2024; their order is llama.cpp's.
     """
@@ -141,7 +141,7 @@ class KneserNey:
 
     @staticmethod
     def discounts_of(counts):
-        """D of a count of 0, 1, 2 and of 3 or more: k - (k + 1) Y n_{k+1} / n_k, with Y = n_1 / (n_1 + 2 n_2)."""
+        """D for counts 0, 1, 2 and 3 or more: k - (k + 1) Y n_{k+1} / n_k, with Y = n_1 / (n_1 + 2 n_2)."""
         times = Counter(counts)
         if not (times[1] and times[2] and times[3]):
             return [0.0, 0.5, 0.5, 0.5]
@@ -149,7 +149,7 @@ class KneserNey:
         return [0.0] + [min(max(k - (k + 1) * y * times[k + 1] / times[k], 1e-3), k) for k in (1, 2, 3)]
 
     def probability(self, history, char, n=None):
-        """Of a character after others, by the n - 1 before it."""
+        """Return the probability of a character after others, given the n - 1 before it."""
         n = self.order if n is None else n
         if n == 0:
             return 1 / self.vocab_size

@@ -11,6 +11,7 @@ import charrnn
 from charrnn.config import ModelConfig
 from charrnn.errors import InputError, ModelFileError, UnknownCharacterError, UsageError
 from charrnn.model.file import save_model
+from tests.cli.conftest import call
 from tests.conftest import make_model_file, make_text
 
 CHARS = "".join(sorted(set(make_text(500) + "\n")))
@@ -38,7 +39,7 @@ def test_five_names_are_public():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_sample_is_the_text_of_the_command(folder, call):
+def test_sample_is_the_text_of_the_command(folder):
     """Prompt, settings and seed mean the same; echo is the command's --no-echo."""
     settings = {"length": 60, "temperature": 0.9, "seed": 5, "top_k": 7}
     options = ["sample", "-m", "toy", "-p", "ba", "-n", "60", "--temp", "0.9", "--seed", "5", "--top-k", "7"]
@@ -68,7 +69,7 @@ def test_an_endless_stream_is_read_as_far_as_wanted(folder):
         model.sample(length=-1)
 
 
-def test_score_is_that_of_the_command(folder, call):
+def test_score_is_that_of_the_command(folder):
     """The same sum over the same characters; unknown ones are counted."""
     text = make_text(300) + "é"
     (folder / "text.txt").write_text(text, encoding="utf-8")
@@ -122,10 +123,11 @@ def test_mistakes_are_errors_that_name_them(folder, mistake, error, words):
     assert isinstance(caught.value, charrnn.CharrnnError)
 
 
-def test_train_is_the_command(folder, call):
+def test_train_is_the_command(folder):
     """The same files as `charrnn train`; the same call again returns the finished model, a larger one extends it."""
     (folder / "text.txt").write_text(make_text(2000))
-    settings = {"hidden_size": 8, "embedding_dim": 4, "batch_size": 4, "seq_len": 8, "threads": 1, "precision": "float32"}
+    settings = {"hidden_size": 8, "embedding_dim": 4, "batch_size": 4, "seq_len": 8, "threads": 1}
+    settings["precision"] = "float32"
     model = charrnn.train("text.txt", steps=6, run="api", **settings)
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     call("train", "text.txt", "--steps", "6", "--run", "cli", *options)

@@ -1,5 +1,6 @@
 """What the pages promise is what happens: their commands run, their links lead somewhere."""
 
+import contextlib
 import io
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 from charrnn import errors, events
 from charrnn.config import ModelConfig
 from charrnn.model.file import save_model
+from tests.cli.conftest import call
 from tests.conftest import make_model_file
 
 ROOT = Path(__file__).parent.parent
@@ -61,13 +63,13 @@ def test_the_two_set_up_commands_come_first():
     ]
 
 
-def test_readmes_commands_run_in_order(folder, monkeypatch, call):
+def test_readmes_commands_run_in_order(folder):
     """Each succeeds, in one process: bash runs only what stands before a charrnn command in its pipeline."""
     commands = charrnn_commands()
     assert len(commands) >= 12
     for command in commands:
         before, ours = re.match(r"(?:(.*) \| )?charrnn (.*?)(?: \| .*)?$", command).groups()
-        stdin = b"" if before is None else subprocess.run(["bash", "-c", before], check=True, capture_output=True).stdout
+        stdin = subprocess.run(["bash", "-c", before or ""], check=True, capture_output=True).stdout
         arguments = shlex.split(ours.replace("-n -1", "-n 100"))  # what `head` ends in a shell
         outcome = call(*arguments, stdin=stdin)
         assert outcome.code == 0, f"{command}\n{outcome.err}"
@@ -120,7 +122,8 @@ def run_example(page: Path) -> str:
     save_model(path, make_model_file(config, chars=chars))
     (example,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
     printed = io.StringIO()
-    exec(compile(example, page.name, "exec"), {"print": lambda *a, **k: print(*a, **{**k, "file": printed})})
+    with contextlib.redirect_stdout(printed):
+        exec(compile(example, page.name, "exec"), {})
     return printed.getvalue()
 
 

@@ -57,7 +57,7 @@ def main() -> NoReturn:
     if sys.stderr is None:  # closed by the caller; print would then write to stdout
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
-        code = build_app()(standalone_mode=False)
+        code = build_app()(prog_name="charrnn", standalone_mode=False)
     except (PeerError, OutputClosed) as error:
         code = error.exit_code
     except Interrupted as error:

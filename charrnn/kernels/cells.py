@@ -14,14 +14,14 @@ CELLS = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
 
 @compiled
 def rnn_step(projected: Floats, recurrent: Floats, h: Floats) -> None:
-    """h' = tanh(projected + recurrent), all (H,). projected is W_ih x + b_ih, recurrent is W_hh h + b_hh."""
+    """Compute h' = tanh(projected + recurrent), all (H,). projected is W_ih x + b_ih, recurrent is W_hh h + b_hh."""
     for i in range(len(h)):
         h[i] = tanh(projected[i] + recurrent[i])
 
 
 @compiled
 def gru_step(projected: Floats, recurrent: Floats, h: Floats) -> None:
-    """The GRU with the reset gate applied after the product, as in torch.nn.GRU and cuDNN.
+    """Compute h' of a GRU whose reset gate is applied after the product, as in torch.nn.GRU and cuDNN.
 
     projected: (3H,); recurrent: (3H,), becomes r, z, n; h: (H,). Source: Cho et al. 2014.
     """
@@ -37,9 +37,9 @@ def gru_step(projected: Floats, recurrent: Floats, h: Floats) -> None:
 
 @compiled
 def lstm_step(projected: Floats, recurrent: Floats, h: Floats, c: Floats) -> None:
-    """The LSTM with a forget gate. projected: (4H,); recurrent: (4H,), becomes i, f, g, o; h, c: (H,).
+    """Compute h' and c' of an LSTM with a forget gate.
 
-    Source: Gers et al. 2000.
+    projected: (4H,); recurrent: (4H,), becomes i, f, g, o; h, c: (H,). Source: Gers et al. 2000.
     """
     size = len(h)
     f, g, o = recurrent[size : 2 * size], recurrent[2 * size : 3 * size], recurrent[3 * size :]

@@ -173,7 +173,7 @@ def filter_logits(logits: Floats, top_k: int, top_p: float, min_p: float) -> Non
 
     logits: (V,). Each filter keeps a prefix of the candidates, sorted by logit and equal ones by
     id. It sees the distribution that the previous filter left, renormalised, at temperature 1.
-    Candidates come from a heap, so that only those that are kept get sorted.
+    Candidates come from a heap, so only the surviving ones get sorted.
     Source: Holtzman et al. 2020 (top-p); Nguyen et al. 2024 (min-p).
     """
     if top_k == 0 and top_p == 1.0 and min_p == 0.0:

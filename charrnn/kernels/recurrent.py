@@ -152,7 +152,7 @@ def forward(packed: PackedLayer, saved: Activations, h: Floats, c: Floats, maske
 
 @compiled
 def add_to(source: Floats, out: Floats) -> None:
-    """out += source, both (n,)."""
+    """Add source to out, both (n,)."""
     for i in range(len(source)):
         out[i] += source[i]
 

@@ -183,17 +183,18 @@ def _is_canonical(data: bytes, header: dict[str, Any], document: dict[str, Any])
 
 
 def _entries(header: dict[str, Any]) -> list[Any]:
+    """List the entries of a header's tensors."""
     return [entry for name, entry in header.items() if name != "__metadata__"]
 
 
 def _find_digest(data: memoryview) -> int:
-    """Find where the checksum begins in a file's bytes; anywhere if there is none, which no checksum fits."""
+    """Find where the checksum begins in a file's bytes. Without one the result is a place that no checksum fits."""
     header = bytes(data[: 8 + int.from_bytes(data[:8], "little")])
     return header.find(_DIGEST_MARK) + len(_DIGEST_MARK)
 
 
 def _digest(data: memoryview, start: int) -> str:
-    """Compute a file's checksum in hexadecimal. start: where the checksum stands, which counts as zeros."""
+    """Compute a file's checksum in hexadecimal. start: where the checksum begins, which counts as zeros."""
     hashed = hashlib.sha256(data[:start])
     hashed.update(_NO_DIGEST.encode())
     hashed.update(data[start + 64 :])
@@ -212,8 +213,8 @@ def _read_file(path: Path) -> tuple[bytes, dict[str, Any], dict[str, Any]]:
             raise ModelFileError(f"{path}: {reason}")
         with path.open("rb") as file:
             file_size = os.fstat(file.fileno()).st_size
-            start = _read_header(file, file_size)
-            header, document = _parse_header(start[8:], file_size)
+            header_bytes = _read_header(file, file_size)
+            header, document = _parse_header(header_bytes[8:], file_size)
             if document.get("format") != FORMAT_VERSION or type(document["format"]) is not int:
                 raise ModelFileError(
                     f"{path}: file format {document.get('format')}, but this charrnn reads format {FORMAT_VERSION}; "
@@ -222,11 +223,11 @@ def _read_file(path: Path) -> tuple[bytes, dict[str, Any], dict[str, Any]]:
             ends = [entry["data_offsets"][1] for entry in _entries(header)]
             if not all(type(end) is int for end in ends):
                 raise ValueError("tensors without an end")
-            if file_size != len(start) + max(ends, default=0):  # as of a sparse file, which takes no room on the disk
+            if file_size != len(header_bytes) + max(ends, default=0):  # a sparse file can be larger than the disk
                 raise _damaged(path, "its length is wrong")
             file.seek(0)
             data = file.read(file_size)
-            if len(data) != file_size or not data.startswith(start):
+            if len(data) != file_size or not data.startswith(header_bytes):
                 raise _damaged(path, "it changed while it was read")
             return data, header, document
     except OSError as error:

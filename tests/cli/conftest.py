@@ -120,6 +120,28 @@ def call_on_terminal(*args: str, columns: int = 100, **environment: str) -> tupl
     return code, bytes(received)
 
 
+class Terminal(io.TextIOWrapper):
+    """A stream that says it is a terminal, with the bytes that reached it."""
+
+    def __init__(self) -> None:
+        self.reached = io.BytesIO()
+        super().__init__(self.reached, encoding="utf-8", write_through=True)
+
+    def isatty(self) -> bool:
+        """Return True, as a terminal does."""
+        return True
+
+
+def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Make stdout and stderr one recorded terminal of 60 columns; called in the test, after pytest's own capture."""
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    return screen
+
+
 # in a process
 
 

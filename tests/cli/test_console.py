@@ -1,4 +1,4 @@
-"""What a person sees: tables, streaming, and a stdout that goes away."""
+"""What is printed: tables, streams, notices, and a stdout that goes away."""
 
 import io
 import json
@@ -6,44 +6,14 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from charrnn.cli import console
 from charrnn.errors import CharrnnError, OutputClosed
-from charrnn.events import Progress, Warned
-from tests.test_wording import DESCRIBED, PROGRESS
+from tests.cli.conftest import open_terminal, posix
 
-
-class Terminal(io.TextIOWrapper):
-    """A stream that says it is a terminal, with the bytes that reached it."""
-
-    def __init__(self) -> None:
-        self.reached = io.BytesIO()
-        super().__init__(self.reached, encoding="utf-8", write_through=True)
-
-    def isatty(self) -> bool:
-        """As a terminal answers."""
-        return True
-
-
-def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Make stdout and stderr one terminal of 60 columns; called in the test, past pytest's own capture."""
-    screen = Terminal()
-    monkeypatch.setattr(sys, "stdout", screen)
-    monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setenv("TERM", "xterm")
-    return screen
-
-
-@pytest.fixture
-def now(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A clock that stands still until a test sets `now.seconds`."""
-    clock = SimpleNamespace(seconds=1000.0)
-    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: clock.seconds))
-    return clock
+# tables
 
 
 def test_a_table_in_a_pipe_is_tab_separated(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -84,34 +54,37 @@ def test_a_table_without_rows_is_its_header(capsysbinary: pytest.CaptureFixture[
     assert capsysbinary.readouterr().out == b"run\tnetwork\n"
 
 
-def test_stream_in_a_pipe_is_faithful(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    """The bytes in a pipe are the text's own, and all of it is returned."""
+# streams
+
+
+def test_a_stream_in_a_pipe_is_the_text_itself(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Byte for byte."""
     text = "a\x1b[31mé漢\n\r\x00"
     console.stream(iter(text))
     assert capsysbinary.readouterr().out == text.encode()
 
 
-def test_stream_writes_a_lone_surrogate(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    """A character that UTF-8 has no place for does not end the stream."""
+def test_a_stream_can_have_a_lone_surrogate(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """A character that UTF-8 can't encode does not end the stream."""
     console.stream(iter("a\ud800b"))
     assert capsysbinary.readouterr().out == "a\ud800b".encode("utf-8", "surrogatepass")
 
 
-def test_stream_gives_back_the_bytes_of_the_command_line(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    """An echoed prompt that was not UTF-8 is what it was."""
+def test_a_stream_returns_the_bytes_of_the_command_line(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """A prompt that was not UTF-8 is echoed unchanged."""
     console.stream(iter([b"a\xff\xc3\xa9".decode("utf-8", "surrogateescape")]))
     assert capsysbinary.readouterr().out == b"a\xff\xc3\xa9"
 
 
-def test_stream_on_a_terminal_shows_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal control characters are escapes; what is returned is the text itself."""
+def test_a_stream_on_a_terminal_shows_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As escapes."""
     terminal = open_terminal(monkeypatch)
     console.stream(iter("a\x1b[31m\x9b\n"))
     assert terminal.reached.getvalue() == rb"a\x1b[31m\x9b" + b"\n"
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_each_piece_of_a_stream_leaves_at_once(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+def test_each_piece_of_a_stream_is_written_at_once(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
     """On a terminal and in a pipe nothing waits for a newline, nor for what comes next."""
     reached, seen = io.BytesIO(), []
     if terminal:
@@ -129,7 +102,7 @@ def test_each_piece_of_a_stream_leaves_at_once(monkeypatch: pytest.MonkeyPatch, 
     assert reached.getvalue() == b"ab\ncde\n"
 
 
-def test_stream_writes_what_it_has_when_the_source_fails(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_a_stream_writes_what_it_has_if_the_source_fails(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     """What was drawn before an interruption is not lost."""
 
     def pieces() -> Iterator[str]:
@@ -141,31 +114,24 @@ def test_stream_writes_what_it_has_when_the_source_fails(capsysbinary: pytest.Ca
     assert capsysbinary.readouterr().out == b"abc"
 
 
-def test_write_on_a_closed_pipe_raises_output_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reader went away: OutputClosed, and what is written later vanishes without an error."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    with open(writer, "w", encoding="utf-8") as stdout:
-        monkeypatch.setattr(sys, "stdout", stdout)
-        with pytest.raises(OutputClosed):
-            console.write(b"text")
-        console.write(b"more")
-    assert OutputClosed.exit_code == 141
+# a stdout that goes away
 
 
-def test_stream_on_a_closed_pipe_raises_output_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An endless text ends when nobody reads it."""
+def test_a_closed_pipe_raises_output_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written later vanishes without an error; a stream ends as well."""
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w", encoding="utf-8") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
         with pytest.raises(OutputClosed):
             console.stream(iter(lambda: "line\n", ""))
+        console.write(b"more")
+    assert OutputClosed.exit_code == 141
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_write_on_a_full_device_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk is an error with exit code 1, not an end in silence."""
+def test_a_full_device_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With exit code 1; what is left is not written again."""
     with open("/dev/full", "w", encoding="utf-8") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
         with pytest.raises(CharrnnError, match="can't write to stdout: No space left") as caught:
@@ -173,14 +139,32 @@ def test_write_on_a_full_device_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     assert caught.value.exit_code == 1
 
 
-def test_result_keeps_the_bytes_of_a_file_name(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_a_stdout_that_was_never_open_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `>&-`; dropping it does nothing."""
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(CharrnnError, match="it is closed"):
+        console.write(b"text")
+    console.drop_stdout()
+
+
+# results and notes
+
+
+def test_a_result_has_the_bytes_of_a_file_name(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     """A path whose bytes are not UTF-8 comes out as it is on the disk."""
-    console.result("runs/\udcff/é")
+    console.result_path(Path("runs/\udcff/é"))
     assert capsysbinary.readouterr().out == b"runs/\xff/" + "é\n".encode()
 
 
-def test_result_json_is_one_line_of_ascii(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    """Whatever a text holds, an object stays on its line and can be parsed again."""
+def test_a_path_on_a_terminal_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it can't control it."""
+    terminal = open_terminal(monkeypatch)
+    console.result_path(Path("a\x1b[31m"))
+    assert terminal.reached.getvalue() == rb"a\x1b[31m" + b"\n"
+
+
+def test_json_is_one_line_of_ascii(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Whatever a text contains, an object is one line and can be parsed."""
     value = {"text": "a\nb\u2028\x1bé\ud800", "number": 1.5}
     console.result_json(value)
     line = capsysbinary.readouterr().out
@@ -190,8 +174,8 @@ def test_result_json_is_one_line_of_ascii(capsysbinary: pytest.CaptureFixture[by
     assert json.loads(line) == value
 
 
-def test_note_and_error_go_to_stderr_escaped(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    """A note keeps its lines; an error is one line with the program's name; neither touches stdout."""
+def test_notes_and_errors_go_to_stderr_escaped(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """A note keeps its lines; an error is one line with the program's name; neither uses stdout."""
     console.note("two\nlines \x1b[31m")
     console.error("two\nlines \x1b[31m")
     caught = capsysbinary.readouterr()
@@ -199,57 +183,86 @@ def test_note_and_error_go_to_stderr_escaped(capsysbinary: pytest.CaptureFixture
     assert caught.err == b"two\nlines \\x1b[31m\ncharrnn: two\\nlines \\x1b[31m\n"
 
 
-def test_the_view_prints_events_as_json_lines(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    """With --json every event is a line on stdout; with --quiet nothing is on stderr."""
-    view = console.TrainView(json_lines=True, quiet=True)
-    for event, _ in DESCRIBED:
-        view.show(event)
-    caught = capsysbinary.readouterr()
-    assert [json.loads(line) for line in caught.out.splitlines()] == [event.record() for event, _ in DESCRIBED]
-    assert caught.err == b""
+LONG = "one two-three " * 6 + "\n    four " + "five " * 12 + "x" * 70
+WRAPPED = (
+    "one two-three one two-three one two-three one two-three one\n"
+    "  two-three one two-three\n"
+    "    four five five five five five five five five five five\n"
+    "      five five\n"
+    f"      {'x' * 70}"
+)
 
 
-def test_the_view_keeps_stdout_for_results(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    """Without --json a person reads on stderr, and stdout stays free."""
-    view = console.TrainView(json_lines=False, quiet=False)
-    for event, _ in DESCRIBED:
-        view.show(event)
-    view.close()
-    caught = capsysbinary.readouterr()
-    assert caught.out == b""
-    assert b"warning: a state is damaged" in caught.err
-
-
-def test_the_view_tells_progress_in_a_pipe_every_ten_seconds(
-    capsysbinary: pytest.CaptureFixture[bytes], now: SimpleNamespace
+def test_a_paragraph_wraps_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    """A log is not flooded: a line of progress at most every ten seconds."""
-    view = console.TrainView(json_lines=False, quiet=False)
-    for _ in range(22):
-        now.seconds += 1.0
-        view.show(PROGRESS)
-    lines = capsysbinary.readouterr().err.splitlines()
-    assert lines == [b"step 7/20: 2.885 bits, 12,346 chars/s, 1:01 left"] * 2
-
-
-def test_the_view_says_that_the_speed_is_being_measured(
-    capsysbinary: pytest.CaptureFixture[bytes], now: SimpleNamespace
-) -> None:
-    """While the number of steps is open, the line doesn't invent one."""
-    view = console.TrainView(json_lines=False, quiet=False)
-    now.seconds += 11.0
-    view.show(Progress(3, None, 2.0, 0.004, 100.0, None))
-    assert capsysbinary.readouterr().err == b"step 3/?: 2.885 bits, 100 chars/s, measuring\n"
-
-
-def test_the_view_draws_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal progress is a bar, and lines about other events go above it, escaped."""
+    """Between words, with what continues a line indented; a word longer than the line stays whole."""
+    console.paragraph(LONG)
+    console.sentences([LONG])
+    caught = capsysbinary.readouterr()
+    assert caught.out == caught.err == LONG.encode() + b"\n"
     terminal = open_terminal(monkeypatch)
-    view = console.TrainView(json_lines=False, quiet=False)
-    view.show(PROGRESS)
-    view.show(Warned(7, "odd \x1b[31m"))
-    view.close()
-    shown = terminal.reached.getvalue()
-    assert b"step 7/20" in shown
-    assert rb"warning: odd \x1b[31m" in shown
-    assert b"\x1b[31m" not in shown
+    console.paragraph(LONG)
+    console.sentences([LONG])
+    assert terminal.reached.getvalue().decode() == f"{WRAPPED}\n{WRAPPED}\n"
+
+
+@pytest.mark.parametrize(("columns", "width"), [("60", 60), ("0", 80), ("x", 80), ("", 80)])
+def test_the_width_without_a_terminal(monkeypatch: pytest.MonkeyPatch, columns: str, width: int) -> None:
+    """COLUMNS, if it is a positive number; else 80."""
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert console.terminal_width() == width
+
+
+@posix
+def test_the_width_is_that_of_stderr_if_stdout_is_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in `path=$(charrnn train ...)`."""
+    import pty
+    import termios
+
+    screen, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (30, 47))
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with open(terminal, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert console.terminal_width() == 47
+    os.close(screen)
+
+
+@pytest.mark.parametrize(("quiet", "shown"), [(False, "reading …\n".encode()), (True, b"")])
+def test_what_takes_long_is_announced(
+    monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes], quiet: bool, shown: bytes
+) -> None:
+    """On stderr, unless quiet; what is quick is not."""
+    with console.slow_notice("reading", quiet=quiet):
+        pass
+    assert capsysbinary.readouterr().err == b""
+    timers: list[object] = []
+
+    class AtOnce:
+        """A timer that ends when it is started."""
+
+        def __init__(self, _seconds: float, act: object) -> None:
+            self.start = act
+            timers.append(self)
+
+        def cancel(self) -> None:
+            """Do nothing."""
+
+    monkeypatch.setattr(console.threading, "Timer", AtOnce)
+    with console.slow_notice("reading", quiet=quiet):
+        assert capsysbinary.readouterr().err == shown
+    assert len(timers) == 1
+
+
+def test_colours_need_a_terminal_that_shows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a person who wants them."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert not console.uses_colour()
+    open_terminal(monkeypatch)
+    assert console.uses_colour()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not console.uses_colour()

@@ -668,3 +668,9 @@ def test_add_reports_a_folder_that_was_removed(cache):
     cache.folder.rmdir()
     with pytest.raises(CharrnnError, match="XDG_CACHE_HOME"):
         add(cache, KEY, some_ids(5))
+
+
+def test_entries_dropped_by_another_process_count_nothing(cache):
+    """They may disappear between being listed and being examined."""
+    assert module._time_of(cache.folder / "gone") == 0.0
+    assert module._size_of(cache.folder / "gone") == 0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from charrnn.data.characters import name, readable, visible
+from charrnn.data.characters import label, name, one_line, printable, readable, visible, visible_chars
 from charrnn.data.vocab import END, UNKNOWN, bytes_as_chars
 
 
@@ -35,3 +35,55 @@ def test_readable_text_decodes_bytes():
     assert readable(bytes_as_chars("né 中\n")) == "né 中\n"
     assert readable("a\udcffb" + END) == "a\ufffdb␃"
     assert readable("\u202e\x1b\r\t\U0001f469\u200d\U0001f680\ufe0f") == "\ufffd␛␍\t\U0001f469\u200d\U0001f680\ufe0f"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain text, é 漢 😀", "plain text, é 漢 😀"),
+        ("new\nline\tand tab", "new\nline\tand tab"),
+        ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
+        ("bell\x07, back\x08, return\r", r"bell\x07, back\x08, return\r"),
+        ("\x00\x7f", r"\x00\x7f"),
+        ("\x9b31m", r"\x9b31m"),  # CSI as one byte of C1
+        ("\u202egnitirw", r"\u202egnitirw"),  # right-to-left override
+        ("\ufeff", r"\ufeff"),
+        ("\udcff", r"\udcff"),  # a byte that was not UTF-8
+        ("\U000e0041", r"\U000e0041"),  # an invisible tag
+        ("[/]bold[/]", "[/]bold[/]"),
+    ],
+)
+def test_printable_text_cannot_control_a_terminal(text, shown):
+    """Control, format and surrogate characters become escapes; all else stays."""
+    assert printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("a\nb", r"a\nb"), ("a\tb", r"a\tb"), ("a\r\nb", r"a\r\nb"), ("\x1b]0;t\x07", r"\x1b]0;t\x07")]
+)
+def test_one_line_has_no_newline_or_tab(text, shown):
+    """In a message newlines and tabs become escapes too."""
+    assert one_line(text) == shown
+
+
+def test_visible_chars_join_the_bytes_of_a_character():
+    """The first byte shows the character and the others dots; invalid bytes are replaced."""
+    assert visible_chars(bytes_as_chars("né\n") + "\udcff") == ["n", "é", "·", "↵", "\ufffd"]
+
+
+@pytest.mark.parametrize(
+    ("char", "expected"),
+    [
+        (END, "end"),
+        (UNKNOWN, "rare"),
+        ("\udce2", "E2"),
+        ("\n", "↵"),
+        ("\u202e", "202E"),
+        (" ", "␣"),
+        ("\u0301", "◌\u0301"),
+        ("a", "a"),
+    ],
+)
+def test_labels_of_single_characters(char, expected):
+    """Invisible characters are shown as numbers; combining marks get a base."""
+    assert label(char) == expected
