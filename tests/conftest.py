@@ -5,6 +5,8 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -29,6 +31,13 @@ from charrnn.training.resume import plan_resumed_run
 from charrnn.training.saving import Writer
 
 torch.set_num_threads(2)
+
+
+def pytest_configure(config):
+    """Compile the kernels once, before the processes that share the tests would all do so."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        command = "from charrnn import precompile; precompile.for_training('float32')"
+        subprocess.run([sys.executable, "-P", "-c", command], check=False)
 
 
 @pytest.fixture(scope="session", autouse=True)

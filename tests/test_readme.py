@@ -35,14 +35,14 @@ def shell_lines(page: str) -> list[str]:
 
 
 def charrnn_commands() -> list[str]:
-    """README's charrnn commands, in order, training shortened to a few steps."""
+    """README's charrnn commands, in order, training shortened to a few steps of a small network."""
     commands = []
     for line in shell_lines(README):
         command = re.sub(r" --minutes [0-9.]+", "", line.split(" && ")[-1])
         if not re.search(r"(^|\| )charrnn ", command):
             continue
         if "charrnn train" in command and "--steps" not in command and "--dry-run" not in command:
-            command += " --steps 3"
+            command += " --steps 3 --hidden-size 32"
         commands.append(command)
     return commands
 

@@ -84,7 +84,7 @@ def poison(kind: str, at: int, value: float, *, lasting: bool) -> None:
         if kind == "weight":
             spoil(parameters[nth].data)
         if kind == "moment":
-            spoil(state.optimizer.state[parameters[nth]]["exp_avg"])
+            spoil(state.moments["exp_avg"][nth])
         if kind == "average":
             spoil(list(state.ema.parameters())[nth].data)
 

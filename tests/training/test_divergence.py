@@ -70,7 +70,7 @@ def poison(tensor, place=(0, 0)):
 
 def second_moment(state):
     """AdamW's second moment of the embedding."""
-    return state.optimizer.state[state.model.embedding.weight]["exp_avg_sq"]
+    return state.moments["exp_avg_sq"][0]
 
 
 @dataclass
