@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import warnings
 from typing import Annotated, NoReturn
 
 import typer
@@ -18,6 +19,7 @@ from charrnn.cli.info import info
 from charrnn.cli.options import Command, Group
 from charrnn.cli.sample import sample
 from charrnn.cli.train import train
+from charrnn.data.characters import one_line
 from charrnn.distributed import Ranks
 from charrnn.errors import CharrnnError, Interrupted, OutputClosed, PeerError, ResourceError, UsageError
 
@@ -56,6 +58,7 @@ def main() -> NoReturn:
     """Run the command line. Every failure that a user can cause ends with one line on stderr and its exit code."""
     if sys.stderr is None:  # closed by the caller; print would then write to stdout
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    warnings.showwarning = show_warning
     try:
         code = build_app()(prog_name="charrnn", standalone_mode=False)
     except (PeerError, OutputClosed) as error:
@@ -86,6 +89,11 @@ def main() -> NoReturn:
         complain("out of memory; train with a smaller --batch-size, --seq-len or --hidden-size, sample with fewer -N")
         code = ResourceError.exit_code
     sys.exit(code)
+
+
+def show_warning(message: Warning | str, *_: object) -> None:
+    """Print a warning of our own or of a library as one line, without the place in the source."""
+    console.note(f"warning: {one_line(str(message))}")
 
 
 def complain(text: str) -> None:

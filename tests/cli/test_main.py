@@ -1,8 +1,10 @@
 """Failures: what a user can do wrong ends in one line on stderr and its exit code; closed and full outputs."""
 
+import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn import __version__
+from charrnn import __version__, precompile
 from charrnn.cli import main as cli
 from charrnn.errors import Interrupted, PeerError, ResourceError
 from charrnn.model.file import write_tensors
@@ -321,3 +323,16 @@ def test_a_name_that_is_not_utf8_comes_out_unchanged(desk: Path) -> None:
 def test_the_version(at_home: Home) -> None:
     """Name and version, for scripts."""
     assert call("--version") == (0, f"charrnn {__version__}\n".encode(), "")
+
+
+def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels that can't be compiled ahead are reported without a place in our source."""
+    monkeypatch.setattr(warnings, "showwarning", None)
+    monkeypatch.setattr(precompile, "compile_in_children", lambda *_: ["no space left"])
+    with pytest.warns(RuntimeWarning, match="no space left"):
+        precompile.for_sampling("float32")
+    assert call("--version").code == 0
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    warnings.showwarning(RuntimeWarning("two\nlines"), RuntimeWarning, "file.py", 3)
+    assert stderr.getvalue() == "warning: two\\nlines\n"
