@@ -34,7 +34,14 @@ torch.set_num_threads(2)
 
 
 def pytest_configure(config):
-    """Compile the kernels once, before the processes that share the tests would all do so."""
+    """Handle signals as at a prompt, whatever this process inherited; compile the kernels before processes share tests.
+
+    In the background or under nohup a shell starts processes that ignore SIGINT or SIGHUP, and so would all children.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         command = "from charrnn import precompile; precompile.for_training('float32')"
         subprocess.run([sys.executable, "-P", "-c", command], check=False)
