@@ -460,7 +460,9 @@ def test_a_fifo_in_a_folder_is_not_opened(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("data", "words"), [(gzip.compress(b"text" * 9)[:-9], "cut short"), (b"text" * 9, "max-bytes")]
+    ("data", "words"),
+    [(gzip.compress(b"text" * 9, mtime=0)[:-9], "cut short"), (b"text" * 9, "max-bytes")],
+    ids=["damaged", "large"],
 )
 def test_errors_on_stdin_name_it(tmp_path, monkeypatch, data, words):
     """Its name is a dash."""
