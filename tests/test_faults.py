@@ -30,8 +30,8 @@ def check(rows, *, count):
 
 
 def test_a_few_of_the_quick_faults(tmp_path):
-    """Those that need few processes; the package's own tests prove exact resume."""
-    check(table(tmp_path, "--scale", "smoke", "--only", "sigterm lost flipped truncated hostile"), count=5)
+    """Those that need few processes and have no time limit; tests/model/ has hostile files, tests/training/ exact resume."""
+    check(table(tmp_path, "--scale", "smoke", "--only", "sigterm lost flipped truncated"), count=4)
 
 
 @pytest.mark.slow
