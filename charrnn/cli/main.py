@@ -58,7 +58,7 @@ def main() -> NoReturn:
     """Run the command line. Every failure that a user can cause ends with one line on stderr and its exit code."""
     if sys.stderr is None:  # closed by the caller; print would then write to stdout
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    warnings.showwarning = show_warning
+    warnings.showwarning = lambda message, *_: show_warning(message)
     try:
         code = build_app()(prog_name="charrnn", standalone_mode=False)
     except (PeerError, OutputClosed) as error:
@@ -91,7 +91,7 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
-def show_warning(message: Warning | str, *_: object) -> None:
+def show_warning(message: Warning | str) -> None:
     """Print a warning of our own or of a library as one line, without the place in the source."""
     console.note(f"warning: {one_line(str(message))}")
 
