@@ -53,8 +53,7 @@ def train(
     from charrnn import precompile
     from charrnn.hardware import count_threads, select_precision, set_up_torch
     from charrnn.training.plan import Environment
-    from charrnn.training.run import lock, train_and_log
-    from charrnn.training.start import make_plan
+    from charrnn.training.run import lock, make_plan, train_and_log
 
     names = [os.fspath(text) for text in ([texts] if isinstance(texts, str | os.PathLike) else texts)]
     if not names:

@@ -195,7 +195,7 @@ def train(
 
         def plan_run() -> "RunPlan":
             environment = set_up(ranks, device=device, threads=threads, precision=precision)
-            from charrnn.training.start import make_plan
+            from charrnn.training.run import make_plan
 
             with console.slow_notice("reading the text", quiet=view.quiet):
                 return make_plan(run_folder, texts, settings, environment, fresh=fresh)

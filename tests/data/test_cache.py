@@ -76,7 +76,7 @@ def naive_digest(content, block):
     return whole.hexdigest().encode()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.data(), dtype=st.sampled_from(list(DTYPES)), key=st.sampled_from([KEY, OTHER]), vocab=st.text())
 def test_find_returns_what_was_added(shared, data, dtype, key, vocab):
     """The same ids, dtype and facts, however the ids were split, and whatever the cache held before."""

@@ -70,7 +70,7 @@ def position_in(message):
     return int(found[1]), int(found[2], 16), int(found[3])
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(text=TEXT, encoding=st.sampled_from(NARROW + WIDE), sizes=SIZES)
 def test_result_does_not_depend_on_the_chunks(text, encoding, sizes):
     """It matches Python's decoding of all bytes, in any encoding, even if a boundary splits a character."""
@@ -103,7 +103,7 @@ def test_every_way_to_cut_a_few_bytes_gives_the_same_text(text, encoding):
         assert read(chunks, encoding=encoding) == text
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(text=TEXT, sizes=SIZES)
 def test_utf8_is_the_default(text, sizes):
     """A mark at the start is not part of the text; a later one is an ordinary character."""
@@ -136,7 +136,7 @@ def test_further_marks_are_kept(sizes):
     assert read(cut(codecs.BOM_UTF8 * 3 + b"a", sizes)) == "\ufeff\ufeffa"
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(text=TEXT, wide=st.sampled_from(WIDE), sizes=SIZES, asked=st.sampled_from(["utf-8", "UTF8", "u8", "utf_8"]))
 @example(text="a\ufeff\r\n😀", wide="utf-16-le", sizes=[1], asked="utf-8")
 def test_utf16_and_utf32_are_recognised_by_their_mark(text, wide, sizes, asked):
@@ -153,7 +153,7 @@ def test_a_mark_does_not_override_another_requested_encoding(encoding):
     assert read([data], encoding=encoding) == data.decode(encoding)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(before=TEXT, torn=st.one_of(st.just(""), SEVERAL_BYTES), after=TEXT, sizes=SIZES, data=st.data())
 def test_an_invalid_byte_is_located_exactly(before, torn, after, sizes, data):
     """A byte inserted into valid UTF-8 is reported at the offset of Python's own decoder, with its line."""
@@ -200,7 +200,7 @@ def first_invalid(data, encoding):
     return None
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     text=TEXT,
     encoding=st.sampled_from(["ascii", "cp1252", "shift_jis", "gb18030", "euc_kr", "big5", "utf-16-le", "utf-32-le"]),
@@ -243,7 +243,7 @@ def test_utf8_is_strict(bad):
         assert position_in(refusal(chunks)) == (3, bad[0], 1)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(data=st.binary().filter(lambda data: b"\0" not in data), sizes=SIZES, torn=SEVERAL_BYTES, keep=st.integers(1, 3))
 def test_replace_matches_python(data, sizes, torn, keep):
     """Each invalid byte becomes the characters that Python makes of it."""
@@ -261,7 +261,7 @@ def test_replace_works_in_other_encodings(encoding, size):
     assert read(cut(data, [size]), encoding=encoding, errors="replace") == "ab\n\ufffdc\nd"
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.binary(), sizes=SIZES, errors=st.sampled_from(["strict", "replace"]))
 @example(data=bytes(range(256)), sizes=[1], errors="strict")
 @example(data=b"\xff\xfe\0\0\xef\xbb\xbf\x1f\x8b", sizes=[3], errors="replace")

@@ -70,14 +70,14 @@ def documents_of(pieces, kind):
     return text
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(text=st.text("ab\r\n \u2028"), sizes=SIZES)
 def test_lines_are_documents(text, sizes):
     """Only a line feed ends one; empty lines are dropped; the last line needs no line feed."""
     assert documents_of(cut(text, sizes), "lines") == ended(text.split("\n"))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(text=st.text("ab\r\n \t\f"), blank=st.sampled_from(["", "\n\n", "\n \t\n\r\n"]), sizes=SIZES)
 def test_blank_lines_separate_documents(text, blank, sizes):
     """One or more lines of spaces, tabs and carriage returns, also at the beginning and at the end."""
@@ -133,7 +133,7 @@ SEPARATORS = [
 ]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(separator=st.sampled_from(SEPARATORS), data=st.data(), sizes=SIZES)
 def test_any_text_can_separate_documents(separator, data, sizes):
     """It is searched from the left, without overlaps, and literally, whatever it means in a pattern."""
@@ -215,7 +215,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("shuffled")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(docs=DOCUMENTS, sizes=SIZES, bucket=st.sampled_from([1, 8, 50, 1 << 22]), dtype=st.sampled_from(WIDTHS))
 def test_shuffle_keeps_every_document(folder, docs, sizes, bucket, dtype):
     """In one piece, with the same dtype; the result does not depend on how the ids were cut."""
@@ -230,7 +230,7 @@ def test_shuffle_keeps_every_document(folder, docs, sizes, bucket, dtype):
     assert found.tolist() == whole.tolist()
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(data=st.data(), number=st.integers(1, 60), bucket=st.sampled_from([16, 1 << 22]))
 def test_the_order_depends_only_on_the_number_of_documents(folder, data, number, bucket):
     """Documents with other contents go to the same positions."""
@@ -276,7 +276,7 @@ def naive_next(ids, position):
     return min((begin for begin in begins if begin >= position), default=begins[-1])
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(ids=st.lists(st.integers(0, 2), min_size=1, max_size=40), bucket=st.sampled_from([1, 2, 3, 7, 1 << 22]))
 def test_next_document_matches_a_scan(ids, bucket):
     """From any position, including one after the text, for any size of the pieces that are scanned."""

@@ -141,7 +141,7 @@ def test_sources_have_the_order_of_the_command_line(tmp_path, monkeypatch):
 PARTS = st.text("aB.-_", min_size=1, max_size=3).filter(lambda part: part.strip(".") != "")
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(paths=st.lists(st.lists(PARTS, min_size=1, max_size=4), min_size=1, max_size=12))
 def test_a_folders_files_are_sorted_by_path(paths):
     """At any depth; hidden files are skipped and counted, a hidden folder once."""
@@ -487,7 +487,7 @@ def test_a_failed_copy_of_a_stream_is_no_input_error(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(parts=st.lists(st.binary(min_size=1, max_size=200), min_size=1, max_size=4), times=st.sampled_from([1, 50]))
 def test_compressed_texts_are_decompressed(folder, kind, parts, times):
     """Several compressed members are joined, whatever the file is called."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn.config import ModelConfig
@@ -23,7 +23,6 @@ from tests.model.model_files import CHARS, DIGEST, ZEROS, make_model, meta_of, r
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 
 
-@settings(deadline=None)
 @given(data=st.binary(max_size=200))
 def test_no_bytes_are_read_as_a_model(tmp_path_factory, data):
     """Random bytes are refused."""
@@ -39,7 +38,6 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(
     value=JSON_VALUES,
     place=st.sampled_from(["header", "__metadata__", "charrnn", "tensor", "document", DIGEST, "format", "kind"]),

@@ -20,7 +20,7 @@ from charrnn.training.folder import Run
 from charrnn.training.loop import starting_state
 from charrnn.training.plan import Environment
 from charrnn.training.resume import plan_resumed_run, resolve_corpus_config
-from charrnn.training.start import make_plan
+from charrnn.training.run import make_plan
 from tests.conftest import digests, make_model_file, make_text, run_through, with_cell
 
 QUICK = {"steps": 20, "batch_size": 8, "seq_len": 16, "dropout": 0.25, "weight_drop": 0.1, "learning_rate": 1e-2}

@@ -12,7 +12,7 @@ from charrnn.events import Finished, Resumed, Warned
 from charrnn.model.file import load_model
 from charrnn.training.folder import Run
 from charrnn.training.plan import Environment
-from charrnn.training.start import check_unchanged, make_plan
+from charrnn.training.run import check_unchanged, make_plan
 from tests.conftest import make_text, run_through
 
 TINY = {"steps": 3, "hidden_size": 8, "embedding_dim": 4, "num_layers": 1, "batch_size": 4, "seq_len": 16}
