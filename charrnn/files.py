@@ -1,4 +1,4 @@
-"""Writing files so that a crash can't leave half of one."""
+"""Writing files so that a crash can't leave half of one; whether a folder's files can be trusted."""
 
 import contextlib
 import os
@@ -25,6 +25,19 @@ def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
         raise
     if os.name == "posix":  # Windows can't open a folder
         sync(path.parent)
+
+
+def check_private(folder: Path) -> str:
+    """Say why the files in a folder can't be trusted, or return nothing.
+
+    Windows gives each user's folders to that user alone. Raises OSError if there is no such folder.
+    """
+    if os.name != "posix":
+        return ""
+    status = folder.stat()
+    if status.st_uid != os.geteuid():
+        return "it belongs to another user (XDG_CACHE_HOME names another folder)"
+    return "other users can write to it (chmod go-w prevents that)" if status.st_mode & 0o022 else ""
 
 
 def sync(path: Path) -> None:

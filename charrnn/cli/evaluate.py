@@ -175,6 +175,8 @@ def read_texts(
     from charrnn.evaluation.texts import find_training_text, held_out_text, separate_text
 
     with console.slow_notice("reading the text"), Cache.for_user().writable() as cache:
+        if cache.problem:
+            console.note(cache.problem)
         corpus = None
         if needs_corpus or wants_corpus:
             try:

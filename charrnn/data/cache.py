@@ -5,6 +5,9 @@ is its key, a hash of the text's bytes and of the settings it was read with, so 
 gets a new entry. An entry appears complete, by renaming, and never changes; a process that has
 it open can read it even after it was dropped. A second kind of file, named by a hash of the
 texts' paths, sizes and times, holds the key, so that unchanged files need not be read again.
+
+Both appear under a temporary name first. A process locks the temporary file that it writes; the
+system drops the lock when the process dies, so the next writer knows which files to remove.
 """
 
 import contextlib
@@ -13,7 +16,6 @@ import json
 import os
 import re
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,15 +26,15 @@ import numpy as np
 
 from charrnn.data.vocab import Ids
 from charrnn.errors import CharrnnError
-from charrnn.files import write_atomically
+from charrnn.files import check_private
 from charrnn.hardware import available_cores
 
 FORMAT_VERSION = 1
 MAX_CACHE_BYTES = 20 * 10**9  # of all entries together; the newest is never dropped
 _ALIGNMENT = 64  # bytes; the ids begin at a multiple of it
 _DIGEST_SIZE = 64  # bytes, at the end
+_DTYPES = ("uint8", "uint16", "uint32")  # of ids
 _BLOCK = 1 << 24  # bytes; blocks are hashed separately, so that threads can share the work
-_ABANDONED = 3600.0  # seconds after the last write; then the writer of a temporary file is assumed dead
 _ENTRY, _KEY, _TEMPORARY = ".ids", ".key", ".tmp"
 
 
@@ -62,17 +64,22 @@ class Cache:
 
     @contextlib.contextmanager
     def writable(self) -> Iterator["Cache"]:
-        """Yield this cache, creating its folder if necessary; if that fails, yield one in a temporary folder."""
+        """Yield this cache, creating its folder if necessary.
+
+        Yield one in a temporary folder if that fails, or if other users could plant entries here.
+        """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            problem = check_private(self.folder)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
-            problem = f"{self.folder}: {error.strerror}, so this text will be read again next time"
-            with tempfile.TemporaryDirectory(prefix="charrnn-", ignore_cleanup_errors=True) as folder:
-                yield Cache(Path(folder), problem)
-        else:
+            problem = str(error.strerror)
+        if not problem:
             yield self
+            return
+        with tempfile.TemporaryDirectory(prefix="charrnn-", ignore_cleanup_errors=True) as folder:
+            yield Cache(Path(folder), f"{self.folder}: {problem}; this text is not cached")
 
     def find(self, key: str) -> Entry | None:
         """Return the entry with this key, or None. Raises DamagedEntry."""
@@ -82,17 +89,22 @@ class Cache:
                 entry = _map(file, key)
         except OSError:
             return None
-        except (ValueError, KeyError, TypeError):
-            raise DamagedEntry(f"{path}: the cached copy of the text is damaged") from None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise self.damaged(key) from None
         with contextlib.suppress(OSError):
             os.utime(path)  # the least recently used entries are dropped first
         return entry
+
+    def damaged(self, key: str) -> DamagedEntry:
+        """Return the error for an entry that is not as it was written."""
+        return DamagedEntry(f"{self._path(key)}: the cached copy of the text is damaged")
 
     def add(self, key: str, facts: dict[str, Any], pieces: Iterable[Ids]) -> Entry:
         """Write an entry; its ids come in pieces of one dtype. Raises CharrnnError if the disk is full.
 
         The file is not synced to the disk: if a crash leaves part of it, `find` notices the damage.
         """
+        self._remove_abandoned()
         with self.explaining_errors(), _temporary(self.folder) as file:
             _write(file, {"format": FORMAT_VERSION, "key": key, **facts}, pieces)
             os.replace(file.name, self._path(key))
@@ -117,22 +129,24 @@ class Cache:
 
     def store_key(self, signature: str, key: str) -> None:
         """Store the key of a text with this signature. A failure is ignored: the text is then read again."""
-        with contextlib.suppress(OSError):
-            write_atomically(self.folder / (signature + _KEY), key.encode())
+        with contextlib.suppress(OSError), _temporary(self.folder) as file:
+            file.write(key.encode())
+            file.flush()
+            os.replace(file.name, self.folder / (signature + _KEY))
 
     def entries(self) -> list[Path]:
         """Return the files of all entries, most recently used first."""
         return sorted(self.folder.glob("*" + _ENTRY), key=_time_of, reverse=True)
 
     def num_bytes(self) -> int:
-        """Return the size of all entries on the disk, in bytes."""
-        return sum(_size_of(path) for path in self.entries())
+        """Return the size of all files in the folder, in bytes, with those that are being written or were abandoned."""
+        return sum(_size_of(path) for path in self.folder.glob("*") if path.is_file())
 
     def _path(self, key: str) -> Path:
         return self.folder / (key + _ENTRY)
 
     def _tidy(self, *, newest: Path) -> None:
-        """Drop entries beyond the size limit, keys of dropped entries, and files that killed processes left."""
+        """Drop entries beyond the size limit, and the keys of dropped entries."""
         num_left, dropped = MAX_CACHE_BYTES, []
         for path in self.entries():
             num_left -= _size_of(path)
@@ -140,10 +154,16 @@ class Cache:
                 dropped.append(path)
         remaining = {path.stem for path in self.entries() if path not in dropped}
         dropped += [path for path in self.folder.glob("*" + _KEY) if _key_in(path) not in remaining]
-        now = time.time()
-        dropped += [path for path in self.folder.glob("*" + _TEMPORARY) if now - _time_of(path) > _ABANDONED]
         for path in dropped:
             with contextlib.suppress(OSError):
+                path.unlink()
+
+    def _remove_abandoned(self) -> None:
+        """Remove the temporary files of processes that were killed: nobody holds their lock."""
+        for path in self.folder.glob("*" + _TEMPORARY):
+            with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+                if os.name == "posix":  # Windows removes no file that is open
+                    _lock(opened.enter_context(open(path, "rb")), wait=False)
                 path.unlink()
 
 
@@ -171,14 +191,28 @@ def _size_of(path: Path) -> int:
 
 @contextlib.contextmanager
 def _temporary(folder: Path) -> Iterator[Any]:
-    """Open a named file; remove it at the end unless it was renamed."""
-    file = tempfile.NamedTemporaryFile(dir=folder, suffix=_TEMPORARY, delete=False)  # noqa: SIM115
+    """Open a named file, locked until it is closed; remove it at the end unless it was renamed."""
+    while True:
+        file = tempfile.NamedTemporaryFile(dir=folder, suffix=_TEMPORARY, delete=False)  # noqa: SIM115
+        if os.name == "posix":
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                _lock(file, wait=True)
+        if os.path.exists(file.name):
+            break
+        file.close()  # another process removed it before it was locked
     try:
         yield file
     finally:
         Path(file.name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # closing tries again to write what the full disk refused
             file.close()
+
+
+def _lock(file: IO[bytes], *, wait: bool) -> None:
+    """Lock an open file until it is closed. Raises OSError if another process has locked it and wait is off."""
+    import fcntl  # POSIX only
+
+    fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _write(file: IO[bytes], facts: dict[str, Any], pieces: Iterable[Ids]) -> None:
@@ -192,16 +226,17 @@ def _write(file: IO[bytes], facts: dict[str, Any], pieces: Iterable[Ids]) -> Non
 
 
 def _map(file: IO[bytes], key: str) -> Entry:
-    """Check an entry and map it. Raises ValueError, KeyError or TypeError if anything is wrong with it."""
+    """Check an entry and map it. Raises ValueError, KeyError, TypeError or RecursionError if it is damaged."""
     content = np.asarray(np.memmap(file, np.uint8, "r"))
     if content[-_DIGEST_SIZE:].tobytes() != _digest(content[:-_DIGEST_SIZE]):
         raise ValueError("wrong hash")
     file.seek(0)
     header = file.readline()
     facts = json.loads(header)
-    dtype = np.dtype(facts["dtype"]).newbyteorder("<")
-    ids = content[len(header) : -_DIGEST_SIZE].view(dtype)
-    if (facts["format"], facts["key"], dtype.kind, len(ids)) != (FORMAT_VERSION, key, "u", facts["num_chars"]):
+    if facts["dtype"] not in _DTYPES:
+        raise ValueError("no type of ids")
+    ids = content[len(header) : -_DIGEST_SIZE].view(np.dtype(facts["dtype"]).newbyteorder("<"))
+    if (facts["format"], facts["key"], facts["num_chars"]) != (FORMAT_VERSION, key, len(ids)):
         raise ValueError("wrong key, format or length")
     return Entry(facts, ids)
 

@@ -8,6 +8,7 @@ the cache already holds are not read again. The split is contiguous: the end is 
 import hashlib
 import itertools
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from charrnn.errors import InputError, UnknownCharacterError
 _ID_SETTINGS = ("encoding", "errors", "bytes", "min_count", "documents", "known")  # settings that change the ids
 _LARGE_VOCABULARY, _USUAL_VOCABULARY = 20_000, 5_000
 _SHORT = 100  # characters; scores of shorter held-out texts are rough
+_NEVER_DECODED = re.compile("[\ud800-\udbff\udc02-\udc7f\udd00-\udfff]")  # surrogates that stand for nothing
 _SETTLED = 2.0  # seconds; a younger file could be edited again without changing its time
 
 
@@ -93,7 +95,7 @@ def load_corpus(names: Sequence[str], config: CorpusConfig, source_config: Sourc
         texts = _Texts(found.sources + valid.sources, len(found.sources), config, limit)
         signature = texts.signature()
         key = cache.find_key(signature) if signature else None
-        entry = _look_up(cache, key, notes) if key else None
+        entry = _look_up(cache, key, config, notes) if key else None
         if entry is None:
             entry = _read(texts, cache, notes)
             if signature:
@@ -103,7 +105,7 @@ def load_corpus(names: Sequence[str], config: CorpusConfig, source_config: Sourc
 
 def find_corpus(key: str, config: CorpusConfig, cache: Cache) -> Corpus | None:
     """Return a corpus that was read earlier, or None if the cache no longer holds it."""
-    entry = _look_up(cache, key, [])
+    entry = _look_up(cache, key, config, [])
     return None if entry is None else _make_corpus(entry, config, name="the text", paths=[], notes=[])
 
 
@@ -195,14 +197,38 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _look_up(cache: Cache, key: str, notes: list[str]) -> Entry | None:
+def _look_up(cache: Cache, key: str, config: CorpusConfig, notes: list[str]) -> Entry | None:
     try:
-        return cache.find(key)
+        entry = cache.find(key)
+        if entry is not None and not _is_consistent(entry, config.known):
+            raise cache.damaged(key)
     except DamagedEntry as error:
         note = f"{error}; it is created again"
         if note not in notes:  # the same entry is looked up by signature and then by content
             notes.append(note)
         return None
+    return entry
+
+
+def _is_consistent(entry: Entry, known: str) -> bool:
+    """Whether an entry's facts are of the right kind and fit the ids: a planted entry may have a correct hash."""
+    facts, ids = entry
+    try:
+        vocab, counts, num_joined = Vocab(facts["vocab"]), facts["counts"], facts["num_joined"]
+        numbers = [facts["num_chars"], num_joined, *counts]
+        is_hash = re.fullmatch("[0-9a-f]{64}", facts["sha256"]) is not None
+    except (KeyError, ValueError, TypeError):
+        return False
+    return (
+        is_hash
+        and not _NEVER_DECODED.search(vocab.chars)
+        and set(known) <= set(vocab.chars)
+        and all(type(number) is int and number >= 0 for number in numbers)
+        and (len(counts), sum(counts)) == (len(vocab), len(ids))
+        and MIN_CHARS <= num_joined <= len(ids)
+        and facts["dtype"] == np.dtype(vocab.dtype).name
+        and int(ids.max()) < len(vocab)
+    )
 
 
 def _read(texts: _Texts, cache: Cache, notes: list[str]) -> Entry:
@@ -211,7 +237,7 @@ def _read(texts: _Texts, cache: Cache, notes: list[str]) -> Entry:
     num_chars, sha256, key = sum(texts.lengths), texts.sha256, texts.key()
     if num_chars == 0:
         raise InputError(f"{texts.name}: the text is empty")
-    entry = _look_up(cache, key, notes)
+    entry = _look_up(cache, key, texts.config, notes)
     if entry:
         return entry
     vocab = Vocab.from_counts(counts, min_count=texts.config.min_count, known=texts.config.known)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import mmap
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from tests.conftest import make_text
 
 KEY, OTHER = "a" * 64, "b" * 64
 DTYPES = {"uint8": 2**8, "uint16": 2**16, "uint32": 2**32}
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
@@ -201,7 +203,17 @@ def test_find_refuses_an_entry_under_another_name(cache):
 
 
 @pytest.mark.parametrize(
-    "change", [{"dtype": "int8"}, {"dtype": "float16"}, {"dtype": 7}, {"dtype": None}, {"num_chars": "8"}, {"key": 1}]
+    "change",
+    [
+        {"dtype": "int8"},
+        {"dtype": "float16"},
+        {"dtype": "O"},
+        {"dtype": 7},
+        {"dtype": ["uint8"]},
+        {"dtype": None},
+        {"num_chars": "8"},
+        {"key": 1},
+    ],
 )
 def test_find_refuses_an_invalid_header(cache, change):
     """Even if the hash matches the content."""
@@ -212,7 +224,9 @@ def test_find_refuses_an_invalid_header(cache, change):
         cache.find(KEY)
 
 
-@pytest.mark.parametrize("content", [b"\n", b"{}\n", b"[]\n", b"1\n", b"null\n", b"\xff\n", b"[" * 99 + b"\n"])
+@pytest.mark.parametrize(
+    "content", [b"\n", b"{}\n", b"[]\n", b"1\n", b"null\n", b"\xff\n", b"[" * 99 + b"\n", b"[" * 100_000 + b"\n"]
+)
 def test_find_refuses_a_file_that_is_no_entry(cache, content):
     """Whatever its first line contains."""
     (cache.folder / f"{KEY}.ids").write_bytes(content + naive_digest(content, 1 << 24))
@@ -381,7 +395,7 @@ for number in itertools.count(1):
 @needs_fork
 @pytest.mark.parametrize("documents", [pytest.param("", marks=pytest.mark.slow), "lines"])
 def test_a_killed_process_leaves_no_wrong_entry(tmp_path, monkeypatch, documents):
-    """What it leaves is complete or not found; the next process adds what is missing and later removes the rest."""
+    """What it leaves is complete or not found; the next process adds what is missing and removes the rest."""
     monkeypatch.setattr(corpus_module, "_SETTLED", -1e9)
     name, top = tmp_path / "text", tmp_path / "killed"
     name.write_text(make_text(3000), encoding="utf-8")
@@ -400,13 +414,6 @@ def test_a_killed_process_leaves_no_wrong_entry(tmp_path, monkeypatch, documents
         assert found.ids.tolist() == whole.ids.tolist()
         assert found.key == whole.key
         assert found.notes == whole.notes
-        abandoned = list(left.folder.glob("*.tmp"))
-        for path in abandoned:
-            age(path, 3500)
-        add(left, KEY, some_ids(5))
-        assert sorted(left.folder.glob("*.tmp")) == sorted(abandoned)  # another process may still be writing them
-        for path in abandoned:
-            age(path, 3700)
         add(left, KEY, some_ids(5))
         assert not list(left.folder.glob("*.tmp"))
         assert len(left.entries()) == 2
@@ -527,12 +534,13 @@ def test_a_dropped_entry_stays_readable_while_it_is_open(cache, monkeypatch):
 
 
 def test_entries_are_listed_by_last_use(cache):
-    """With their size on the disk; other files don't count."""
+    """The size is that of all files, also of one that a killed process left."""
     assert (cache.entries(), cache.num_bytes()) == ([], 0)
     keys, size = fill(cache, 4)
     cache.store_key("s", keys[0])
+    (cache.folder / "left.tmp").write_bytes(b"x" * 1000)
     assert [path.stem for path in cache.entries()] == keys[::-1]
-    assert cache.num_bytes() == 4 * size
+    assert cache.num_bytes() == 4 * size + len(keys[0]) + 1000
     cache.find(keys[1])
     assert [path.stem for path in cache.entries()] == [keys[1], keys[3], keys[2], keys[0]]
 
@@ -566,14 +574,36 @@ def test_keys_are_dropped_with_their_entries(cache, monkeypatch):
     assert names_in(cache) == sorted([f"{KEY}.ids", f"{keys[2]}.ids", "s2.key"])
 
 
-def test_abandoned_temporary_files_are_removed(cache):
-    """Those that nobody wrote to for an hour, including names that begin with a dot."""
-    ages = {"old.tmp": 3700, ".s.key.x.tmp": 10**6, "young.tmp": 3500, ".new.tmp": 0, "old.txt": 10**6}
-    for name, seconds in ages.items():
+def test_temporary_files_of_dead_processes_are_removed(cache):
+    """However young they are, before the next entry is written; files that are being written stay."""
+    for name in ("left.tmp", ".left.tmp", "other.txt"):
         (cache.folder / name).write_bytes(b"x")
-        age(cache.folder / name, seconds)
-    add(cache, KEY, some_ids(5))
-    assert names_in(cache) == sorted([f"{KEY}.ids", "young.tmp", ".new.tmp", "old.txt"])
+
+    def pieces():
+        (own,) = (path.name for path in cache.folder.glob("*.tmp"))
+        add(cache, OTHER, some_ids(7))
+        assert names_in(cache) == sorted([own, "other.txt", f"{OTHER}.ids"])
+        yield some_ids(5)
+
+    add(cache, KEY, some_ids(5), pieces=pieces())
+    assert names_in(cache) == sorted([f"{KEY}.ids", f"{OTHER}.ids", "other.txt"])
+
+
+def test_a_temporary_file_that_was_removed_too_early_is_created_again(cache, monkeypatch):
+    """Between its creation and its lock another process takes it for an abandoned one."""
+    make, names = tempfile.NamedTemporaryFile, []
+
+    def removed_at_first(**options):
+        file = make(**options)
+        if not names:
+            cache._remove_abandoned()
+        names.append(file.name)
+        return file
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", removed_at_first)
+    assert add(cache, KEY, some_ids(5)).ids.tolist() == some_ids(5).tolist()
+    assert len(set(names)) == 2
+    assert names_in(cache) == [f"{KEY}.ids"]
 
 
 @pytest.mark.parametrize("base", ["relative", "./relative", "", None, "~/x"])
@@ -616,6 +646,36 @@ def test_writable_falls_back_to_a_temporary_folder(tmp_path, below):
     assert (tmp_path / "file").read_bytes() == b"another program's"
 
 
+@needs_posix
+def test_the_folder_is_created_for_this_user_alone(tmp_path):
+    """Whatever the umask is."""
+    before = os.umask(0)
+    try:
+        with Cache(tmp_path / "a" / "charrnn").writable() as found:
+            assert (found.problem, stat.S_IMODE(found.folder.stat().st_mode)) == ("", 0o700)
+    finally:
+        os.umask(before)
+
+
+@needs_posix
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o702])
+def test_a_folder_that_others_can_write_to_is_not_used(cache, mode):
+    """Its entries could be planted, so nothing in it is read."""
+    os.chmod(cache.folder, mode)
+    with cache.writable() as found:
+        assert found.folder != cache.folder
+        assert found.problem.startswith(f"{cache.folder}: other users can write to it (chmod go-w")
+    assert names_in(cache) == []
+
+
+@needs_posix
+def test_a_folder_of_another_user_is_not_used(cache, monkeypatch):
+    """Even if this user can write to it."""
+    monkeypatch.setattr(os, "geteuid", lambda: cache.folder.stat().st_uid + 1)
+    with cache.writable() as found:
+        assert found.problem.startswith(f"{cache.folder}: it belongs to another user")
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user whom permissions bind")
 def test_writable_falls_back_without_permission(cache):
     """A folder that can be read but not written is not enough."""
@@ -644,8 +704,6 @@ def test_an_entry_is_a_pair_of_facts_and_ids(cache):
 def test_a_damaged_key_file_is_ignored(cache, content):
     """It leads to no entry and doesn't prevent tidying."""
     (cache.folder / f"{OTHER}.key").write_bytes(content)
-    (cache.folder / "old.tmp").touch()
-    age(cache.folder / "old.tmp", 7200)
     assert cache.find_key(OTHER) is None
     add(cache, KEY, some_ids(5))
     assert names_in(cache) == [f"{KEY}.ids"]

@@ -514,6 +514,55 @@ def test_a_damaged_entry_is_created_again(tmp_path, cache, monkeypatch, is_settl
     assert load(name, cache=cache).notes == first.notes
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vocab": None},
+        {"vocab": "ba"},
+        {"vocab": "aab"},
+        {"vocab": "a"},
+        {"vocab": "a\ud800"},
+        {"vocab": "".join(map(chr, range(300))), "counts": [0] * 299 + [2000]},
+        {"counts": [1999]},
+        {"counts": [-1, 2001]},
+        {"counts": [1999.0, 1.0]},
+        {"counts": {"a": 1}},
+        {"counts": 2000},
+        {"num_joined": -1},
+        {"num_joined": 0},
+        {"num_joined": 2001},
+        {"num_joined": 2000.0},
+        {"num_joined": True},
+        {"num_joined": "2000"},
+        {"num_chars": 2000.0},
+        {"sha256": 7},
+        {"sha256": "../a"},
+    ],
+    ids=str,
+)
+def test_a_planted_entry_is_a_damaged_one(tmp_path, cache, settled, change):
+    """Its hash is right, but its facts have wrong types or don't fit each other: the text is read again."""
+    name = write(tmp_path, "a", "a" * 1999 + "b")
+    first = load(name, cache=cache)
+    facts = json.loads(cache.entries()[0].read_bytes().partition(b"\n")[0])
+    del facts["format"], facts["key"]
+    cache.add(first.key, facts | change, [first.ids.copy()])
+    second = load(name, cache=cache)
+    assert (decoded(second), second.vocab, second.num_train) == (decoded(first), first.vocab, first.num_train)
+    assert [note for note in second.notes if "damaged" in note] == [
+        f"{cache.entries()[0]}: the cached copy of the text is damaged; it is created again"
+    ]
+
+
+def test_an_entry_without_the_characters_of_the_base_model_is_a_damaged_one(tmp_path, cache, settled):
+    """A run that starts from a model needs an id for each of its characters."""
+    name = write(tmp_path, "a", "ab" * 50)
+    key = load(name, cache=cache, known="xyz").key
+    facts = {"sha256": "0" * 64, "vocab": "ab", "counts": [50, 50], "dtype": "uint8", "num_chars": 100}
+    cache.add(key, facts | {"num_joined": 100}, [np.tile(np.array([0, 1], np.uint8), 50)])
+    assert load(name, cache=cache, known="xyz").vocab.chars == "abxyz"
+
+
 @pytest.mark.parametrize("lost", ["*.ids", "*.key", "*"])
 def test_lost_cache_files_are_created_again(tmp_path, cache, settled, lost):
     """A dropped entry or key costs only time."""
