@@ -61,6 +61,7 @@ def train(
     given = {**_check_names(settings, ModelConfig, TrainConfig, SourceConfig, CorpusConfig), "minutes": minutes}
     given = {name: value for name, value in {**given, "steps": steps}.items() if value is not None}
     folder = Run(run_name(names[0]) if run is None else run)
+    folder.check_writable()
     cores = count_threads(threads)
     target = set_up_torch(device, cores)
     environment = Environment(str(target), cores, select_precision(precision, target), SINGLE)

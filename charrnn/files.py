@@ -1,9 +1,10 @@
-"""Writing files so that a crash can't leave half of one; whether a folder's files can be trusted."""
+"""Writing files so that a crash can't leave half of one; whom and what to trust in a folder."""
 
 import contextlib
 import os
 import secrets
 from pathlib import Path
+from typing import IO, Any
 
 
 def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
@@ -38,6 +39,15 @@ def check_private(folder: Path) -> str:
     if status.st_uid != os.geteuid():
         return "it belongs to another user (XDG_CACHE_HOME names another folder)"
     return "other users can write to it (chmod go-w prevents that)" if status.st_mode & 0o022 else ""
+
+
+def open_own(path: Path, mode: str) -> IO[Any]:
+    """Open a file for writing, unbuffered. Raises OSError for a symbolic link, where the system can refuse those."""
+    return open(path, mode, buffering=0, opener=_open_without_following)
+
+
+def _open_without_following(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def sync(path: Path) -> None:

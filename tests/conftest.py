@@ -26,7 +26,8 @@ from charrnn.kernels.head import Predictions
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
 from charrnn.sampling.sampler import Sampler
-from charrnn.training.folder import SESSION_EVENTS, Log, Run
+from charrnn.training.folder import SESSION_EVENTS, Run
+from charrnn.training.log import Log
 from charrnn.training.loop import train
 from charrnn.training.plan import Environment, RunPlan, Task, plan_new_run
 from charrnn.training.resume import plan_resumed_run

@@ -52,6 +52,14 @@ def test_sample_is_the_text_of_the_command(folder):
     assert "".join(model.stream("ba", **settings)) == text
 
 
+def test_training_refuses_a_folder_with_a_link_in_it(folder):
+    """As the command does, before the text is read."""
+    (folder / "checkpoints" / "toy" / "log.jsonl").symlink_to(folder / "victim")
+    with pytest.raises(charrnn.CharrnnError, match=r"log\.jsonl is a symbolic link"):
+        charrnn.train("gone.txt", run="toy", steps=1, fresh=True)
+    assert not (folder / "victim").exists()
+
+
 def test_many_samples_are_the_seeds_streams(folder):
     """As with -N: the first is the text of one alone."""
     model = charrnn.load(folder / "checkpoints" / "toy" / "model.safetensors")

@@ -279,7 +279,7 @@ def write_page(
     """Write the report page. path: of the model file."""
     from charrnn.files import write_atomically
     from charrnn.pages.report import Report, draw_samples, render
-    from charrnn.training.folder import read_log
+    from charrnn.training.log import read_log
 
     page = render(
         Report(

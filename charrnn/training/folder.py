@@ -4,11 +4,9 @@ checkpoints/<run>/ holds model.safetensors, the newest two state-<step>.safetens
 log.jsonl. Nothing here knows how training works.
 """
 
-import errno
-import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 from charrnn.config import CHECKPOINTS
 from charrnn.data.sources import STDIN
 from charrnn.errors import CharrnnError, ModelFileError, RunLockedError, UsageError
-from charrnn.files import sync, write_atomically
+from charrnn.files import open_own, sync, write_atomically
 from charrnn.model.file import Tensors, read_tensors, write_tensors
 
 ROOT = Path(CHECKPOINTS)
@@ -76,12 +74,14 @@ class Run:
         """
         lock, holder = FileLock(self.folder / ".lock", timeout=0), self.folder / ".lock-holder"
         try:
+            self.check_links()
             if not self.folder.exists():
                 self.folder.mkdir(parents=True, exist_ok=True)
                 sync(self.root.parent)
                 sync(self.root)
             lock.acquire()
-            holder.write_text(f"process {os.getpid()}")
+            with open_own(holder, "wb") as file:
+                file.write(f"process {os.getpid()}".encode())
         except Timeout:
             raise RunLockedError(
                 f"{self.folder} is in use by {_holder_name(holder)}; wait for it, or use another --run NAME"
@@ -97,10 +97,27 @@ class Run:
             lock.release()
 
     def check_writable(self) -> None:
-        """Raise CharrnnError if the folder can't be created or written to."""
+        """Raise CharrnnError if the folder can't be created or written to, or a file in it is a link."""
+        self.check_links()
         folder = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
         if not os.access(folder, os.W_OK | os.X_OK):
             raise CharrnnError(f"{folder}: can't be written to; a run needs a folder it can write to")
+
+    def check_links(self) -> None:
+        """Raise CharrnnError if the folder, or anything in it, is a symbolic link, a FIFO or a device.
+
+        Someone else may have made the folder, and through a link a run would overwrite files elsewhere.
+        """
+        if self.folder.is_symlink():
+            raise CharrnnError(
+                f"{self.folder} is a symbolic link, but a run's folder must be a real one; "
+                f"delete the link (to use another disk, link all of {self.root})"
+            )
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.folder) as entries:
+            for entry in entries:
+                if not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
+                    kind = "is a symbolic link" if entry.is_symlink() else "is not a regular file"
+                    raise CharrnnError(f"{entry.path} {kind}, and a run writes only to its own files; delete it")
 
     def clear(self) -> None:
         """Delete the states, model and log of an earlier run."""
@@ -198,67 +215,6 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-class Log:
-    """Appends events to a run's log.jsonl; lines that could not be written are retried with the next one."""
-
-    def __init__(self, run: Run) -> None:
-        self._path = run.log_path
-        self._pending = b""
-        self._failing = False
-        self._size: int | None = None  # of the file before the pending lines, if a failed write may have left some
-
-    def append(self, record: Mapping[str, Any]) -> str | None:
-        """Append one JSON object. Returns a warning for the first failure in a row, else None."""
-        self._pending += json.dumps(record).encode() + b"\n"
-        try:
-            self._write()
-        except OSError as error:
-            was_failing, self._failing = self._failing, True
-            reason = f"{self._path}: {error.strerror or error}"
-            return None if was_failing else f"{reason}; training continues, and writing will be retried"
-        self._failing = False
-        return None
-
-    def finish(self) -> None:
-        """Write the pending lines. Raises CharrnnError if that fails."""
-        try:
-            self._write()
-        except OSError as error:
-            raise CharrnnError(f"{self._path}: {error.strerror or error}; the log lacks its end") from None
-
-    def _write(self) -> None:
-        """Write all pending lines or none."""
-        if not self._pending:
-            return
-        with self._path.open("ab+", buffering=0) as file:
-            size = file.tell()
-            if self._size is not None:  # an earlier write succeeded, but closing the file failed
-                size = min(size, self._size)
-                file.truncate(size)
-            self._size = size
-            file.seek(max(0, size - 1))
-            ends_in_part = file.read(1) not in (b"", b"\n")  # a crash cut the last line
-            data = b"\n" + self._pending if ends_in_part else self._pending
-            try:
-                if file.write(data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            except OSError:
-                with suppress(OSError):
-                    file.truncate(size)
-                raise
-        self._pending, self._size = b"", None
-
-
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Read the events in a run's log; [] if there is no log. Lines that are not JSON objects are skipped."""
-    events = []
-    with suppress(OSError):
-        for line in (folder / LOG_NAME).read_bytes().splitlines():
-            with suppress(ValueError):
-                events.append(json.loads(line))
-    return [event for event in events if isinstance(event, dict)]
-
-
 def run_name(text: str) -> str:
     """Name a run after its first text: the file's stem, or stdin for any stream."""
     is_stream = os.path.exists(text) and not os.path.isfile(text) and not os.path.isdir(text)
@@ -267,7 +223,8 @@ def run_name(text: str) -> str:
 
 def list_models() -> list[Path]:
     """List the model files of all runs, oldest first."""
-    return sorted(ROOT.glob(f"*/{MODEL_NAME}"), key=lambda path: path.stat().st_mtime_ns)
+    paths = [path for path in ROOT.glob(f"*/{MODEL_NAME}") if path.exists()]  # not a link that leads nowhere
+    return sorted(paths, key=lambda path: path.stat().st_mtime_ns)
 
 
 def list_without_model() -> list[str]:

@@ -13,7 +13,8 @@ from charrnn.data.sources import STDIN
 from charrnn.errors import ModelFileError, RunLockedError, UsageError
 from charrnn.events import Event, Resumed, Warned
 from charrnn.model.file import ModelFile, load_model
-from charrnn.training.folder import Log, Run, find_model
+from charrnn.training.folder import Run, find_model
+from charrnn.training.log import Log
 from charrnn.training.loop import train
 from charrnn.training.plan import Environment, RunPlan, plan_new_run, start_from
 from charrnn.training.recipe import StopRequest

@@ -46,6 +46,19 @@ def test_a_finished_run_says_so(copied_home: Path) -> None:
     assert (copied_home / MODEL).read_bytes() == before
 
 
+@posix
+@pytest.mark.parametrize("options", [(), ("--fresh",)], ids=" ".join)
+def test_a_folder_with_a_link_in_it_is_refused(copied_home: Path, options: tuple[str, ...]) -> None:
+    """A downloaded folder may hold links; neither the run nor the file at the link's end changes."""
+    victim, link = copied_home / "victim.txt", copied_home / "checkpoints/poems/log.jsonl"
+    victim.write_text("mine\n")
+    link.unlink()
+    link.symlink_to(victim)
+    before = tree(copied_home)
+    assert_refused(call(*AGAIN, *options), 1, "checkpoints/poems/log.jsonl is a symbolic link", "delete it")
+    assert tree(copied_home) == before
+
+
 @pytest.mark.parametrize(
     "other",
     [

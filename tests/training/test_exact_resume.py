@@ -12,7 +12,7 @@ from charrnn.errors import Interrupted
 from charrnn.events import Progress, Resumed, Warned
 from charrnn.kernels.products import has_fast_bfloat16
 from charrnn.training import loop
-from charrnn.training.folder import Log
+from charrnn.training.log import Log
 from charrnn.training.loop import train
 from charrnn.training.plan import Budget, Resume
 from charrnn.training.recipe import StopRequest

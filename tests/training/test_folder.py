@@ -1,6 +1,7 @@
 """A run's folder: its name, its lock, its states, and how models are found."""
 
 import os
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -10,7 +11,10 @@ import numpy as np
 import pytest
 
 from charrnn.errors import CharrnnError, ModelFileError, RunLockedError, UsageError
-from charrnn.training.folder import MODEL_NAME, Log, Run, find_model, list_models, list_without_model, run_name
+from charrnn.training.folder import MODEL_NAME, Run, find_model, list_models, list_without_model, run_name
+from charrnn.training.log import Log
+
+posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 
 
 @pytest.fixture
@@ -274,6 +278,72 @@ def test_a_folder_that_cannot_be_created_is_an_error(tmp_path, place):
     path.write_text("in the way")
     with pytest.raises(CharrnnError, match="poems"), Run("poems", root=tmp_path / "checkpoints").locked():
         pytest.fail("locked a folder that isn't there")
+
+
+# links
+
+
+def snapshot(folder):
+    """Every path below a folder, with what is there."""
+    return {
+        path: os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+OURS = (".lock", ".lock-holder", "log.jsonl", "model.safetensors", "state-5.safetensors", ".x.0.tmp", "report.html")
+
+
+@posix
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("target", ["victim", "gone", "fifo"])
+def test_a_link_in_the_folder_is_refused(run, tmp_path, name, target):
+    """A downloaded folder may hold links; nothing is written, here or where they lead."""
+    (tmp_path / "victim").write_text("mine")
+    os.mkfifo(tmp_path / "fifo")
+    (run.folder / name).symlink_to(tmp_path / target)
+    before = snapshot(tmp_path)
+    with pytest.raises(CharrnnError, match=rf"{re.escape(name)} is a symbolic link, .* delete it"):
+        run.check_writable()
+    with pytest.raises(CharrnnError, match=rf"{re.escape(name)} is a symbolic link"), run.locked():
+        pytest.fail("locked a folder with a link in it")
+    assert snapshot(tmp_path) == before
+
+
+@posix
+@pytest.mark.parametrize("name", OURS)
+def test_a_fifo_in_the_folder_is_refused(run, name):
+    """Opening it would hang."""
+    os.mkfifo(run.folder / name)
+    with pytest.raises(CharrnnError, match=rf"{re.escape(name)} is not a regular file"), run.locked():
+        pytest.fail("locked a folder with a FIFO in it")
+
+
+@posix
+@pytest.mark.parametrize("target", ["elsewhere", "gone"])
+def test_a_run_folder_that_is_a_link_is_refused(tmp_path, target):
+    """But the folder of all runs may be on another disk."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "checkpoints").symlink_to("elsewhere")
+    with Run("poems", root=tmp_path / "checkpoints").locked():
+        assert (tmp_path / "elsewhere" / "poems").is_dir()
+    (tmp_path / "checkpoints" / "verse").symlink_to(tmp_path / target)
+    run = Run("verse", root=tmp_path / "checkpoints")
+    with pytest.raises(CharrnnError, match="verse is a symbolic link"):
+        run.check_writable()
+    with pytest.raises(CharrnnError, match="verse is a symbolic link"), run.locked():
+        pytest.fail("locked a folder elsewhere")
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] in (["poems", "verse"], ["verse", "poems"])
+
+
+@posix
+def test_a_model_that_is_a_dead_link_is_not_listed(here):
+    """Nor does it stop the others from being listed."""
+    make_models("good", "bad")
+    path = here / "checkpoints" / "bad" / MODEL_NAME
+    path.unlink()
+    path.symlink_to("gone")
+    assert list_models() == [Path("checkpoints/good") / MODEL_NAME]
 
 
 # where a run can write

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from charrnn.errors import CharrnnError
-from charrnn.training.folder import SESSION_EVENTS, Log, Run, read_log
+from charrnn.files import open_own
+from charrnn.training.folder import SESSION_EVENTS, Run
+from charrnn.training.log import Log, read_log
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 
@@ -150,6 +152,29 @@ def test_a_damaged_log_stops_no_run(run):
     assert run.log_path.read_bytes() == before
 
 
+@posix
+def test_no_line_is_written_through_a_link(run, tmp_path):
+    """Even a link that appears during the run."""
+    elsewhere = tmp_path / "elsewhere"
+    run.log_path.symlink_to(elsewhere)
+    log = Log(run)
+    assert "links" in log.append(record(0))
+    assert not elsewhere.exists()
+    run.log_path.unlink()
+    assert log.append(record(1)) is None
+    assert steps(run) == [0, 1]
+
+
+@posix
+def test_a_log_that_is_no_file_is_not_read(run):
+    """Reading a FIFO would hang; deeply nested JSON is no event."""
+    os.mkfifo(run.log_path)
+    assert read_log(run.folder) == []
+    run.log_path.unlink()
+    run.log_path.write_text("[" * 100_000 + '\n{"event": "plan"}\n')
+    assert read_log(run.folder) == [{"event": "plan"}]
+
+
 # a disk that fails
 
 
@@ -260,13 +285,13 @@ def test_a_log_that_cannot_be_opened_loses_nothing(run, monkeypatch):
     log_all(run, "plan", "evaluated")
     with monkeypatch.context() as patch:
         log = Log(run)
-        patch.setattr(Path, "open", refuse)
+        patch.setattr("charrnn.training.log.open_own", refuse)
         assert "Too many open files" in log.append(record(1))
         assert log.append(record(2)) is None
     log.append(record(3))
     assert steps(run) == [1, 1, 1, 2, 3]
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", refuse)
+        patch.setattr("charrnn.training.log.open_own", refuse)
         assert log.append(record(4)) is not None
     log.append(record(5))
     assert steps(run) == [1, 1, 1, 2, 3, 4, 5]
@@ -274,17 +299,17 @@ def test_a_log_that_cannot_be_opened_loses_nothing(run, monkeypatch):
 
 def test_a_line_whose_file_could_not_be_closed_is_not_written_twice(run, monkeypatch):
     """A network disk may say only on closing that it is full."""
-    log, original = Log(run), Path.open
+    log = Log(run)
     log.append(record(0))
 
     @contextmanager
-    def open_and_fail_to_close(path, *arguments, **options):
-        with original(path, *arguments, **options) as file:
+    def open_and_fail_to_close(path, mode):
+        with open_own(path, mode) as file:
             yield file
         refuse()
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", open_and_fail_to_close)
+        patch.setattr("charrnn.training.log.open_own", open_and_fail_to_close)
         assert log.append(record(1)) is not None
         assert log.append(record(2)) is None
     log.append(record(3))
@@ -292,7 +317,7 @@ def test_a_line_whose_file_could_not_be_closed_is_not_written_twice(run, monkeyp
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_the_reason_is_that_of_the_write(run):
+def test_the_reason_is_that_of_the_write(run, monkeypatch):
     """Not that of undoing it, which fails on a full device too."""
-    run.log_path.symlink_to("/dev/full")
+    monkeypatch.setattr("charrnn.training.log.open_own", lambda _path, mode: open_own(Path("/dev/full"), mode))
     assert "No space left" in Log(run).append(record(0))
