@@ -127,16 +127,22 @@ def faithful(text: str) -> bytes:
         return text.encode("utf-8", "surrogatepass")
 
 
-def stream(pieces: Iterator[str]) -> None:
-    """Write text piece by piece, as it is drawn. A terminal is shown control characters as escapes."""
-    terminal = on_terminal()
-    piece = ""
+def stream(pieces: Iterator[str], *, null: bool = False) -> None:
+    """Write a text piece by piece, as it is drawn. A terminal is shown control characters as escapes.
+
+    A complete text ends with a newline, which is added where the text has none at its end. null: a NUL
+    follows the text instead.
+    """
+    terminal, complete, piece = on_terminal(), False, ""
     try:
         for piece in pieces:
             write(printable(piece).encode() if terminal else faithful(piece))
+        complete = True
     finally:
-        if terminal and not piece.endswith("\n"):  # or the shell's prompt would follow on the same line
-            write(b"\n")
+        if (terminal or (complete and not null)) and not piece.endswith("\n"):
+            write(b"\n")  # on a terminal in any case, or the shell's prompt would follow on the same line
+    if null:
+        write(b"\0")
 
 
 def table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = ()) -> None:

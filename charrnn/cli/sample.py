@@ -108,7 +108,7 @@ def sample(
     ] = None,
     echo: Annotated[bool, output_option(help="Write the prompt before the text.")] = True,
     null: Annotated[
-        bool, output_option("-0", "--null", help="Separate samples with a NUL character instead of a newline.")
+        bool, output_option("-0", "--null", help="End each sample with a NUL character instead of a newline.")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -122,6 +122,7 @@ def sample(
 ) -> None:
     """Write new text with a trained model.
 
+    Each sample ends with a newline; a blank line separates samples that may have several lines.
     Filters apply in the order in which they are listed here, then --temp.
 
     \b
@@ -167,10 +168,12 @@ def sample(
     if json:
         print_json(streams, model=str(path), precision=sampler.precision)
         return
+    start = [config.prompt] if echo and config.prompt else []
+    blank_lines = not null and (any("\n" in piece for piece in start) or sampler.writes_several_lines(config))
     for stream in streams:
-        if stream.number > 0:
-            console.write(b"\0" if null else b"\n")
-        console.stream(itertools.chain([config.prompt] if echo else [], stream))
+        if stream.number > 0 and blank_lines:
+            console.write(b"\n")
+        console.stream(itertools.chain(start, stream), null=null)
 
 
 def read_prompt(name: str) -> str:

@@ -65,6 +65,10 @@ class Sampler:
         """Whether each text is a document, with a beginning and an end."""
         return END in self.vocab.chars
 
+    def writes_several_lines(self, config: SampleConfig) -> bool:
+        """Whether a text may contain a newline before its end."""
+        return "\n" in self.vocab.chars and config.lines != 1 and "\n" not in config.stop
+
     def configure(self, given: Mapping[str, Any]) -> SampleConfig:
         """Complete the settings that are given, by name: a random seed, and whole documents for a model of documents.
 

@@ -58,22 +58,26 @@ def test_a_table_without_rows_is_its_header(capsysbinary: pytest.CaptureFixture[
 
 
 def test_a_stream_in_a_pipe_is_the_text_itself(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    """Byte for byte."""
+    """Byte for byte, then a newline, unless it ends with one; or a NUL."""
     text = "a\x1b[31mé漢\n\r\x00"
     console.stream(iter(text))
-    assert capsysbinary.readouterr().out == text.encode()
+    assert capsysbinary.readouterr().out == text.encode() + b"\n"
+    for pieces, newline, nul in [("ab\n", b"ab\n", b"ab\n\0"), ("", b"\n", b"\0")]:
+        console.stream(iter(pieces))
+        console.stream(iter(pieces), null=True)
+        assert capsysbinary.readouterr().out == newline + nul
 
 
 def test_a_stream_can_have_a_lone_surrogate(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     """A character that UTF-8 can't encode does not end the stream."""
     console.stream(iter("a\ud800b"))
-    assert capsysbinary.readouterr().out == "a\ud800b".encode("utf-8", "surrogatepass")
+    assert capsysbinary.readouterr().out == "a\ud800b\n".encode("utf-8", "surrogatepass")
 
 
 def test_a_stream_returns_the_bytes_of_the_command_line(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     """A prompt that was not UTF-8 is echoed unchanged."""
     console.stream(iter([b"a\xff\xc3\xa9".decode("utf-8", "surrogateescape")]))
-    assert capsysbinary.readouterr().out == b"a\xff\xc3\xa9"
+    assert capsysbinary.readouterr().out == b"a\xff\xc3\xa9\n"
 
 
 def test_a_stream_on_a_terminal_shows_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +107,7 @@ def test_each_piece_of_a_stream_is_written_at_once(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_stream_writes_what_it_has_if_the_source_fails(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    """What was drawn before an interruption is not lost."""
+    """What was drawn before an interruption is not lost; it has no end, because it is not complete."""
 
     def pieces() -> Iterator[str]:
         yield from "abc"

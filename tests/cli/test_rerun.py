@@ -204,9 +204,9 @@ def test_a_run_that_another_process_trains_is_refused(copied_home: Path) -> None
     """Training in the same folder ends with 5 and names the process; reading the model still works."""
     with Run("poems").locked():
         outcome = call("train", "poems.txt", "--steps", "30", *TINY)
-        sampled = call("sample", "-n", "5", "--seed", "1")
+        sampled = call("sample", "-n", "5", "--seed", "1", "-0")
     assert_refused(outcome, 5, "checkpoints/poems", f"process {os.getpid()}", "--run")
-    assert (sampled.code, len(sampled.out)) == (0, 5)
+    assert (sampled.code, len(sampled.out)) == (0, 6)
 
 
 def test_a_run_that_was_killed_before_its_last_line_logs_it_later(copied_home: Path) -> None:

@@ -40,20 +40,23 @@ def test_a_seed_gives_the_same_text_again(at_home: Home) -> None:
 
 @pytest.mark.parametrize("length", [0, 1, 255, 256, 257, 1000])
 def test_a_sample_has_exactly_the_length_asked_for(at_home: Home, length: int) -> None:
-    """That many characters after the prompt, and no newline after them."""
-    text = call("sample", "-n", str(length), "--seed", "1", "-p", "ba").text
+    """That many characters after the prompt, then a NUL or a newline, unless the text itself ends with one."""
+    args = ("sample", "-n", str(length), "--seed", "1", "-p", "ba")
+    text = call(*args, "--null").text
     assert text.startswith("ba")
-    assert len(text) == 2 + length
+    assert len(text) == 2 + length + 1
+    assert text.endswith("\0")
+    assert call(*args).text == text[:-1].removesuffix("\n") + "\n"
 
 
 def test_the_default_length_is_500(at_home: Home) -> None:
     """Without options there is a page to read."""
-    assert len(call("sample").text) == SampleConfig().length == 500
+    assert len(call("sample", "-0").text[:-1]) == SampleConfig().length == 500
 
 
 def test_a_longer_sample_starts_with_the_shorter_one(at_home: Home) -> None:
     """The length decides only where the text ends."""
-    short, long = (call("sample", "-n", n, "--seed", "3").out for n in ("100", "700"))
+    short, long = (call("sample", "-n", n, "--seed", "3", "-0").out[:-1] for n in ("100", "700"))
     assert long.startswith(short)
 
 
@@ -67,8 +70,8 @@ def test_a_chosen_seed_is_printed_and_gives_the_text_again(at_home: Home) -> Non
 
 def test_quiet_does_not_print_the_seed(at_home: Home) -> None:
     """--quiet leaves stderr empty."""
-    outcome = call("sample", "-n", "20", "--quiet")
-    assert (outcome.code, len(outcome.out), outcome.err) == (0, 20, "")
+    outcome = call("sample", "-n", "20", "--quiet", "-0")
+    assert (outcome.code, len(outcome.out), outcome.err) == (0, 21, "")
 
 
 # JSON and several samples
@@ -76,7 +79,7 @@ def test_quiet_does_not_print_the_seed(at_home: Home) -> None:
 
 def test_json_is_one_object(at_home: Home) -> None:
     """It has the same text as plain output, and what is needed to draw it again."""
-    plain = call("sample", "-n", "50", "--seed", "4", "-p", "dor").text
+    plain = call("sample", "-n", "50", "--seed", "4", "-p", "dor", "-0").text[:-1]
     outcome = call("sample", "-n", "50", "--seed", "4", "-p", "dor", "--json")
     (facts,) = outcome.objects
     assert (outcome.code, outcome.err) == (0, "")
@@ -87,7 +90,7 @@ def test_json_is_one_object(at_home: Home) -> None:
 def test_json_has_the_chosen_seed(at_home: Home) -> None:
     """Without --seed the object has it."""
     (facts,) = call("sample", "-n", "50", "--json").objects
-    assert call("sample", "-n", "50", "--seed", str(facts["seed"])).text == facts["text"]
+    assert call("sample", "-n", "50", "--seed", str(facts["seed"]), "-0").text == facts["text"] + "\0"
 
 
 def test_json_says_how_the_text_was_drawn(at_home: Home) -> None:
@@ -107,14 +110,30 @@ def test_json_needs_an_end(at_home: Home) -> None:
 
 
 def test_several_samples_are_the_streams_of_one_seed(at_home: Home) -> None:
-    """-N writes streams 0, 1, … of the seed, each the same for any N, with a newline or NUL between them."""
-    alone = call(*SHORT).out
+    """-N writes streams 0, 1, … of the seed, each the same for any N."""
     three = call(*SHORT, "-N", "3", "-0").out.split(b"\0")
-    assert (len(three), len(set(three))) == (3, 3)
-    assert three[0] == alone
-    assert call(*SHORT, "-N", "3").out == b"\n".join(three)
+    assert (len(three), len(set(three)), three[3]) == (4, 4, b"")
+    assert call(*SHORT, "-0").out == three[0] + b"\0"
     objects = call(*SHORT, "-N", "3", "--json").objects
-    assert [(one["stream"], one["text"].encode()) for one in objects] == list(enumerate(three))
+    assert [(one["stream"], one["text"].encode()) for one in objects] == list(enumerate(three[:3]))
+
+
+def test_a_blank_line_separates_samples_that_may_have_several_lines(at_home: Home) -> None:
+    """Each sample ends with one newline, the last one too; samples of one line follow each other."""
+    args = ("sample", "--seed", "4", "-N", "3")
+    texts = call(*args, "-n", "30", "-0").out.split(b"\0")[:3]
+    assert call(*args, "-n", "30").out == b"\n".join(text.removesuffix(b"\n") + b"\n" for text in texts)
+    lines = call(*args, "--lines", "1", "-0").out.split(b"\0")[:3]
+    assert call(*args, "--lines", "1").out == b"".join(lines)
+    assert call(*args, "--stop", "\n").out == b"".join(lines)
+    assert call(*args, "--lines", "1", "-p", "ba\nb").out.count(b"\n\nba\nb") == 2
+
+
+def test_every_sample_of_one_line_is_a_line(desk: Path) -> None:
+    """As `wc -l` and `while read` expect it."""
+    make_model(desk / "m.safetensors", "ab", likeliest="b")
+    assert call("sample", "-m", "m.safetensors", "-n", "2", "-N", "3", "-q").out == b"bb\n" * 3
+    assert call("sample", "-m", "m.safetensors", "-n", "2", "-N", "3", "-q", "-0").out == b"bb\0" * 3
 
 
 @pytest.mark.parametrize("count", ["1", "3", "70"])
@@ -122,7 +141,7 @@ def test_threads_and_other_samples_do_not_change_a_text(at_home: Home, count: st
     """For any number of threads and samples."""
     texts = {call(*SHORT, "-0", "-N", count, "--threads", n).out for n in "12"}
     assert len(texts) == 1
-    assert texts.pop().split(b"\0")[0] == call(*SHORT).out
+    assert texts.pop().split(b"\0")[0] + b"\0" == call(*SHORT, "-0").out
 
 
 # prompts and ends
@@ -163,9 +182,10 @@ def test_an_unknown_prompt_character_is_named(desk: Path, vocabulary: str, promp
 
 def test_a_text_ends_before_a_stop_or_after_a_line(at_home: Home) -> None:
     """Neither the stop nor anything after the last line is written."""
-    text = call("sample", "-n", "400", "--seed", "4").out
+    text = call("sample", "-n", "400", "--seed", "4", "-0").out
     stop = text[37:40]
-    assert call("sample", "-n", "400", "--seed", "4", "--stop", stop.decode()).out == text[: text.index(stop)]
+    before = text[: text.index(stop)]
+    assert call("sample", "-n", "400", "--seed", "4", "--stop", stop.decode(), "-0").out == before + b"\0"
     assert call("sample", "-n", "-1", "--seed", "4", "--lines", "2").out == b"".join(text.splitlines(True)[:2])
 
 
@@ -182,8 +202,8 @@ def test_temperature_0_takes_the_likeliest(at_home: Home) -> None:
 @pytest.mark.parametrize("temperature", ["1e-300", "1e308"])
 def test_extreme_temperatures_write_text(at_home: Home, temperature: str) -> None:
     """No temperature in the allowed range breaks the arithmetic."""
-    outcome = call("sample", "-n", "99", "--temp", temperature, "--seed", "1")
-    assert (outcome.code, len(outcome.text), outcome.err) == (0, 99, "")
+    outcome = call("sample", "-n", "99", "--temp", temperature, "--seed", "1", "-0")
+    assert (outcome.code, len(outcome.text), outcome.err) == (0, 100, "")
 
 
 def test_weights_can_be_stored_in_bfloat16(at_home: Home) -> None:
@@ -209,7 +229,7 @@ def test_the_newest_model_is_the_default(desk: Path) -> None:
     for age, char in enumerate("abc"):
         model = make_model(Path("checkpoints") / char / "model.safetensors", "abc", likeliest=char)
         os.utime(model, (1e9 - age, 1e9 - age))
-    assert call("sample", "-n", "3", "-q").out == b"aaa"
+    assert call("sample", "-n", "3", "-q").out == b"aaa\n"
 
 
 @pytest.mark.parametrize("which", ["b", "checkpoints/b", "checkpoints/b/model.safetensors", "copy.bin"])
@@ -218,7 +238,7 @@ def test_a_model_is_named_by_run_folder_or_file(desk: Path, which: str) -> None:
     for char in "ab":
         make_model(Path("checkpoints") / char / "model.safetensors", "ab", likeliest=char)
     shutil.copy("checkpoints/b/model.safetensors", "copy.bin")
-    assert call("sample", "-n", "3", "-q", "-m", which).out == b"bbb"
+    assert call("sample", "-n", "3", "-q", "-m", which).out == b"bbb\n"
 
 
 # interruption
@@ -323,7 +343,7 @@ def test_a_terminal_is_shown_control_characters_as_escapes(desk: Path) -> None:
     code, shown = call_on_terminal(*args)
     assert code == 0
     assert shown.rstrip() == rb"a\x9b\u202e\x1b\x1b\x1b"
-    assert call(*args).out == "a\x9b\u202e\x1b\x1b\x1b".encode()
+    assert call(*args).out == "a\x9b\u202e\x1b\x1b\x1b\n".encode()
 
 
 @posix
@@ -333,7 +353,7 @@ def test_output_is_utf8_in_every_locale(desk: Path) -> None:
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     script = '"${charrnn[@]}" && "${charrnn[@]}" -p x'
     outcome = in_shell(script, "sample", "-m", "m.safetensors", "-n", "3", "--seed", "1", cwd=desk, **plain)
-    assert (outcome.code, outcome.out) == (3, "漢漢漢".encode())
+    assert (outcome.code, outcome.out) == (3, "漢漢漢\n".encode())
     assert outcome.err.startswith("charrnn: ")
     assert outcome.err.count("\n") == 1
     assert "U+0078" in outcome.err

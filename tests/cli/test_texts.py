@@ -120,9 +120,9 @@ def test_a_model_of_documents_writes_whole_documents(desk: Path) -> None:
     network = ("--hidden-size", "16", "--embedding-dim", "4", "--threads", "1", "--batch-size", "4", "--seq-len", "8")
     options = ("train", "poems.txt", "--documents", "lines", "--steps", "400", "--dropout", "0", "--weight-drop", "0")
     assert call(*options, *network, "-q").code == 0
-    assert call("sample", "-N", "3", "--temp", "0", "-q").out == b"ab\nab\nab"
+    assert call("sample", "-N", "3", "--temp", "0", "-q").out == b"ab\nab\nab\n"
     assert call("sample", "--temp", "0", "--json").objects[0]["text"] == "ab"
-    assert call("sample", "-p", "a", "--no-echo", "--temp", "0", "-q").out == b"b"
+    assert call("sample", "-p", "a", "--no-echo", "--temp", "0", "-q").out == b"b\n"
     again = call("train", "poems.txt")
     assert again.code == 0
     assert "finished" in again.err
@@ -138,7 +138,7 @@ def test_rare_characters_are_one_symbol(desk: Path) -> None:
     POEMS.write_text(make_text(4000) + "öü" + make_text(500, seed=3), encoding="utf-8")
     plan = learn("poems.txt", "--min-count", "2")
     assert any("2 characters" in note and "less than 2 times" in note for note in plan["notes"])
-    text = call("sample", "-p", "ö", "-n", "3000", "--temp", "100", "--no-echo", "-q").text
+    text = call("sample", "-p", "ö", "-n", "3000", "--temp", "100", "--no-echo", "-q", "-0").text.removesuffix("\0")
     assert len(text) == 3000
     assert not set(text) - set(make_text(4500))
     scored = call("eval", "--json", "poems.txt").objects[0]
@@ -154,7 +154,7 @@ def test_bytes_of_any_file_can_be_learned(desk: Path) -> None:
     assert call("eval", "-m", "random", "random", "--json").objects[0]["num_chars"] == 2999
     POEMS.write_text("né€" * 200, encoding="utf-8")
     assert learn("poems.txt", "--bytes")["vocab_size"] == 6
-    assert call("sample", "-p", "né€", "-n", "0", "-q").text == "né€"
+    assert call("sample", "-p", "né€", "-n", "0", "-q").text == "né€\n"
     assert call("eval", "poems.txt", "--json").objects[0]["num_unknown"] == 0
 
 
@@ -239,6 +239,6 @@ def test_a_folder_of_source_files_is_learned(desk: Path) -> None:
     assert (plan["num_chars"], plan["vocab_size"]) == (len(text), len(set(text)))
     assert plan["texts"] == [str(desk / "sources" / module.name) for module in modules]
     assert call("eval", "--json").objects[0]["num_chars"] == plan["num_valid_chars"]
-    written = call("sample", "-p", "def ", "-n", "200", "-q").text
-    assert len(written) == 204
+    written = call("sample", "-p", "def ", "-n", "200", "-q", "-0").text
+    assert len(written) == 204 + 1
     assert written.startswith("def ")
