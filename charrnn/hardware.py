@@ -17,6 +17,8 @@ from charrnn.errors import ResourceError, UsageError
 if TYPE_CHECKING:
     import torch
 
+_MIN_ADDRESS_SPACE = 1_500_000_000  # bytes; importing PyTorch and loading the kernels takes 1.1 to 1.3 GB of it
+
 
 def available_cores() -> int:
     """Count the cores this process may use; an affinity mask or a container's quota can leave fewer than there are."""
@@ -92,11 +94,25 @@ def worker_pool(num_workers: int) -> ThreadPoolExecutor:
     return pool
 
 
+def check_address_space() -> None:
+    """Raise ResourceError under a limit (ulimit -v) that PyTorch doesn't survive: it would abort the process."""
+    if os.name == "posix":
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if 0 <= limit < _MIN_ADDRESS_SPACE:
+            raise ResourceError(
+                f"out of memory: PyTorch needs {_MIN_ADDRESS_SPACE // 10**6:,} MB of address space, "
+                f"and ulimit -v allows {limit // 10**6:,} MB"
+            )
+
+
 def set_up_torch(device: str, threads: int) -> "torch.device":
     """Import PyTorch, set its number of threads and select the device that `--device` names.
 
-    Raises what select_device raises.
+    Raises what select_device raises, and ResourceError if the process may use too little memory.
     """
+    check_address_space()
     # OpenMP's threads spin while they wait, which starves other processes on the same cores. With a short spin
     # training is as fast on a quiet machine, and 1.5 times as fast beside another run.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when PyTorch is imported

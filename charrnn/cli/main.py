@@ -23,6 +23,16 @@ from charrnn.data.characters import one_line
 from charrnn.distributed import Ranks
 from charrnn.errors import CharrnnError, Interrupted, OutputClosed, PeerError, ResourceError, UsageError
 
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "failed to map segment",
+    "can't start new thread",
+    "std::bad_alloc",
+)
+
 
 def root(
     context: typer.Context,
@@ -35,6 +45,10 @@ def root(
     if context.invoked_subcommand is None:
         console.result(context.get_help())
         raise typer.Exit(UsageError.exit_code)
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise CharrnnError(f"the working directory: {error.strerror}; change to another one") from None
     if context.invoked_subcommand != "train" and Ranks.from_environment().size > 1:
         raise UsageError(f"only train runs in several processes; start charrnn {context.invoked_subcommand} alone")
 
@@ -59,6 +73,8 @@ def main() -> NoReturn:
     if sys.stderr is None:  # closed by the caller; print would then write to stdout
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     warnings.showwarning = lambda message, *_: show_warning(message)
+    for name in ("NUMBA_DISABLE_JIT", "NUMBA_NUM_THREADS"):  # kernels need numba's compiler, and none of its threads
+        os.environ.pop(name, None)
     try:
         code = build_app()(prog_name="charrnn", standalone_mode=False)
     except (PeerError, OutputClosed) as error:
@@ -76,18 +92,8 @@ def main() -> NoReturn:
         command = context.command_path if context else "charrnn"
         complain(f"{error.format_message().rstrip('.')}; try {command} --help")
         code = UsageError.exit_code
-    except KeyboardInterrupt:
-        end_by(signal.SIGINT)
-        code = 130
-    except OSError as error:  # not caught closer to its cause: a full disk, a deleted folder
-        console.drop_stdout()
-        complain(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
-        code = CharrnnError.exit_code
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        complain("out of memory; train with a smaller --batch-size, --seq-len or --hidden-size, sample with fewer -N")
-        code = ResourceError.exit_code
+    except Exception as error:
+        code = complain_of_system(error)
     sys.exit(code)
 
 
@@ -111,8 +117,29 @@ def end_by(number: int) -> None:
         signal.raise_signal(number)
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether Python, numpy or PyTorch could not allocate. PyTorch's CPU allocator raises RuntimeError."""
-    return isinstance(error, MemoryError) or any(
-        words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
-    )
+def complain_of_system(error: Exception) -> int:
+    """Print the line for a system's error that was not caught closer to its cause; return the exit code.
+
+    Raises the error itself if it is neither a lack of memory nor the system's, and so a bug.
+    """
+    if is_out_of_memory(error):
+        complain("out of memory; train with a smaller --batch-size, --seq-len or --hidden-size, sample with fewer -N")
+        return ResourceError.exit_code
+    if not isinstance(error, OSError):
+        raise error
+    console.drop_stdout()  # a full disk, a deleted folder
+    complain(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+    return CharrnnError.exit_code
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether Python or a library could not allocate memory, start a thread or load its code.
+
+    PyTorch's CPU allocator raises RuntimeError, the loader of shared libraries ImportError or OSError.
+    """
+    while error is not None:
+        message = str(error).lower()
+        if isinstance(error, MemoryError) or any(words in message for words in _OUT_OF_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

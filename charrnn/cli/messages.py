@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from charrnn.kernels.head import Predictions
     from charrnn.model.file import ModelFile
 
-COMPILING = "compiling kernels for this processor (only the first time)"
+COMPILING = "loading kernels, which are compiled for this processor the first time"
 COMPARING = "comparing with n-grams and xz"
 COMPARISON_HEADER = ("predictor", "bits/char", "")
 LINE_HEADER = ("line", "bits/char", "bits", "text")

@@ -2,7 +2,9 @@
 
 import io
 import os
+import shlex
 import signal
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,7 +18,18 @@ from charrnn import __version__, precompile
 from charrnn.cli import main as cli
 from charrnn.errors import Interrupted, PeerError, ResourceError
 from charrnn.model.file import write_tensors
-from tests.cli.conftest import POEMS, TINY, Home, assert_refused, call, in_shell, posix
+from tests.cli.conftest import (
+    POEMS,
+    TINY,
+    Home,
+    assert_refused,
+    call,
+    command_line,
+    environment,
+    in_shell,
+    posix,
+    start,
+)
 
 # texts
 
@@ -177,6 +190,9 @@ def test_only_train_runs_in_several_processes(at_home: Home, monkeypatch: pytest
         (OSError("odd"), 1, "charrnn: odd\n"),
         (MemoryError(), 6, "charrnn: out of memory; train with a smaller --batch-size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 6, "charrnn: out of memory; "),
+        (RuntimeError("can't start new thread"), 6, "charrnn: out of memory; "),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), 6, "charrnn: out of memory; "),
+        (OSError(12, "Cannot allocate memory"), 6, "charrnn: out of memory; "),
     ],
     ids=repr,
 )
@@ -209,23 +225,17 @@ def test_a_bug_is_not_hidden(at_home: Home, monkeypatch: pytest.MonkeyPatch) -> 
         cli.main()
 
 
-@pytest.mark.parametrize(
-    ("error", "code"), [(Interrupted("stopped", signal_number=15), 143), (KeyboardInterrupt(), 130)]
-)
-def test_a_signal_ends_the_process_by_itself(
-    at_home: Home, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
-) -> None:
+def test_an_interrupted_run_ends_by_its_signal(at_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the system can; the exit code is the same."""
 
     def fail(**_: object) -> None:
-        raise error
+        raise Interrupted("stopped", signal_number=15)
 
     ended: list[int] = []
     monkeypatch.setattr(cli, "build_app", lambda: fail)
     monkeypatch.setattr(cli, "end_by", ended.append)
     outcome = call("info")
-    assert (outcome.code, ended) == (code, [code - 128])
-    assert outcome.err == ("" if isinstance(error, KeyboardInterrupt) else "charrnn: stopped\n")
+    assert (outcome.code, outcome.err, ended) == (143, "charrnn: stopped\n", [15])
 
 
 @posix
@@ -336,3 +346,82 @@ def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", stderr)
     warnings.showwarning(RuntimeWarning("two\nlines"), RuntimeWarning, "file.py", 3)
     assert stderr.getvalue() == "warning: two\\nlines\n"
+
+
+# before a command begins
+
+INTERRUPT_AT_IMPORT = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+from charrnn.__main__ import main
+sys.argv = ["charrnn", *{args!r}]
+main()
+"""
+
+
+@posix
+@pytest.mark.parametrize("module", ["typer", "numpy", "numba", "llvmlite", "charrnn.kernels.generation"])
+def test_ctrl_c_while_libraries_load_ends_the_process_by_the_signal(home: Home, module: str) -> None:
+    """There is no traceback, and a shell's loop ends."""
+    program = INTERRUPT_AT_IMPORT.format(module=module, args=("sample", "-n", "10"))
+    process = start(cwd=home.path, program=("-c", program))
+    assert process.communicate(timeout=60) == (b"", b"")
+    assert process.returncode == -signal.SIGINT
+
+
+@posix
+def test_ctrl_c_stays_ignored_where_a_shell_ignores_it(home: Home) -> None:
+    """As in a script's background job."""
+    program = INTERRUPT_AT_IMPORT.format(module="numpy", args=("info",))
+    ignoring = f"trap '' INT; exec {shlex.quote(sys.executable)} -c {shlex.quote(program)}"
+    done = subprocess.run(["bash", "-c", ignoring], cwd=home.path, env=environment(), capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@posix
+@pytest.mark.parametrize("command", [["info"], ["sample"], ["eval"], ["train", "poems.txt"]], ids=str)
+def test_a_working_directory_that_was_deleted_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """Before libraries fail on it in their own ways."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    try:
+        assert_refused(call(*command), 1, "the working directory", "No such file or directory")
+        assert call("--version").code == 0
+    finally:
+        os.chdir(tmp_path)
+
+
+def test_numbas_switches_do_not_reach_the_kernels(home: Home) -> None:
+    """Without its compiler they would not run, and it refuses zero threads when it is imported."""
+    args = command_line("sample", "-n", "5", "--seed", "1", "-q")
+    outputs = [
+        subprocess.run(args, cwd=home.path, env=environment(**changes), capture_output=True, check=True).stdout
+        for changes in ({}, {"NUMBA_DISABLE_JIT": "1", "NUMBA_NUM_THREADS": "0"})
+    ]
+    assert outputs[0] == outputs[1] != b""
+
+
+@posix
+@pytest.mark.parametrize(
+    ("megabytes", "command", "codes"),
+    [(600, ("train", "poems.txt"), [6]), (300, ("sample", "-n", "5", "-q"), [0, 6])],
+    ids=["train", "sample"],
+)
+def test_too_little_address_space_is_one_line(
+    home: Home, megabytes: int, command: tuple[str, ...], codes: list[int]
+) -> None:
+    """Wherever it is noticed; how much numba needs differs between machines."""
+    limited = f"ulimit -v {megabytes * 1000}; exec {shlex.join(command_line(*command))}"
+    done = subprocess.run(["bash", "-c", limited], cwd=home.path, env=environment(), capture_output=True, check=False)
+    assert done.returncode in codes
+    assert done.returncode == 0 or done.stderr.startswith(b"charrnn: out of memory")
+    assert done.stderr.count(b"\n") == (1 if done.returncode else 0)
