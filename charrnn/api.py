@@ -143,7 +143,7 @@ class Model:
 
         found, file = text_of_string(self._file, text), self._file
         parts = predict(self._network, found.ids, context=found.context, mixture=file.mixture)
-        return summarise(parts, file.vocab, unknown=found.unknown).score
+        return summarise(parts, found, file.vocab).score
 
     def next(self, prompt: str = "") -> dict[str, float]:
         """Return the probability of each character after the prompt, the likeliest first.

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,9 +74,19 @@ def evaluate(
             "--per-char", help="Print the score and the likeliest alternatives of each character instead, as JSON."
         ),
     ] = False,
-    worst: Annotated[int | None, output_option(help="Show the N least predictable lines instead.")] = None,
+    worst: Annotated[
+        int | None, output_option(help="Show the N least predictable lines instead; unknown characters make a line so.")
+    ] = None,
     html: Annotated[str | None, output_option(metavar="FILE", help="Write a report page to this file.")] = None,
     json: Json = False,
+    documents: Annotated[
+        str | None,
+        text_option(
+            metavar="KIND",
+            help="Score each document by itself: lines, with any model; another kind needs a model of documents.",
+            show_default="as in training",
+        ),
+    ] = None,
     encoding: Encoding = None,
     errors: Errors = None,
     train_text: Annotated[
@@ -110,7 +120,7 @@ def evaluate(
         file,
         text,
         train_text,
-        given(encoding=encoding, errors=errors),
+        given(documents=documents, encoding=encoding, errors=errors),
         needs_corpus=bool(text is None or train_text or adapt),
         wants_corpus=yardsticks and wants_score,
     )
@@ -122,7 +132,8 @@ def evaluate(
     from charrnn.evaluation.scores import Assessment
     from charrnn.model.network import CharRNN
 
-    network = CharRNN.from_arrays(file.config, file.tensors).to(target)
+    config = replace(file.config, reset_id=eval_text.reset_id)
+    network = CharRNN.from_arrays(config, file.tensors).to(target)
     with console.slow_notice("scoring the text"):
         found = score(network, file, eval_text, items, for_page=html is not None)
         if worst is not None:
@@ -188,7 +199,7 @@ def read_texts(
         if name is not None:
             return separate_text(file, name, settings, cache), corpus
         assert corpus is not None
-        return held_out_text(file, corpus), corpus
+        return held_out_text(file, corpus, documents=settings.get("documents", "")), corpus
 
 
 def compile_kernels(*, training: bool) -> None:
@@ -210,19 +221,21 @@ def score(network: "CharRNN", file: "ModelFile", text: "EvalText", items: Items,
     num_top = NUM_TOP if items.per_char or for_page else 0
     parts = predict(network, text.ids, context=text.context, num_top=num_top, mixture=file.mixture)
     return summarise(
-        print_items(parts, file, items),
+        print_items(parts, text, file, items),
+        text,
         file.vocab,
-        unknown=text.unknown,
         num_first=MAX_SHOWN if for_page else EXCERPT,
         num_hardest=max(items.worst or 0, NUM_HARDEST if for_page else 0),
     )
 
 
-def print_items(parts: "Iterator[Predictions]", file: "ModelFile", items: Items) -> "Iterator[Predictions]":
+def print_items(
+    parts: "Iterator[Predictions]", text: "EvalText", file: "ModelFile", items: Items
+) -> "Iterator[Predictions]":
     """Pass predictions on, and print each line or each character of them, if that is wanted."""
-    from charrnn.evaluation.summary import LineSplitter
+    from charrnn.evaluation.lines import LineSplitter
 
-    splitter = LineSplitter(file.vocab)
+    splitter = LineSplitter(text, file.vocab)
     for part in parts:
         if items.per_char:
             for record in messages.char_records(part, file.vocab):
@@ -246,7 +259,7 @@ def print_worst(found: "Summary", count: int, *, json: bool) -> None:
     if json:
         print_lines(lines)
     else:
-        console.table([messages.line_row(line) for line in lines], header=messages.LINE_HEADER)
+        console.table([messages.line_row(line) for line in lines], header=messages.line_header(lines))
 
 
 def print_assessment(
@@ -314,7 +327,7 @@ def write_run_report(plan: "RunPlan") -> Path:
     corpus, threads = plan.task.corpus, plan.environment.threads
     text = held_out_text(file, corpus)
     parts = predict(network, text.ids, context=text.context, num_top=NUM_TOP, mixture=file.mixture)
-    found = summarise(parts, file.vocab, unknown=text.unknown, num_first=MAX_SHOWN, num_hardest=NUM_HARDEST)
+    found = summarise(parts, text, file.vocab, num_first=MAX_SHOWN, num_hardest=NUM_HARDEST)
     assessment = assess(found.score, file, network, text, corpus.train_ids, with_baselines=True, adapt_rate=None)
     target = plan.run.folder / REPORT_NAME
     write_page(target, plan.run.model_path, file, text, found, assessment, threads=threads)

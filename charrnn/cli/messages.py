@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 COMPILING = "loading kernels, which are compiled for this processor the first time"
 COMPARING = "comparing with n-grams and xz"
 COMPARISON_HEADER = ("predictor", "bits/char", "")
-LINE_HEADER = ("line", "bits/char", "bits", "text")
 CARD_HEADER = ("run", "network", "parameters", "bits/char", "trained on")
 MAX_NAMED = 10  # unknown characters
 MAX_SHOWN = 200  # characters of a vocabulary
@@ -192,14 +191,30 @@ def _score_record(score: Evaluation) -> dict[str, Any]:
     return {name: getattr(score, name) for name in names}
 
 
-def line_row(line: Line) -> tuple[str, str, str, str]:
+def line_header(lines: Sequence[Line]) -> tuple[str, ...]:
+    """Return the header of a table of lines, whose numbers are those of lines or of documents."""
+    return _numbered(lines[0]) if lines else "line", "bits/char", "bits", "unknown", "text"
+
+
+def line_row(line: Line) -> tuple[str, ...]:
     """Return a line's score as a row of a table."""
-    return f"{line.number:,}", f"{line.bits_per_char:.3f}", f"{line.bits:.1f}", line.text
+    return (
+        f"{line.number:,}",
+        f"{line.bits_per_char:.3f}",
+        f"{line.bits:.1f}",
+        f"{line.num_unknown:,}",
+        line.text,
+    )
 
 
 def line_record(line: Line) -> dict[str, Any]:
     """Return a line's score as a JSON object."""
-    return {"line": line.number, "bits": line.bits, "num_chars": line.num_chars, "text": line.text}
+    counts = {"num_chars": line.num_chars, "num_unknown": line.num_unknown}
+    return {_numbered(line): line.number, "bits": line.bits, **counts, "text": line.text}
+
+
+def _numbered(line: Line) -> str:
+    return "document" if line.is_document else "line"
 
 
 def char_records(part: "Predictions", vocab: Vocab) -> Iterator[dict[str, Any]]:

@@ -10,20 +10,19 @@ import itertools
 import json
 import re
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from charrnn.config import MAX_VALID_CHARS, MIN_CHARS, CorpusConfig, SourceConfig
 from charrnn.data.cache import FORMAT_VERSION, Cache, DamagedEntry, Entry
 from charrnn.data.decoding import decode
 from charrnn.data.documents import SEPARATORS, end_documents, next_document, shuffle
 from charrnn.data.sources import ReadLimit, Source, find_sources
-from charrnn.data.vocab import END, UNKNOWN, Ids, Vocab, bytes_as_chars, count_points
+from charrnn.data.vocab import END, UNKNOWN, UNKNOWN_CHAR, Ids, UnknownChars, Vocab, bytes_as_chars, count_points
 from charrnn.errors import InputError, UnknownCharacterError
 
 _ID_SETTINGS = ("encoding", "errors", "bytes", "min_count", "documents", "known")  # settings that change the ids
@@ -117,23 +116,29 @@ def read_text(name: str, cache: Cache) -> str:
 
 def encode_text(
     name: str, vocab: Vocab, config: CorpusConfig, source_config: SourceConfig, cache: Cache
-) -> tuple[Ids, dict[str, int]]:
-    """Read a text, or a folder of texts, as ids of a model's vocabulary; count the other characters.
+) -> tuple[Ids, UnknownChars]:
+    """Read a text, or a folder of texts, as ids of a model's vocabulary and the characters without one.
 
-    Returns the ids, mapped from a file without a name, and the counts, most frequent first.
+    Both are as in Vocab.encode_around, mapped from files without a name.
     """
     sources = find_sources([name], source_config).sources
-    unknown = Counter[str]()
+    num_ids = 0
     with ReadLimit(source_config, cache.folder) as limit, cache.explaining_errors():
-        file = limit.new_copy()
+        id_file, unknown_file = limit.new_copy(), limit.new_copy()
         texts = _Texts(sources, len(sources), config, limit)
         for piece in texts.pieces():
-            known_ids, missing = vocab.encode_known(piece)
-            file.write(known_ids.data)
-            unknown.update(missing)
-        file.flush()
-        ids = np.asarray(np.memmap(file, vocab.dtype, "r")) if file.tell() else np.empty(0, vocab.dtype)
-    return ids, dict(unknown.most_common())
+            ids, unknown = vocab.encode_around(piece)
+            unknown["place"] += num_ids
+            num_ids += len(ids)
+            id_file.write(ids.data)
+            unknown_file.write(unknown.tobytes())
+        return _map_file(id_file, vocab.dtype), _map_file(unknown_file, UNKNOWN_CHAR)
+
+
+def _map_file(file: IO[bytes], dtype: DTypeLike) -> NDArray[Any]:
+    """Map a file that was just written."""
+    file.flush()
+    return np.asarray(np.memmap(file, dtype, "r")) if file.tell() else np.empty(0, dtype)
 
 
 class _Texts:

@@ -19,7 +19,6 @@ for bytes that aren't ASCII (as in Python's `surrogateescape`) when a text is re
 import codecs
 import hashlib
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +30,8 @@ from numpy.typing import NDArray
 from charrnn.errors import UnknownCharacterError
 
 Ids = NDArray[Any]  # uint8, uint16 or uint32, depending on the size of the vocabulary
+UnknownChars = NDArray[Any]  # of UNKNOWN_CHAR
+UNKNOWN_CHAR = np.dtype([("place", np.int64), ("point", np.uint32)])  # see Vocab.encode_around
 END, UNKNOWN = "\udc00", "\udc01"  # low surrogates: JSON would join a high and a low one to one character
 _NUM_POINTS = 0x110000  # code points in Unicode
 _PIECE = 1 << 20  # characters
@@ -140,19 +141,40 @@ class Vocab:
 
         They are left out of the ids, or replaced by UNKNOWN if the vocabulary includes it.
         """
-        pieces, missing = [np.empty(0, self.dtype)], Counter[str]()
+        ids, unknown = self.encode_around(text)
+        return ids, count_unknown(unknown)
+
+    def encode_around(self, text: str) -> tuple[Ids, UnknownChars]:
+        """Convert text to ids as `encode_known` does; also return the characters that have none, in order.
+
+        Each has its code point (`point`) and, as `place`, the index of the id that it stands before, or
+        of UNKNOWN's id that replaces it.
+        """
+        pieces, unknown, num_ids = [np.empty(0, self.dtype)], [np.empty(0, UNKNOWN_CHAR)], 0
         unknown_id = self.id_of(UNKNOWN)
         for points in _code_point_pieces(text):
             found = self._id_table[points]
-            missing.update(map(chr, points[found < 0].tolist()))
-            if unknown_id is not None:
-                found[found < 0] = unknown_id
-            pieces.append(found[found >= 0].astype(self.dtype))
-        return np.concatenate(pieces), dict(missing.most_common())
+            is_missing = found < 0
+            missing = np.empty(np.count_nonzero(is_missing), UNKNOWN_CHAR)
+            missing["point"] = points[is_missing]
+            missing["place"] = num_ids + np.flatnonzero(is_missing)
+            if unknown_id is None:
+                missing["place"] -= np.arange(len(missing))
+                found = found[~is_missing]
+            else:
+                found[is_missing] = unknown_id
+            pieces.append(found.astype(self.dtype))
+            unknown.append(missing)
+            num_ids += len(found)
+        return np.concatenate(pieces), np.concatenate(unknown)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """Convert ids to text."""
-        return self._points[np.asarray(ids, np.int64)].tobytes().decode("utf-32-le", "surrogatepass")
+        return self.points_of(np.asarray(ids, np.int64)).tobytes().decode("utf-32-le", "surrogatepass")
+
+    def points_of(self, ids: Ids) -> NDArray[np.uint32]:
+        """Return the code points of ids, (N,)."""
+        return self._points[ids]
 
     def _explain(self, text: str, index: int) -> str:
         message = f"the model does not know {describe(text[index])}, character {index + 1} of the text"
@@ -175,6 +197,13 @@ def count_points(pieces: Iterable[str]) -> NDArray[np.int64]:
             found = np.bincount(points)
             counts[: len(found)] += found
     return counts
+
+
+def count_unknown(unknown: UnknownChars) -> dict[str, int]:
+    """Count each unknown character, most frequent first."""
+    points, counts = np.unique(unknown["point"], return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return dict(zip(map(chr, points[order].tolist()), counts[order].tolist(), strict=True))
 
 
 def _code_point_pieces(text: str) -> Iterator[NDArray[Any]]:

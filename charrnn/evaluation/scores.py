@@ -57,13 +57,18 @@ class Baseline:
 class Line:
     """The score of one line of a text, including its newline.
 
-    number: counts from 1. num_chars: scored characters, so 0 for a line of rare characters only.
+    number: of the line in its text, from 1; is_document: of the document that it belongs to instead.
+    num_chars: scored characters; num_unknown: those outside the vocabulary, which are not scored.
+    start: the index of its first scored character among all that are scored.
     """
 
     number: int
     text: str
     nats: float
     num_chars: int
+    num_unknown: int = 0
+    is_document: bool = False
+    start: int = 0
 
     @property
     def bits(self) -> float:

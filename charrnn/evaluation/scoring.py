@@ -153,7 +153,7 @@ class _Reader:
             ids=ids,
             inputs=np.concatenate([context, ids[:-1]]),
             mixture=mixture,
-            contexts=find_contexts(mixture, ids, context=context),
+            contexts=find_contexts(mixture, ids, context=context, reset_id=model.config.reset_id),
             num_top=min(num_top, model.config.vocab_size),
         )
 

@@ -1,22 +1,18 @@
-"""Views of one pass over a text's predictions: the totals, the first characters, the least predictable lines.
+"""Views of one pass over a text's predictions: the totals, the first characters, the least predictable lines."""
 
-Letters: N characters.
-"""
-
-import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.vocab import END, UNKNOWN, Ids, Vocab
+from charrnn.data.vocab import UNKNOWN, Vocab
 from charrnn.errors import InputError
+from charrnn.evaluation.lines import LineSplitter, hardest_lines
 from charrnn.evaluation.scores import Evaluation, Line
+from charrnn.evaluation.texts import EvalText
 from charrnn.kernels.head import Predictions
-
-MIN_LINE = 10  # characters; shorter lines are hard by chance
 
 
 @dataclass
@@ -71,18 +67,18 @@ class Summary:
 
 def summarise(
     parts: Iterable[Predictions],
+    text: EvalText,
     vocab: Vocab,
     *,
-    unknown: dict[str, int],
     num_first: int = 0,
     num_hardest: int = 0,
 ) -> Summary:
     """Read the predictions of a text once and collect all views of them.
 
-    parts: at least one. unknown: as for Totals.to_evaluation. num_first: number of characters whose
-    predictions are returned; num_hardest: number of lines.
+    parts: at least one. num_first: number of characters whose predictions are returned;
+    num_hardest: number of lines.
     """
-    totals, splitter = Totals(vocab.id_of(UNKNOWN)), LineSplitter(vocab)
+    totals, splitter = Totals(vocab.id_of(UNKNOWN)), LineSplitter(text, vocab)
     first: list[Predictions] = []
     hardest: list[Line] = []
     for part in parts:
@@ -91,10 +87,10 @@ def summarise(
             first.append(select(part, slice(num_first)))
             num_first = max(0, num_first - len(part.ids))
         if num_hardest > 0:
-            hardest = _hardest([*hardest, *splitter.split(part)], num_hardest)
+            hardest = hardest_lines([*hardest, *splitter.split(part)], num_hardest)
     if num_hardest > 0:
-        hardest = _hardest([*hardest, *splitter.rest()], num_hardest)
-    score = totals.to_evaluation(unknown)
+        hardest = hardest_lines([*hardest, *splitter.rest()], num_hardest)
+    score = totals.to_evaluation(text.unknown)
     return Summary(score, Predictions(*(np.concatenate(arrays) for arrays in zip(*first, strict=True))), hardest)
 
 
@@ -102,36 +98,3 @@ def select(predictions: Predictions, rows: slice) -> Predictions:
     """Return the predictions in a range of the first axis, as views."""
     arrays: tuple[NDArray[Any], ...] = predictions
     return Predictions(*(array[rows] for array in arrays))
-
-
-def _hardest(lines: Iterable[Line], count: int) -> list[Line]:
-    long_enough = [line for line in lines if line.num_chars >= MIN_LINE]
-    return heapq.nlargest(count, long_enough, key=lambda line: line.bits_per_char)
-
-
-class LineSplitter:
-    """Splits the predictions of a text into lines. A line's text includes rare characters; its score does not."""
-
-    def __init__(self, vocab: Vocab) -> None:
-        self._vocab = vocab
-        self._ends = [found for char in ("\n", END) if (found := vocab.id_of(char)) is not None]
-        self._ids, self._nats, self._number = np.empty(0, np.int64), np.empty(0), 0
-
-    def split(self, part: Predictions) -> Iterator[Line]:
-        """Yield the lines that end in the next part of the text."""
-        ids, nats, start = np.concatenate([self._ids, part.ids]), np.concatenate([self._nats, part.nats]), 0
-        for stop in (np.flatnonzero(np.isin(ids, self._ends)) + 1).tolist():
-            yield self._line(ids[start:stop], nats[start:stop])
-            start = stop
-        self._ids, self._nats = ids[start:], nats[start:]
-
-    def rest(self) -> Iterator[Line]:
-        """Yield the last line if it has no newline."""
-        if len(self._ids) > 0:
-            yield self._line(self._ids, self._nats)
-
-    def _line(self, ids: Ids, nats: NDArray[np.float64]) -> Line:
-        self._number += 1
-        vocab, scored = self._vocab, ids != self._vocab.id_of(UNKNOWN)
-        text = vocab.make_decoder()(vocab.decode(ids).rstrip("\n" + END), True).replace(UNKNOWN, "\ufffd")
-        return Line(self._number, text, float(nats[scored].sum()), int(scored.sum()))

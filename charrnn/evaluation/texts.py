@@ -3,7 +3,8 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,35 +14,66 @@ from charrnn.data.cache import Cache
 from charrnn.data.corpus import Corpus, encode_text, find_corpus, load_corpus
 from charrnn.data.documents import end_documents
 from charrnn.data.sources import STDIN
-from charrnn.data.vocab import END, Ids
+from charrnn.data.vocab import END, UNKNOWN_CHAR, Ids, UnknownChars, count_unknown
 from charrnn.errors import InputError, UsageError
 from charrnn.model.file import ModelFile
+
+_PIECE = 1 << 22  # characters compared at a time
+_MAX_BEFORE = 10_000  # characters of a line before its scored part
 
 
 @dataclass(frozen=True)
 class EvalText:
-    """A text to score: ids, the characters before them, and counts of the characters outside the vocabulary.
+    """A text to score: ids, and the characters before them.
 
-    name: the paths of its files; title: what a page calls it.
+    name: the paths of its files; title: what a page calls it. unknown_chars: those outside the
+    vocabulary, as in Vocab.encode_around of the last num_before characters of the context and the ids.
+    num_before: how many characters of the context belong to the first line, which is line (or
+    document) first_number. reset_id: the id of the character before which the network's state is
+    reset, or None; after it a line is scored by itself.
     """
 
     name: str
     title: str
     ids: Ids
     context: Ids
-    unknown: dict[str, int]
+    unknown_chars: UnknownChars = field(default_factory=lambda: np.empty(0, UNKNOWN_CHAR))
+    num_before: int = 0
+    first_number: int = 1
+    reset_id: int | None = None
+
+    @cached_property
+    def unknown(self) -> dict[str, int]:
+        """Counts of the characters outside the vocabulary, most frequent first."""
+        return count_unknown(self.unknown_chars)
 
 
 def separate_text(file: ModelFile, name: str, given: Mapping[str, Any], cache: Cache) -> EvalText:
     """Read a separate text. Of N known characters N - 1 are scored; the first is only fed.
 
-    For a model of documents the text is split into documents, and all its characters are scored.
-    given: settings for reading the text.
+    All N are scored if the text is split into documents: for a model of documents, or if given says
+    so. given: settings for reading the text.
     Raises InputError if there is nothing to score.
     """
     config = CorpusConfig(bytes=file.vocab.has_bytes, documents=read_corpus_config(file).documents)
-    ids, unknown = encode_text(name, file.vocab, overlay(config, given), SourceConfig(), cache)
-    return _eval_text(file, name, ids, unknown)
+    config, reset_id = overlay(config, given), file.vocab.id_of(END)
+    if reset_id is None and config.documents:
+        config, reset_id = dataclasses.replace(config, documents=""), _line_start(file, config.documents)
+    ids, unknown_chars = encode_text(name, file.vocab, config, SourceConfig(), cache)
+    return _eval_text(name, ids, unknown_chars, reset_id)
+
+
+def _line_start(file: ModelFile, documents: str) -> int:
+    """Return the id of the newline, after which a model that was not trained on documents can start each line.
+
+    Raises UsageError if it doesn't know the newline, or if the documents are not lines.
+    """
+    newline = file.vocab.id_of("\n")
+    if documents != "lines":
+        raise UsageError(f"--documents {documents} needs a model trained on documents; lines works with any model")
+    if newline is None:
+        raise UsageError("--documents lines needs a model that knows the newline; this one was trained without any")
+    return newline
 
 
 def text_of_string(file: ModelFile, text: str) -> EvalText:
@@ -50,17 +82,17 @@ def text_of_string(file: ModelFile, text: str) -> EvalText:
     chars = vocab.to_chars(text)
     if documents:
         chars = "".join(end_documents([chars], vocab.to_chars(documents)))
-    return _eval_text(file, "the text", *vocab.encode_known(chars))
+    return _eval_text("the text", *vocab.encode_around(chars), vocab.id_of(END))
 
 
-def _eval_text(file: ModelFile, name: str, ids: Ids, unknown: dict[str, int]) -> EvalText:
-    """Use the first character, or for a model of documents the end of a document, as the context."""
-    end = file.vocab.id_of(END)
-    num_fed = 1 if end is None else 0
+def _eval_text(name: str, ids: Ids, unknown_chars: UnknownChars, reset_id: int | None) -> EvalText:
+    """Use the first character as the context, or the one after which documents start."""
+    num_fed = 1 if reset_id is None else 0
     if len(ids) <= num_fed:
         raise InputError(f"{name}: the model knows {len(ids)} of its characters; scoring needs at least {num_fed + 1}")
-    context = ids[:1] if end is None else np.array([end], ids.dtype)
-    return EvalText(name, os.path.basename(name), ids[num_fed:], context, unknown)
+    context = ids[:1] if reset_id is None else np.array([reset_id], ids.dtype)
+    title = os.path.basename(name)
+    return EvalText(name, title, ids[num_fed:], context, unknown_chars, num_before=num_fed, reset_id=reset_id)
 
 
 def read_corpus_config(file: ModelFile) -> CorpusConfig:
@@ -100,9 +132,19 @@ def find_training_text(file: ModelFile, train_text: Sequence[str] | None, cache:
     return dataclasses.replace(corpus, names=tuple(paths), num_train=num_train, num_valid=num_valid)
 
 
-def held_out_text(file: ModelFile, corpus: Corpus) -> EvalText:
-    """Return the held-out text that chose a model's weights."""
-    valid = read_corpus_config(file).valid
+def held_out_text(file: ModelFile, corpus: Corpus, *, documents: str = "") -> EvalText:
+    """Return the held-out text that chose a model's weights.
+
+    documents: lines, if each is scored by itself by a model that was not trained on documents.
+    """
+    valid, reset_id = read_corpus_config(file).valid, file.vocab.id_of(END)
+    num_before, first_number = 0, 1
+    if reset_id is None:
+        num_before, first_number = _count_before(corpus.valid_context, file.vocab.id_of("\n"))
+    if documents:
+        if reset_id is not None:
+            raise UsageError("--documents: this model has its own; name a TEXT to split it in another way")
+        reset_id = _line_start(file, documents)
     names = [os.path.basename(path) for path in corpus.names]
     more = ", …" if len(names) > 3 else ""
     return EvalText(
@@ -110,5 +152,17 @@ def held_out_text(file: ModelFile, corpus: Corpus) -> EvalText:
         title=os.path.basename(valid) if valid else f"Held-out part of {', '.join(names[:3])}{more}",
         ids=corpus.valid_ids,
         context=corpus.valid_context,
-        unknown={},
+        num_before=num_before,
+        first_number=first_number,
+        reset_id=reset_id,
     )
+
+
+def _count_before(context: Ids, newline: int | None) -> tuple[int, int]:
+    """Return how many characters a context's last line has, at most _MAX_BEFORE, and the number of that line."""
+    num_lines = 0
+    for start in range(0, len(context), _PIECE):
+        num_lines += int(np.count_nonzero(context[start : start + _PIECE] == newline))
+    ends = np.flatnonzero(context[-_MAX_BEFORE:] == newline)
+    last = min(len(context), _MAX_BEFORE)
+    return last - int(ends[-1]) - 1 if len(ends) else last, 1 + num_lines

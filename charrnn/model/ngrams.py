@@ -215,14 +215,22 @@ def make_trie(arrays: Mapping[str, NDArray[Any]], *, vocab_size: int) -> Trie:
     return Trie(first_child.astype(np.int32), char, discounted, backoff)
 
 
-def find_contexts(mixture: Mixture, ids: NDArray[Any], *, context: NDArray[Any]) -> Ints:
-    """Find the n-gram contexts before each character of a text: (N, order). context: the characters before the text."""
+def find_contexts(mixture: Mixture, ids: NDArray[Any], *, context: NDArray[Any], reset_id: int | None = None) -> Ints:
+    """Find the n-gram contexts before each character of a text: (N, order).
+
+    context: the characters before the text. reset_id: no context reaches back beyond this character, or None.
+    """
     order = len(mixture.weights)
     before = np.array(context[len(context) - min(len(context), order) :], np.uint16)
     start = new_contexts(mixture)
     fill_contexts(mixture.trie, before, start, np.empty((len(before), order), np.int32))
     out = np.empty((len(ids), order), np.int32)
     fill_contexts(mixture.trie, np.array(ids, np.uint16), start, out)
+    if reset_id is not None and order > 0:
+        places = np.arange(len(before) + len(ids))
+        resets = np.where(np.concatenate([before, ids]) == reset_id, places, -order)
+        num_known = (1 + places - np.maximum.accumulate(resets))[len(before) - 1 : -1]
+        out[np.arange(order) > num_known[:, None]] = -1
     return out
 
 

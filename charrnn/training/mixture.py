@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn.config import ModelConfig
 from charrnn.data.batches import MAX_COUNTED_CHARS, PIECE_SIZE, TrainText
 from charrnn.data.vocab import Ids
 from charrnn.evaluation.scoring import compute_logits
@@ -47,7 +48,7 @@ def fit_mixture(network: CharRNN, text: TrainText) -> Arrays:
     if len(remaining) <= _LONG_TEXT:
         order = min(order, _best_order(text, remaining, vocab_size) + 1)
     trie = make_trie(count_ngrams(remaining, order, vocab_size=vocab_size), vocab_size=vocab_size)
-    probabilities, lengths = _predict_pieces(Mixture(trie, np.ones((order, 2))), text, vocab_size)
+    probabilities, lengths = _predict_pieces(Mixture(trie, np.ones((order, 2))), text, network.config)
     logits = compute_logits(network, text.ids, text.starts, PIECE_SIZE).reshape(-1, vocab_size)
     weights, gain = fit_weights(logits, probabilities, lengths, targets.ravel(), order=order)
     if gain < MIN_GAIN:
@@ -64,17 +65,17 @@ def _best_order(text: TrainText, remaining: Ids, vocab_size: int) -> int:
     return 1 + int(np.argmin([nats[is_scored].mean() for nats in by_order]))
 
 
-def _predict_pieces(mixture: Mixture, text: TrainText, vocab_size: int) -> tuple[Doubles, NDArray[np.int64]]:
+def _predict_pieces(mixture: Mixture, text: TrainText, config: ModelConfig) -> tuple[Doubles, NDArray[np.int64]]:
     """Predict the withheld pieces with the n-grams alone.
 
     Returns probabilities (T B, V), and the length of the context they know at each character (T B,).
     """
-    contexts = [
-        find_contexts(mixture, text.ids[start : start + PIECE_SIZE], context=text.ids[start - MAX_ORDER : start])
-        for start in text.starts
-    ]
+    contexts = []
+    for start in text.starts:
+        piece, before = text.ids[start : start + PIECE_SIZE], text.ids[start - MAX_ORDER : start]
+        contexts.append(find_contexts(mixture, piece, context=before, reset_id=config.reset_id))
     rows = np.stack(contexts, axis=1).reshape(-1, len(mixture.weights))  # (T B, order)
-    probabilities, lengths = np.empty((len(rows), vocab_size)), np.empty(len(rows), np.int64)
+    probabilities, lengths = np.empty((len(rows), config.vocab_size)), np.empty(len(rows), np.int64)
     fill_distributions(mixture.trie, rows, probabilities, lengths)
     return probabilities, lengths
 

@@ -206,8 +206,9 @@ def test_lines_and_characters_add_up_to_the_total(at_home: Home) -> None:
     assert "".join(one["char"] for one in chars) == HELD_OUT
     assert sum(one["nats"] for one in chars) == pytest.approx(facts["nats_per_char"] * facts["num_chars"], rel=1e-12)
     assert sum(one["bits"] for one in lines) == pytest.approx(facts["bits_per_char"] * facts["num_chars"], rel=1e-12)
-    assert [one["text"] for one in lines] == HELD_OUT.split("\n")[: len(lines)]
-    assert [one["line"] for one in lines] == list(range(1, len(lines) + 1))
+    numbers = [one["line"] for one in lines]
+    assert [one["text"] for one in lines] == POEMS.split("\n")[numbers[0] - 1 : numbers[-1]]
+    assert numbers == list(range(1 + POEMS[:3600].count("\n"), 1 + POEMS.rstrip("\n").count("\n") + 1))
     assert sum(one["num_chars"] for one in lines) == facts["num_chars"]
     for one in chars:
         likely = dict(map(tuple, one["top"]))
@@ -220,13 +221,36 @@ def test_lines_and_characters_add_up_to_the_total(at_home: Home) -> None:
 
 
 def test_the_worst_lines_come_hardest_first(at_home: Home) -> None:
-    """Of the lines with ten characters or more; as a table and as JSON."""
-    lines = [one for one in call("eval", "--per-line").objects if one["num_chars"] >= 10]
-    expected = sorted(lines, key=lambda one: -one["bits"] / one["num_chars"])[:3]
+    """Short ones last; as a table and as JSON."""
+    lines = call("eval", "--per-line").objects
+    expected = sorted(lines, key=lambda one: (one["num_chars"] < 10, -one["bits"] / one["num_chars"]))[:3]
     assert call("eval", "--worst", "3", "--json").objects == expected
     rows = [line.split("\t") for line in call("eval", "--worst", "3").text.splitlines()]
-    assert rows[0] == ["line", "bits/char", "bits", "text"]
-    assert [row[3] for row in rows[1:]] == [one["text"] for one in expected]
+    assert rows[0] == ["line", "bits/char", "bits", "unknown", "text"]
+    assert [row[4] for row in rows[1:]] == [one["text"] for one in expected]
+
+
+def test_lines_are_printed_as_they_are_in_the_file(at_home: Home) -> None:
+    """With the first character, which is only fed, and with unknown ones, which make a line hard."""
+    text = b"dorin bane lo\n\xe2\x98\x85\xe2\x98\x85\xe2\x98\x85\nd\xc3\xa9rin bane lo\n"
+    lines = call("eval", "-", "--per-line", stdin=text).objects
+    assert [(one["line"], one["text"], one["num_chars"], one["num_unknown"]) for one in lines] == [
+        (1, "dorin bane lo", 13, 0),
+        (2, "★★★", 1, 3),
+        (3, "dérin bane lo", 13, 1),
+    ]
+    assert call("eval", "-", "--worst", "2", "--json", stdin=text).objects == [lines[1], lines[2]]
+
+
+def test_lines_scored_by_themselves_do_not_depend_on_the_lines_before(at_home: Home) -> None:
+    """The same line costs the same anywhere; together they are the score."""
+    lines = call("eval", "-", "--per-line", "--documents", "lines", stdin=b"dorin\nbane\ndorin\n").objects
+    running = call("eval", "-", "--per-line", stdin=b"dorin\nbane\ndorin\n").objects
+    assert lines[0]["bits"] == pytest.approx(lines[2]["bits"], rel=1e-6)
+    assert running[0]["bits"] != pytest.approx(running[2]["bits"], rel=1e-6)
+    (facts,) = call("eval", "-", "--json", "--documents", "lines", stdin=b"dorin\nbane\ndorin\n").objects
+    assert facts["num_chars"] == 17
+    assert facts["bits_per_char"] * 17 == pytest.approx(sum(one["bits"] for one in lines), rel=1e-6)
 
 
 @posix

@@ -26,7 +26,7 @@ from charrnn.data import corpus as module
 from charrnn.data import sources
 from charrnn.data.cache import Cache
 from charrnn.data.corpus import encode_text, find_corpus, load_corpus, read_text, split
-from charrnn.data.vocab import END, UNKNOWN, Vocab
+from charrnn.data.vocab import END, UNKNOWN, Vocab, count_unknown
 from charrnn.errors import CharrnnError, InputError, UsageError
 from tests.conftest import make_text
 
@@ -1011,8 +1011,9 @@ def test_find_corpus_returns_none_for_a_missing_or_damaged_entry(tmp_path, cache
 
 
 def known(name, vocab, cache, **config):
-    """Read a text as ids of a vocabulary, as the command line does."""
-    return encode_text(name, vocab, CorpusConfig(**config), SourceConfig(), cache)
+    """Read a text as ids of a vocabulary, as the command line does; count its other characters."""
+    ids, unknown = encode_text(name, vocab, CorpusConfig(**config), SourceConfig(), cache)
+    return ids, count_unknown(unknown)
 
 
 @settings(max_examples=20)

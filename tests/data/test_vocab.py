@@ -204,6 +204,20 @@ def test_encode_known_encodes_known_characters_and_counts_the_others(known, text
     assert len(ids) + sum(unknown.values()) == len(text)
 
 
+@settings(max_examples=50)
+@given(known=ANY_TEXT, text=ANY_TEXT, has_unknown=st.booleans(), piece=st.integers(1, 5))
+def test_a_text_is_the_known_characters_around_the_unknown_ones(known, text, has_unknown, piece):
+    """Each unknown one has the place of the next known one, or of the symbol that replaces it."""
+    text = text.replace(UNKNOWN, "")
+    vocab = Vocab.from_text(known.replace(UNKNOWN, "") + has_unknown * UNKNOWN)
+    with mock.patch("charrnn.data.vocab._PIECE", piece):
+        ids, unknown = vocab.encode_around(text)
+    chars = list(vocab.decode(ids))
+    for place, point in reversed(unknown.tolist()):
+        chars[place : place + has_unknown] = [chr(point)]
+    assert "".join(chars) == text
+
+
 def test_unknown_characters_are_sorted_by_frequency():
     """A report that shows only a few of them shows the most frequent ones."""
     _, unknown = Vocab.from_text("a").encode_known("xyzzyazaaz")

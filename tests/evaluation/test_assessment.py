@@ -268,7 +268,7 @@ def test_an_assessment_holds_what_was_asked_for(few_samples):
     train_ids = file.vocab.encode(chars * 50)
     file.ngram.update(count_ngrams(train_ids, 3, vocab_size=6), **{"ngram.weights": np.full((3, 2), 0.5)})
     network = CharRNN.from_arrays(config, file.tensors)
-    text = EvalText("a.txt", "a.txt", train_ids[:100], train_ids[-9:], {})
+    text = EvalText("a.txt", "a.txt", train_ids[:100], train_ids[-9:])
     score = evaluate(network, text.ids, context=text.context, mixture=file.mixture)
     parts = score, file, network, text, train_ids
     assert assess(*parts, with_baselines=False, adapt_rate=None) == Assessment(score)

@@ -3,12 +3,13 @@
 import dataclasses
 import hashlib
 
+import numpy as np
 import pytest
 
 from charrnn.config import CorpusConfig, ModelConfig, SourceConfig
-from charrnn.data.corpus import load_corpus
+from charrnn.data.corpus import Corpus, load_corpus
 from charrnn.data.vocab import END, Vocab, bytes_as_chars
-from charrnn.errors import InputError
+from charrnn.errors import InputError, UsageError
 from charrnn.evaluation.texts import find_training_text, held_out_text, separate_text, text_of_string
 from charrnn.model.file import ModelFile
 from tests.conftest import make_model_file
@@ -45,6 +46,7 @@ def test_a_separate_text_scores_all_but_its_first_character(tmp_path, trained, c
     assert file.vocab.decode(found.context) == "a"
     assert file.vocab.decode(found.ids) == "bcde"
     assert found.unknown == {"X": 2, "Y": 1}
+    assert (found.num_before, found.first_number, found.reset_id) == (1, 1, None)
     assert (found.name, found.title) == (str(other), "other.txt")
     other.write_text("aXY", encoding="utf-8")
     with pytest.raises(InputError, match="at least 2"):
@@ -83,6 +85,56 @@ def test_the_held_out_text_is_found_again(tmp_path, trained, cache):
     moved.write_text("abcdefghij" * 9 + "bcdefghija", encoding="utf-8")
     with pytest.raises(InputError, match="--train-text"):
         find_training_text(file, [str(moved)], cache)
+
+
+def test_held_out_lines_have_their_number_in_the_text(tmp_path, trained, cache):
+    """The first one begins in the training text."""
+    path, file = trained
+    text = "abcdefghi\n" * 9 + "bcdefghijk"
+    path.write_text(text, encoding="utf-8")
+    corpus = load_corpus([str(path)], CorpusConfig(), SourceConfig(), cache)
+    file = dataclasses.replace(file, vocab=corpus.vocab)
+    split = {"num_train": 85, "num_valid": 15}
+    file = with_provenance(file, text={"sha256": corpus.sha256}, split=split)
+    found = held_out_text(file, find_training_text(file, None, cache))
+    assert (found.num_before, found.first_number) == (5, 9)
+    assert file.vocab.decode(np.concatenate([found.context[-5:], found.ids])) == text[80:]
+
+
+@pytest.mark.parametrize("is_separate", [True, False])
+def test_lines_can_be_documents_for_any_model(tmp_path, trained, cache, is_separate):
+    """Each starts after a newline, which the model must know; other kinds need a model of documents."""
+    path, file = trained
+    path.write_text("abcdefghi\n" * 10, encoding="utf-8")
+    corpus = load_corpus([str(path)], CorpusConfig(), SourceConfig(), cache)
+    file = with_provenance(dataclasses.replace(file, vocab=corpus.vocab), text={"sha256": corpus.sha256})
+
+    def find(documents):
+        if is_separate:
+            return separate_text(file, str(path), {"documents": documents}, cache)
+        return held_out_text(file, find_training_text(file, None, cache), documents=documents)
+
+    found = find("lines")
+    assert found.reset_id == file.vocab.id_of("\n") == found.context[-1]
+    assert (found.num_before, len(found.ids)) == (0, 100 if is_separate else 10)
+    with pytest.raises(UsageError, match="blank-lines needs a model trained on documents"):
+        find("blank-lines")
+    file = dataclasses.replace(file, vocab=Vocab("abcdefghij"))
+    with pytest.raises(UsageError, match="newline"):
+        separate_text(file, str(path), {"documents": "lines"}, cache)
+
+
+def test_a_model_of_documents_splits_only_a_separate_text_in_another_way(tmp_path, trained, cache):
+    """Its held-out documents are those of its training."""
+    path, file = trained
+    file = with_provenance(dataclasses.replace(file, vocab=Vocab("ab" + END)), split={"documents": "lines"})
+    path.write_text("ab--ba", encoding="utf-8")
+    found = separate_text(file, str(path), {"documents": "--"}, cache)
+    assert file.vocab.decode(found.ids) == f"ab{END}ba{END}"
+    assert found.reset_id == file.vocab.id_of(END)
+    corpus = Corpus(found.ids, file.vocab, num_train=3, num_valid=3, names=("a",), sha256="")
+    with pytest.raises(UsageError, match="name a TEXT"):
+        held_out_text(file, corpus, documents="lines")
 
 
 def test_a_held_out_file_is_named_after_itself(tmp_path, trained, cache):

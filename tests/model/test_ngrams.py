@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from charrnn.model.ngrams import MAX_ORDER, estimate_discounts, nats_by_order
+from charrnn.kernels.ngrams import Mixture
+from charrnn.model.ngrams import MAX_ORDER, count_ngrams, estimate_discounts, find_contexts, make_trie, nats_by_order
 from tests import reference
 
 
@@ -63,3 +64,16 @@ def test_discounts_worked_by_hand():
     counts = np.array([1, 1, 1, 1, 2, 2, 3, 4, 9], np.int32)
     assert estimate_discounts(counts).tolist() == [0.0, 0.5, 1.25, 1.0]
     assert estimate_discounts(np.array([1, 1, 2], np.int32)).tolist() == [0.0, 0.5, 0.5, 0.5]
+
+
+def test_contexts_do_not_reach_back_beyond_a_reset():
+    """The contexts after a reset are those of a text that begins with its character."""
+    train = np.random.default_rng(0).integers(0, 4, 500).astype(np.uint8)
+    trie = make_trie(count_ngrams(train, 5, vocab_size=4), vocab_size=4)
+    mixture, text = Mixture(trie, np.ones((5, 2))), np.array([1, 2, 0, 3, 1, 2, 0, 0, 1, 1, 2], np.uint8)
+    found = find_contexts(mixture, text, context=np.array([2, 0, 1], np.uint8), reset_id=0)
+    expected = [
+        find_contexts(mixture, np.array(part[1:], np.uint8), context=np.array(part[:1], np.uint8))
+        for part in ([0, 1, 1, 2, 0], [0, 3, 1, 2, 0], [0, 0], [0, 1, 1, 2])
+    ]
+    assert found.tolist() == np.concatenate([expected[0][1:], *expected[1:]]).tolist()
