@@ -22,6 +22,7 @@ NUM_STATES = {"rnn": 1, "gru": 1, "lstm": 2}
 C = TypeVar("C", "ModelConfig", "TrainConfig", "SourceConfig", "CorpusConfig", "SampleConfig")
 CHECKPOINTS = "checkpoints"  # the folder of all runs, in the current folder
 MAX_VALID_CHARS = 2_000_000  # more would take minutes to score without changing the result
+LINES, BLANK_LINES = "lines", "blank-lines"  # what separates documents, unless it is a text
 MIN_CHARS = 20  # shorter texts can't be split into useful parts
 SECONDS_BETWEEN_STATES = 60.0
 ADAPT_RATE = 4e-4  # learning rate of dynamic evaluation, for gradients of typical size

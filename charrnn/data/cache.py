@@ -29,7 +29,7 @@ from charrnn.errors import CharrnnError
 from charrnn.files import check_private
 from charrnn.hardware import available_cores
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_CACHE_BYTES = 20 * 10**9  # of all entries together; the newest is never dropped
 _ALIGNMENT = 64  # bytes; the ids begin at a multiple of it
 _DIGEST_SIZE = 64  # bytes, at the end

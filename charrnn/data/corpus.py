@@ -20,9 +20,9 @@ from numpy.typing import DTypeLike, NDArray
 from charrnn.config import MAX_VALID_CHARS, MIN_CHARS, CorpusConfig, SourceConfig
 from charrnn.data.cache import FORMAT_VERSION, Cache, DamagedEntry, Entry
 from charrnn.data.decoding import decode
-from charrnn.data.documents import SEPARATORS, end_documents, next_document, shuffle
+from charrnn.data.documents import end_documents, next_document, shuffle
 from charrnn.data.sources import ReadLimit, Source, find_sources
-from charrnn.data.vocab import END, UNKNOWN, UNKNOWN_CHAR, Ids, UnknownChars, Vocab, bytes_as_chars, count_points
+from charrnn.data.vocab import END, UNKNOWN, UNKNOWN_CHAR, Ids, UnknownChars, Vocab, count_points
 from charrnn.errors import InputError, UnknownCharacterError
 
 _ID_SETTINGS = ("encoding", "errors", "bytes", "min_count", "documents", "known")  # settings that change the ids
@@ -146,8 +146,6 @@ class _Texts:
 
     def __init__(self, sources: list[Source], num_joined: int, config: CorpusConfig, limit: ReadLimit) -> None:
         self.sources, self.num_joined, self.config, self.limit = sources, num_joined, config, limit
-        kind = config.documents
-        self.kind = kind if kind in SEPARATORS or not config.bytes else bytes_as_chars(kind)
         self.settings = {name: getattr(config, name) for name in _ID_SETTINGS} | {"format": FORMAT_VERSION}
         self.name = " ".join(source.name for source in sources[:num_joined])
 
@@ -159,7 +157,9 @@ class _Texts:
         for index, source in enumerate(self.sources):
             chunks = self._measure(source.chunks(self.limit), index, digest)
             pieces = decode(chunks, source.name, self.config)
-            for piece in end_documents(pieces, self.kind) if self.kind else pieces:
+            if self.config.documents:
+                pieces = end_documents(pieces, self.config.documents, is_bytes=self.config.bytes)
+            for piece in pieces:
                 self.lengths[index] += len(piece)
                 yield piece
         self.sha256 = digest.hexdigest()
@@ -333,9 +333,11 @@ def _content_notes(vocab: Vocab, counts: NDArray[np.int64], config: CorpusConfig
     char_counts = dict(zip(vocab.chars, counts.tolist(), strict=True))
     notes, num_chars = [], sum(char_counts.values())
     if num_returns := char_counts.get("\r"):
+        advice = "tr -d '\\r' < TEXT > NEW removes them"
+        if 2 * char_counts.get("\n", 0) < num_returns:  # they end lines, as on old Macs
+            advice = "tr '\\r' '\\n' < TEXT > NEW turns them into newlines"
         notes.append(
-            f"the text has {num_returns:,} carriage returns, which are learned like any other character; "
-            "tr -d '\\r' < TEXT > NEW removes them"
+            f"the text has {num_returns:,} carriage returns, which are learned like any other character; {advice}"
         )
     num_replaced = char_counts.get("\ufffd") if config.errors == "replace" else None
     if num_replaced:

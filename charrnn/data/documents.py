@@ -13,49 +13,58 @@ from pathlib import Path
 
 import numpy as np
 
-from charrnn.data.vocab import END, Ids
+from charrnn.config import BLANK_LINES, LINES
+from charrnn.data.vocab import END, Ids, bytes_as_chars
 from charrnn.kernels.counters import uniforms
 
-SEPARATORS = {"lines": r"\n", "blank-lines": r"\n(?:[ \t\r]*\n)+"}  # any other kind is itself the separator
-_ENDS = re.compile(END + "+")
+_LINE_END = re.compile("[\r\n]")
+_BLANK_LINES = re.compile(r"(?:\r\n?+|\n)(?:[ \t]*+(?:\r\n?+|\n))++")  # possessive: nothing is matched twice
 _BUCKET = 1 << 22  # ids that are shuffled in memory
 _MAX_BUCKETS = 256  # open files
 _BATCH = 1 << 12  # documents that are joined at a time
 
 
-def end_documents(pieces: Iterable[str], kind: str) -> Iterator[str]:
+def end_documents(pieces: Iterable[str], kind: str, *, is_bytes: bool = False) -> Iterator[str]:
     """Put END after each document of one text; drop the separators and empty documents.
 
     kind: lines; blank-lines, of which one or more separate documents; or the separator itself.
+    A line ends with LF, CRLF or CR. is_bytes: each character of the text is a byte.
     """
-    pattern = re.compile(SEPARATORS.get(kind) or re.escape(kind))
-    max_pending = 0 if kind in SEPARATORS else len(kind) - 1
-    pending, in_document, at_start = "", False, True
-    if kind == "blank-lines":
-        pending = "\n"  # so that blank lines at the beginning are recognised
+    separator = bytes_as_chars(kind) if is_bytes else kind
+    held = ["\n\n" if kind == BLANK_LINES else ""]  # the end of the text so far, unless it is certainly in a document
+    in_document = False
     for piece in itertools.chain(pieces, [""]):
-        text = pending + piece
-        complete = _trailing_space(text) if kind == "blank-lines" else len(text)
-        *whole, last = pattern.split(text[:complete])
-        cut = max(0, len(last) - max_pending) if piece else len(last)
-        pending = last[cut:] + text[complete:]
-        marked = _ENDS.sub(END, END.join([*whole, last[:cut]]))
-        if not in_document:
-            marked = marked.lstrip(END)
-        if marked and at_start and kind == "blank-lines":
-            marked = marked.removeprefix("\n")
-            at_start = False
-        if marked:
-            in_document = marked[-1] != END
-            yield marked
+        if kind == BLANK_LINES and held[0] and piece and not piece.strip(" \t"):
+            held.append(piece)  # joined only once, however small the pieces of a long line are
+            continue
+        parts, rest = _split("".join([*held, piece]), kind, separator, is_last=not piece)
+        held = [rest]
+        marked = [parts[0]] if parts[0] else []
+        in_document = in_document or bool(parts[0])
+        if len(parts) > 1:
+            if in_document:
+                marked.append(END)
+            whole = [part for part in parts[1:-1] if part]
+            marked += [END.join(whole), END] if whole else []
+            marked.append(parts[-1])
+            in_document = bool(parts[-1])
+        if ended := "".join(marked):
+            yield ended
     if in_document:
         yield END
 
 
-def _trailing_space(text: str) -> int:
-    """Return where the white space that ends a text begins, counted from its first newline; more may follow."""
-    newline = text.find("\n", len(text.rstrip(" \t\r\n")))
-    return len(text) if newline < 0 else newline
+def _split(text: str, kind: str, separator: str, *, is_last: bool) -> tuple[list[str], str]:
+    """Split a text at its separators; return the parts, and the end of the text that may be part of a separator."""
+    if kind == LINES:
+        return text.replace("\r", "\n").split("\n"), ""
+    if kind == BLANK_LINES:
+        line_end = _LINE_END.search(text, len(text.rstrip(" \t\r\n")))
+        complete = line_end.start() if line_end else len(text)
+        return _BLANK_LINES.split(text[:complete]), _BLANK_LINES.sub("\n\n", text[complete:])
+    *parts, last = text.split(separator)
+    cut = len(last) if is_last else max(0, len(last) - len(separator) + 1)
+    return [*parts, last[:cut]], last[cut:]
 
 
 def shuffle(pieces: Iterable[Ids], end: int, *, num_ids: int, folder: Path) -> Iterator[Ids]:

@@ -81,7 +81,7 @@ def text_of_string(file: ModelFile, text: str) -> EvalText:
     vocab, documents = file.vocab, read_corpus_config(file).documents
     chars = vocab.to_chars(text)
     if documents:
-        chars = "".join(end_documents([chars], vocab.to_chars(documents)))
+        chars = "".join(end_documents([chars], documents, is_bytes=vocab.has_bytes))
     return _eval_text("the text", *vocab.encode_around(chars), vocab.id_of(END))
 
 

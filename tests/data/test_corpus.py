@@ -62,11 +62,10 @@ def parts(corpus):
 def naive_documents(text, kind):
     """Split a text into documents by the definition of their kind."""
     if kind == "blank-lines":  # the beginning and the end of a text count as blank lines
-        text = re.sub(r"\n[ \t\r\n]*\Z", "", "\n" + text)
-        first, *others = re.split(r"\n(?:[ \t\r]*\n)+", text)
-        pieces = [first.removeprefix("\n"), *others]
+        end = r"(?:\r\n|\r(?!\n)|(?<!\r)\n)"
+        pieces = re.split(rf"{end}(?:[ \t]*{end})+", "\n\n" + re.sub(r"[\r\n][ \t\r\n]*\Z", "", text))
     else:
-        pieces = text.split("\n" if kind == "lines" else kind)
+        pieces = re.split("[\r\n]", text) if kind == "lines" else text.split(kind)
     return [piece for piece in pieces if piece]
 
 
@@ -702,6 +701,15 @@ def test_a_separate_held_out_text_is_found_in_the_cache(tmp_path, cache, monkeyp
     assert "".join(parts(load(one, two, cache=cache))) == made(50) + made(30)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_as_on_any_system(tmp_path, cache, end):
+    """The documents have no line ends, and no note mentions them."""
+    text = "".join(f"document {number}{end}" for number in range(100))
+    corpus = load(write(tmp_path, "a", text), cache=cache, documents="lines")
+    assert sorted(decoded(corpus).split(END)) == sorted(text.split(end))
+    assert not any("carriage" in note for note in corpus.notes)
+
+
 @pytest.mark.parametrize("kind", ["lines", "|"])
 def test_separate_held_out_documents_keep_their_order(tmp_path, cache, kind):
     """Their first character is predicted, because it follows an END; the training documents are shuffled."""
@@ -813,11 +821,13 @@ def test_the_end_of_a_document_is_never_rare(tmp_path, cache):
 @settings(max_examples=15)
 @given(text=st.text(st.sampled_from("a\r\n"), min_size=MIN_CHARS, max_size=60))
 def test_a_note_counts_carriage_returns(folder, shared, text):
-    """It says how to remove them; without carriage returns there is no note."""
+    """It says how to remove them, or how to replace them where they end lines; without any there is no note."""
     corpus = load(write(folder, "returns.txt", text), cache=shared)
     notes = [note for note in corpus.notes if "carriage" in note]
     assert len(notes) == ("\r" in text)
     assert all(f"has {text.count(chr(13)):,} carriage returns" in note for note in notes)
+    end_lines = 2 * text.count("\n") < text.count("\r")
+    assert all(("tr '\\r' '\\n' <" in note, "tr -d '\\r' <" in note) == (end_lines, not end_lines) for note in notes)
 
 
 def test_a_note_counts_replaced_bytes(tmp_path, cache):

@@ -54,9 +54,10 @@ def split_by(text, separator):
 
 
 def paragraphs(text):
-    """Return the runs of lines that contain more than spaces, tabs and carriage returns."""
-    groups = itertools.groupby(text.split("\n"), key=lambda line: line.strip(" \t\r") == "")
-    return ["\n".join(lines) for blank, lines in groups if not blank]
+    """Return the runs of lines that contain more than spaces and tabs, without the last one's end."""
+    lines = [found[0] for found in re.finditer(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z", text)]
+    groups = itertools.groupby(lines, key=lambda line: line.strip(" \t\r\n") == "")
+    return [re.sub(r"(\r\n|\r|\n)\Z", "", "".join(lines)) for blank, lines in groups if not blank]
 
 
 def documents_of(pieces, kind):
@@ -73,14 +74,14 @@ def documents_of(pieces, kind):
 @settings(max_examples=50)
 @given(text=st.text("ab\r\n \u2028"), sizes=SIZES)
 def test_lines_are_documents(text, sizes):
-    """Only a line feed ends one; empty lines are dropped; the last line needs no line feed."""
-    assert documents_of(cut(text, sizes), "lines") == ended(text.split("\n"))
+    """A line feed, a carriage return or both end one; empty lines are dropped; the last line needs no end."""
+    assert documents_of(cut(text, sizes), "lines") == ended(re.split("[\r\n]", text))
 
 
 @settings(max_examples=100)
 @given(text=st.text("ab\r\n \t\f"), blank=st.sampled_from(["", "\n\n", "\n \t\n\r\n"]), sizes=SIZES)
 def test_blank_lines_separate_documents(text, blank, sizes):
-    """One or more lines of spaces, tabs and carriage returns, also at the beginning and at the end."""
+    """One or more lines of spaces and tabs, also at the beginning and at the end."""
     text = blank + "x" + text
     assert documents_of(cut(text, sizes), "blank-lines") == ended(paragraphs(text))
 
@@ -100,7 +101,10 @@ def test_blank_lines_separate_documents(text, blank, sizes):
         ("a\n \t \n\t\nb", ["a", "b"]),
         ("a\n  b\n\n  c\n", ["a\n  b", "  c"]),
         ("a \n\n b", ["a ", " b"]),
-        ("a\r\n\r\nb\r\n", ["a\r", "b\r"]),
+        ("a\r\n\r\nb\r\n", ["a", "b"]),
+        ("a\r\nb\r\n", ["a\r\nb"]),
+        ("a\r\rb\rc\r", ["a", "b\rc"]),
+        ("a\r \r\nb", ["a", "b"]),
         ("a\n\f\nb", ["a\n\f\nb"]),
         ("a\n\u00a0\nb", ["a\n\u00a0\nb"]),
         ("\n\na\n", ["a"]),
@@ -175,6 +179,22 @@ def test_the_last_document_is_ended_once(kind, separator, times):
 def test_separators_alone_give_no_documents(kind, separator, times):
     """Empty documents are dropped."""
     assert list(end_documents(list(separator * times), kind)) == []
+
+
+@pytest.mark.parametrize("blank", ["\n", " ", "\r\n", "\r", " \n"])
+def test_a_run_of_blanks_takes_linear_time_and_bounded_memory(monkeypatch, blank):
+    """However long it is, no more than a few characters of it are looked at again with the next piece."""
+    seen, split = [], documents._split
+
+    def counted(text, *rest, **last):
+        seen.append(len(text))
+        return split(text, *rest, **last)
+
+    monkeypatch.setattr(documents, "_split", counted)
+    found = "".join(end_documents(["a\n", *[blank] * 1000, "b\n\nc"], "blank-lines"))
+    assert found in (f"a{END}b{END}c{END}", f"a\n{blank * 1000}b{END}c{END}")
+    assert sum(seen) < 20 * 1000
+    assert blank == " " or max(seen) < 20
 
 
 @pytest.mark.parametrize(
