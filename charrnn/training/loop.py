@@ -153,7 +153,6 @@ def train_steps(
         apply_gradient(state, result.gradient, nats, step.num_targets, rate=rate, grad_clip=config.grad_clip)
         state.hidden, state.cursor = result.state, step.next_cursor
         state.step += 1
-        state.update_ema(share)
         state.recent_nats += nats
         state.recent_chars += step.num_targets
 
@@ -162,10 +161,12 @@ def train_steps(
         if state.num_steps is None and (left := steps_left(plan, pace)):
             fix_num_steps(state, plan, state.step + left)
 
-        # report, evaluate, save
+        # average the weights, report, evaluate, save
+        state.update_ema(share)
         if progress_is_due(state):
             yield progress_event(state, pace, rate)
-        if evaluation_is_due(state.since_start(state.step), state.since_start(state.evaluated_step), state.span):
+        done, evaluated = state.since_start(state.step), state.since_start(state.evaluated_step)
+        if evaluation_is_due(done, evaluated, state.span) and not state.is_ema_scored:
             yield from evaluate_and_save(state, plan, writer)
         if wants_save or state.step == state.best_step:
             save_state(state, plan, writer)
@@ -228,9 +229,9 @@ def starting_state(plan: RunPlan) -> TrainState:
         state.restore(plan.resume.saved, plan.resume.scalars)
     if not plan.extends:
         rewind_log(plan, state)
-    else:  # a longer run scores more characters during training, so the best score so far is not comparable
+    else:  # the best score so far is not comparable if the evaluations score more characters from now on
         state.schedule_start, state.num_steps, state.finished = state.step, None, False
-        state.valid_chars, state.best_nats, state.num_rollbacks = 0, None, 0
+        state.best_nats, state.num_rollbacks = None, 0
         state.evaluated_step, state.bad_evaluations = state.step, 0
     if is_model_damaged(plan):  # or deleted: save the next model, even if it is not the best of the run
         state.best_nats, state.best_step = None, 0
@@ -270,11 +271,14 @@ def rewind_log(plan: RunPlan, state: TrainState) -> None:
 
 
 def fix_num_steps(state: TrainState, plan: RunPlan, num_steps: int) -> None:
-    """Set the run's last step, and with it how many held-out characters it scores during training."""
+    """Set the run's last step, and with it how many held-out characters it scores during training.
+
+    An extension scores at least as many as the run did before: on fewer, a worse model can look better.
+    """
     state.num_steps = num_steps
     corpus = plan.task.corpus
-    if state.valid_chars == 0:
-        state.valid_chars = valid_part(len(corpus.valid_ids), plan.task.training, num_steps - state.schedule_start)
+    part = valid_part(len(corpus.valid_ids), plan.task.training, num_steps - state.schedule_start)
+    state.valid_chars = max(state.valid_chars, part)
     if state.best_nats is None and state.best_step > 0:
         _, best = load_best_model(plan)
         score = score_held_out(best, corpus, plan.environment.ranks, num_scored=state.valid_chars)
@@ -297,9 +301,12 @@ def is_at_end(state: TrainState) -> bool:
 def should_stop_early(state: TrainState, config: TrainConfig) -> bool:
     """Whether the last `patience` evaluations brought no improvement: early stopping.
 
-    Never during the first two passes, because a network can't overfit what it has not read twice.
+    Never during the first two passes, because a network can't overfit what it has not read twice. Never in an
+    extension, which begins with worse scores than the best because its learning rate rises again.
     """
-    return 0 < config.patience <= state.bad_evaluations and state.cursor.pass_index >= 2
+    if state.schedule_start > 0 or state.cursor.pass_index < 2:
+        return False
+    return 0 < config.patience <= state.bad_evaluations
 
 
 def progress_event(state: TrainState, pace: Pace, rate: float) -> Progress:

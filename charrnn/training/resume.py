@@ -89,14 +89,17 @@ def _continue_finished(plan: RunPlan, resume: Resume, steps: int | None, minutes
     """Complete the plan of a run that had finished: nothing is left to do unless its budget has grown."""
     plan = replace(plan, budget=replace(plan.budget, seconds=None))  # all of them were turned into steps
     scalars, spent, extension = resume.scalars, plan.budget.minutes, replace(resume, extends=True)
-    restart = "the learning rate starts again from its peak"
+    outlook = (
+        "the learning rate rises to its peak again, so scores get worse before they improve; "
+        "the saved model is replaced only by a better one"
+    )
     if steps and steps > (scalars.num_steps or 0):
-        note = f"extending the finished run from step {scalars.step} to step {steps}; {restart}"
+        note = f"extending the finished run from step {scalars.step} to step {steps}; {outlook}"
         task = replace(plan.task, training=replace(plan.task.training, steps=steps))
         return replace(plan, task=task, resume=extension, notes=(note,))
     if minutes and minutes > (spent or 0):
         growth = f"from {spent:g} to {minutes:g}" if spent else f"by {minutes:g}"
-        note = f"extending the finished run {growth} minutes; {restart}"
+        note = f"extending the finished run {growth} minutes; {outlook}"
         budget = Budget(minutes, 60 * (minutes - (spent or 0)))
         return replace(plan, budget=budget, resume=extension, notes=(note,))
     note = (

@@ -30,10 +30,11 @@ from charrnn.model.gradients import recurrent_weights
 from charrnn.model.layers import HiddenState
 from charrnn.model.network import CharRNN
 from charrnn.training.folder import SavedState
+from charrnn.training.recipe import NUM_EVALUATIONS
 
 BETAS, EPSILON = (0.9, 0.99), 1e-8  # AdamW's
 EMA_REACH = 0.1  # share of the steps so far that the average covers at the peak learning rate
-EMA_EVERY = 8  # steps
+EMA_EVERY = 8  # steps; each step in a run too short for that between two evaluations
 MAX_ROLLBACKS = 3
 MOMENTS = ("exp_avg", "exp_avg_sq")  # names of AdamW's
 _MAX_COUNT = 10**15
@@ -173,11 +174,24 @@ class TrainState(ScalarState):
         less noise to average out then, and old weights would only make it worse.
         Source: Polyak & Juditsky 1992.
         """
-        done = self.since_start(self.step)
-        if done % EMA_EVERY == 0:
-            share = EMA_EVERY / (EMA_REACH * rate_share * done + EMA_EVERY)
+        done, every = self.since_start(self.step), self._ema_every
+        if done % every == 0:
+            share = every / (EMA_REACH * rate_share * done + every)
             for mean, parameter in zip(self.ema.parameters(), self.model.parameters(), strict=True):
                 mean.lerp_(parameter, share)
+
+    @property
+    def is_ema_scored(self) -> bool:
+        """Whether the average has not moved since the last evaluation, so that its score would be the same."""
+        return (
+            self.since_start(self.step) // self._ema_every == self.since_start(self.evaluated_step) // self._ema_every
+        )
+
+    @property
+    def _ema_every(self) -> int:
+        """Steps from one move of the average to the next."""
+        is_short = self.span is not None and self.span < EMA_EVERY * NUM_EVALUATIONS
+        return 1 if is_short else EMA_EVERY
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Copy the state's arrays by name; all ranks call this together.

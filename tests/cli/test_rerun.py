@@ -96,7 +96,7 @@ def test_more_steps_extend_a_finished_run(copied_home: Path) -> None:
     outcome = call("train", "poems.txt", "--steps", "30", *TINY)
     assert (outcome.code, outcome.out) == (0, PRINTED_PATH)
     assert "from step 20 to step 30" in outcome.err
-    assert "the learning rate starts again from its peak" in outcome.err
+    assert "the learning rate rises to its peak again" in outcome.err
     log = read_log(copied_home / "checkpoints/poems")
     added = log[[event["event"] for event in log].index("resumed") :]
     assert [event["step"] for event in added if event["event"] == "progress"] == list(range(21, 31))

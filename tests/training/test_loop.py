@@ -147,6 +147,14 @@ def test_weights_are_averaged(plan, monkeypatch):
         assert relative_error(seen[-1][name], expected[name]) > 1e-5 or "bias_hh" in name
 
 
+@pytest.mark.parametrize(("steps", "num_scores"), [(7, 7), (45, 12), (100, 11)])
+def test_no_average_is_scored_twice(plan, steps, num_scores):
+    """Evaluations of a short run are close to each other, but the averaged weights change before each of them."""
+    events = run_through(with_settings(plan, steps=steps))
+    scores = [event.nats_per_char for event in events if isinstance(event, Evaluated)]
+    assert len(scores) == len(set(scores)) == num_scores
+
+
 def test_redundant_biases_stay_zero(plan, uninterrupted):
     """After training, bias_hh is zero wherever bias_ih does the same."""
     tensors = load_model(uninterrupted(plan).plan.run.model_path).tensors
@@ -272,6 +280,26 @@ def test_an_extended_run_scores_as_much_as_a_run_of_its_length(plan):
     _, best = saving.load_best_model(again)
     score = evaluate(best, corpus.valid_ids, context=corpus.train_ids, num_scored=state.valid_chars)
     assert state.best_nats == score.nats_per_char
+
+
+def test_a_short_extension_scores_no_fewer_characters(plan, uninterrupted):
+    """On fewer characters, worse weights could look better than those of the long run."""
+    uninterrupted(plan).copy_to(plan)
+    state = plan.run.newest_state()
+    long = replace(plan, task=replace(plan.task, corpus=make_corpus(make_text(40_000), sha256="0" * 64)))
+    long.run.save_state(24, state.tensors, {**state.meta, "valid_chars": 1700, "text": long.state_facts["text"]})
+    assert starting_state(plan_again(long, steps=30)).valid_chars == 1700
+
+
+def test_an_extension_runs_to_its_end_and_keeps_the_best_model(plan, uninterrupted):
+    """None of its evaluations is better than the best before it, which is neither replaced nor a reason to stop."""
+    before = uninterrupted(overfitting(plan, steps=200))
+    plan = before.copy_to(overfitting(plan, steps=200))
+    events = run_through(plan_again(plan, steps=240))
+    scores = [event for event in events if isinstance(event, Evaluated)]
+    assert len(scores) > plan.task.training.patience
+    assert not any(event.best for event in scores)
+    assert events[-1] == replace(before.events[-1], step=240, model=str(plan.run.model_path))
 
 
 # early stopping

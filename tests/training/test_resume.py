@@ -350,7 +350,7 @@ def test_a_finished_run_is_extended_by_steps(run, kind):
     assert plan.first_step == 100
     assert plan.event().steps == 250
     assert "from step 100 to step 250" in plan.notes[0]
-    assert "the learning rate starts again from its peak" in plan.notes[0]
+    assert "the learning rate rises to its peak again" in plan.notes[0]
 
 
 def test_a_finished_run_is_extended_by_minutes(run):
@@ -361,7 +361,7 @@ def test_a_finished_run_is_extended_by_minutes(run):
     assert (plan.budget.minutes, plan.budget.seconds) == (7.5, 150.0)
     assert plan.first_step == 100
     assert "from 5 to 7.5 minutes" in plan.notes[0]
-    assert "the learning rate starts again from its peak" in plan.notes[0]
+    assert "the learning rate rises to its peak again" in plan.notes[0]
 
 
 def test_a_finished_run_of_steps_is_extended_by_all_the_minutes(run):
