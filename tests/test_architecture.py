@@ -243,8 +243,8 @@ def test_help_and_usage_errors_import_neither_torch_nor_numba():
 
 def test_completion_imports_neither_torch_nor_numba():
     """So does completion in the shell."""
-    words = {"_CHARRNN_COMPLETE": "complete_bash", "COMP_WORDS": "charrnn train --hid", "COMP_CWORD": "2"}
-    assert assert_not_imported(["torch", "numba"], [([], 0)], **words) == "--hidden-size\n"
+    words = {"_CHARRNN_COMPLETE": "complete_bash", "COMP_WORDS": "charrnn train --emb", "COMP_CWORD": "2"}
+    assert assert_not_imported(["torch", "numba"], [([], 0)], **words) == "--embedding-dim\n"
 
 
 def test_sample_and_info_never_import_torch(tmp_path, monkeypatch):

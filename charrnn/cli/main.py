@@ -16,7 +16,7 @@ from charrnn import __version__
 from charrnn.cli import console
 from charrnn.cli.evaluate import evaluate
 from charrnn.cli.info import info
-from charrnn.cli.options import Command, Group
+from charrnn.cli.options import Command, Group, mistake
 from charrnn.cli.sample import sample
 from charrnn.cli.train import train
 from charrnn.data.characters import one_line
@@ -88,9 +88,7 @@ def main() -> NoReturn:
         complain(str(error))
         code = error.exit_code
     except typer.TyperException as error:  # the parser's own errors
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context else "charrnn"
-        complain(f"{error.format_message().rstrip('.')}; try {command} --help")
+        complain(mistake(error))
         code = UsageError.exit_code
     except Exception as error:
         code = complain_of_system(error)

@@ -3,7 +3,9 @@
 An option that the user doesn't give is None; its default lives in config.py and is shown from there.
 """
 
+import difflib
 import functools
+import shlex
 import typing
 from typing import Annotated, Any
 
@@ -12,8 +14,30 @@ from typer.core import TyperCommand, TyperGroup
 
 from charrnn.cli import console
 from charrnn.config import CorpusConfig, SampleConfig, SourceConfig, TrainConfig
+from charrnn.data.characters import one_line
+from charrnn.errors import UsageError
 
 NARROW = 60  # columns; below, an option's help starts on a line of its own
+# What other tools call options; those that mean exactly the same are aliases of ours.
+FOREIGN_NAMES = {
+    "--block-size": "--seq-len",
+    "--bptt": "--seq-len",
+    "--epochs": "--steps or --minutes",
+    "--iterations": "--steps",
+    "--max-epochs": "--steps or --minutes",
+    "--max-iters": "--steps",
+    "--max-length": "--length",
+    "--max-tokens": "--length",
+    "--num-epochs": "--steps or --minutes",
+    "--output": "--run",
+    "--prime": "--prompt",
+    "--rnn-size": "--hidden-size",
+    "--rnn-type": "--cell",
+    "--sequence-length": "--seq-len",
+    "--start": "--prompt",
+    "--units": "--hidden-size",
+    "--wd": "--weight-decay",
+}
 
 network_option = functools.partial(typer.Option, rich_help_panel="Network")
 learning_option = functools.partial(typer.Option, rich_help_panel="Learning")
@@ -46,6 +70,15 @@ def given(**options: Any) -> dict[str, Any]:
 class Command(TyperCommand):
     """A command whose help is plain text that fits the terminal, with the options in sections."""
 
+    allow_extra_args = True  # so that parse_args can say which they are
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        if rest and not ctx.resilient_parsing:
+            advice = f"give a prompt with -p {shlex.quote(rest[0])}" if self.name == "sample" else help_hint(ctx)
+            raise UsageError(f"unexpected argument {one_line(rest[0])!r}; {advice}")
+        return rest
+
     def get_help_option(self, ctx: Any) -> Any:
         return with_print_help(super().get_help_option(ctx))
 
@@ -58,6 +91,13 @@ class Command(TyperCommand):
 
 class Group(TyperGroup):
     """A group of commands with the same help."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in self.commands:
+            near = difflib.get_close_matches(args[0], self.commands, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(self.commands)}"
+            raise UsageError(f"no command {one_line(args[0])!r}; {advice}")
+        return super().resolve_command(ctx, args)
 
     def get_help_option(self, ctx: Any) -> Any:
         return with_print_help(super().get_help_option(ctx))
@@ -79,6 +119,39 @@ def print_help(context: typer.Context, _option: object, is_wanted: bool) -> None
     if is_wanted and not context.resilient_parsing:
         console.result(context.get_help())
         raise typer.Exit
+
+
+def mistake(error: Any) -> str:
+    """Say in one line what the parser's error is about and what to do. Its own words name types of Python's."""
+    context, kind = getattr(error, "ctx", None), type(error).__name__
+    if kind == "NoSuchOption":
+        return f"no option {one_line(error.option_name)}; {_right_name(error.option_name, context)}"
+    if kind == "BadOptionUsage":
+        problem = "takes no value" if "does not take" in error.message else "needs a value"
+        return f"{error.option_name} {problem}"
+    if kind == "MissingParameter":
+        return f"{error.param.metavar.rstrip('.')} is missing; {help_hint(context)}"
+    if kind == "BadParameter" and isinstance(error.__cause__, ValueError):
+        invalid: Any = error.__cause__  # has the value, which the parser's message lacks
+        value = one_line(str(invalid.errors()[0]["input"]))
+        wanted = "a whole number" if "integer" in error.message else "a number"
+        return f"{max(error.param.opts, key=len)} {value!r} is not {wanted}; {help_hint(context)}"
+    return f"{error.format_message().rstrip('.')}; {help_hint(context)}"
+
+
+def _right_name(name: str, context: Any) -> str:
+    """Say which option was meant by a name that doesn't exist."""
+    known = [option for parameter in context.command.get_params(context) for option in parameter.opts]
+    named = FOREIGN_NAMES.get(name.replace("_", "-"), "")
+    if named.split(" ")[0] in known:
+        return f"use {named}"
+    near = difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=0.7)
+    return f"did you mean {near[0]}?" if near else help_hint(context)
+
+
+def help_hint(context: Any) -> str:
+    """Say where the help of a command is."""
+    return f"see {context.command_path if context else 'charrnn'} --help"
 
 
 def write_sections(command: Any, context: typer.Context, formatter: Any) -> None:

@@ -47,14 +47,18 @@ def train(
     cell: Annotated[
         str | None, network_option(metavar="CELL", help=f"Recurrent cell: {', '.join(CELLS[:-1])} or {CELLS[-1]}.")
     ] = None,
-    num_layers: Annotated[int | None, network_option(help="Number of recurrent layers.")] = None,
-    hidden_size: Annotated[int | None, network_option(help="Units per layer.")] = None,
+    num_layers: Annotated[
+        int | None, network_option("--num-layers", "--layers", help="Number of recurrent layers.")
+    ] = None,
+    hidden_size: Annotated[int | None, network_option("--hidden-size", "--hidden", help="Units per layer.")] = None,
     embedding_dim: Annotated[int | None, network_option(help="Embedding size.")] = None,
     dropout: Annotated[float | None, learning_option(help="Dropout on each layer's output.")] = None,
     weight_drop: Annotated[float | None, learning_option(help="Dropout on the recurrent weights.")] = None,
     seq_len: Annotated[int | None, learning_option(help="Characters per window of backpropagation.")] = None,
-    batch_size: Annotated[int | None, learning_option(help="Windows per step.")] = None,
-    learning_rate: Annotated[float | None, learning_option(help="Peak learning rate.")] = None,
+    batch_size: Annotated[int | None, learning_option("--batch-size", "--batch", help="Windows per step.")] = None,
+    learning_rate: Annotated[
+        float | None, learning_option("--learning-rate", "--lr", help="Peak learning rate.")
+    ] = None,
     weight_decay: Annotated[
         float | None, learning_option(help="Weight decay.", show_default=default(TrainConfig, "weight_decay"))
     ] = None,

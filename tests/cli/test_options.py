@@ -1,6 +1,7 @@
 """Options: help and usage, each setting has an option, bad numbers are refused."""
 
 import dataclasses
+import json
 import re
 import typing
 from pathlib import Path
@@ -148,7 +149,45 @@ def test_columns_of_0_still_show_help() -> None:
     """As some terminals report it."""
     code, shown = call_on_terminal("train", "--help", COLUMNS="0")
     assert code == 0
-    assert b"--hidden-size N" in shown
+    assert b"--embedding-dim N" in shown
+
+
+# mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["train", "--epochs", "3", "a"], "no option --epochs; use --steps or --minutes"),
+        (["train", "--rnn_size", "3", "a"], "no option --rnn_size; use --hidden-size"),
+        (["train", "--embeding", "3", "a"], "no option --embeding; did you mean --embedding-dim?"),
+        (["sample", "--top_k", "3"], "no option --top_k; did you mean --top-k?"),
+        (["sample", "--epochs", "3"], "no option --epochs; did you mean --echo?"),
+        (["info", "--frob"], "no option --frob; see charrnn info --help"),
+        (["train"], "TEXT is missing; see charrnn train --help"),
+        (["train", "a", "--minutes"], "--minutes needs a value"),
+        (["train", "a", "--quiet=3"], "--quiet takes no value"),
+        (["train", "a", "--lr", "fast"], "--learning-rate 'fast' is not a number; see charrnn train --help"),
+        (["sample", "-N", "1.5"], "--num-samples '1.5' is not a whole number; see charrnn sample --help"),
+        (["sample", "My prompt"], "unexpected argument 'My prompt'; give a prompt with -p 'My prompt'"),
+        (["eval", "a", "b\x1b"], r"unexpected argument 'b\\x1b'; see charrnn eval --help"),
+        (["trian", "a"], "no command 'trian'; did you mean train?"),
+        (["learn", "a"], "no command 'learn'; the commands are train, sample, eval, info"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_answered_with_what_to_do(desk: Path, words: list[str], line: str) -> None:
+    """In our words, not the parser's."""
+    assert call(*words) == (2, b"", f"charrnn: {line}\n")
+
+
+def test_well_known_names_of_options_are_aliases(at_home: Home) -> None:
+    """Where they mean the same."""
+    names = ("--layers", "2", "--hidden", "8", "--batch", "4", "--lr", "0.01")
+    outcome = call("train", "poems.txt", "--run", "x", "--dry-run", "--json", *names)
+    plan = json.loads(outcome.out)
+    assert (plan["model"]["num_layers"], plan["model"]["hidden_size"]) == (2, 8)
+    assert (plan["training"]["batch_size"], plan["training"]["learning_rate"]) == (4, 0.01)
 
 
 # numbers

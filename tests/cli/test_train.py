@@ -1,6 +1,7 @@
 """`charrnn train`: what it prints and writes, the plan, texts, disks and terminals."""
 
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -285,8 +286,12 @@ def test_the_name_of_a_text_cannot_control_the_terminal(desk: Path) -> None:
         assert b"\x1b[31m" not in shown
 
 
-def test_the_command_line_of_a_test_is_the_one_of_users() -> None:
+def test_the_installed_command_runs_the_command_line_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     """`call` runs the function that the installed command and `python -m charrnn` run."""
     from charrnn import __main__
 
-    assert __main__.main is cli.main
+    ran: list[str] = []
+    monkeypatch.setattr(cli, "main", lambda: ran.append("main"))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    __main__.main()
+    assert ran == ["main"]
