@@ -145,6 +145,11 @@ class CorpusConfig(Checked):
         super().__post_init__()
         if self.errors not in ("strict", "replace"):
             raise UsageError(f"--errors must be strict or replace, not {self.errors!r}")
+        for name in ("encoding", "errors"):
+            if self.bytes and getattr(self, name) != getattr(CorpusConfig, name):
+                raise UsageError(
+                    f"{flag(name)} {getattr(self, name)} has no effect on a text read as bytes; leave it out"
+                )
         if self.valid is not None and self.test_fraction:
             raise UsageError("--valid and --test-fraction can't be combined; score a test text by charrnn eval")
 

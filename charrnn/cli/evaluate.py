@@ -109,13 +109,17 @@ def evaluate(
         raise UsageError("--adapt-rate needs --adapt, and a value between 0 and 1")
     if html is not None:
         check_target(html)
+    wants_score = html is not None or not items.are_wanted
+    if text is None and (encoding or errors):
+        raise UsageError("--encoding and --errors need a TEXT; the held-out text is read as in training")
+    if train_text and text is not None and not (wants_score and (yardsticks or adapt)):
+        raise UsageError("--train-text has no effect here: nothing is compared with the training text; leave it out")
     from charrnn.hardware import count_threads, set_up_torch
     from charrnn.model.file import load_model
     from charrnn.training.folder import find_model
 
     path = find_model(model)
     file = load_model(path)
-    wants_score = html is not None or not items.are_wanted
     eval_text, corpus = read_texts(
         file,
         text,

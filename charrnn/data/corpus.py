@@ -8,6 +8,7 @@ the cache already holds are not read again. The split is contiguous: the end is 
 import hashlib
 import itertools
 import json
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -21,9 +22,9 @@ from charrnn.config import MAX_VALID_CHARS, MIN_CHARS, CorpusConfig, SourceConfi
 from charrnn.data.cache import FORMAT_VERSION, Cache, DamagedEntry, Entry
 from charrnn.data.decoding import decode
 from charrnn.data.documents import end_documents, next_document, shuffle
-from charrnn.data.sources import ReadLimit, Source, find_sources
+from charrnn.data.sources import STDIN, ReadLimit, Source, find_sources
 from charrnn.data.vocab import END, UNKNOWN, UNKNOWN_CHAR, Ids, UnknownChars, Vocab, count_points
-from charrnn.errors import InputError, UnknownCharacterError
+from charrnn.errors import InputError, UnknownCharacterError, UsageError
 
 _ID_SETTINGS = ("encoding", "errors", "bytes", "min_count", "documents", "known")  # settings that change the ids
 _LARGE_VOCABULARY, _USUAL_VOCABULARY = 20_000, 5_000
@@ -82,6 +83,9 @@ def load_corpus(names: Sequence[str], config: CorpusConfig, source_config: Sourc
 
     Raises InputError that names the text and the position of what is wrong.
     """
+    all_names = [*names, config.valid or STDIN]
+    if source_config.glob != SourceConfig.glob and not any(map(os.path.isdir, all_names)):
+        raise UsageError(f"--glob {source_config.glob} selects files of a folder; {names[0]} is none, so leave it out")
     found = find_sources(names, source_config)
     valid = find_sources([] if config.valid is None else [config.valid], source_config)
     if {source.identity for source in found.sources} & {source.identity for source in valid.sources}:
@@ -99,6 +103,8 @@ def load_corpus(names: Sequence[str], config: CorpusConfig, source_config: Sourc
             entry = _read(texts, cache, notes)
             if signature:
                 cache.store_key(signature, entry.facts["key"])
+        elif source_config.max_bytes is not None:
+            limit.count(texts.name, entry.facts["num_bytes"])
     return _make_corpus(entry, config, name=texts.name, paths=paths, notes=notes)
 
 
@@ -220,7 +226,7 @@ def _is_consistent(entry: Entry, known: str) -> bool:
     facts, ids = entry
     try:
         vocab, counts, num_joined = Vocab(facts["vocab"]), facts["counts"], facts["num_joined"]
-        numbers = [facts["num_chars"], num_joined, *counts]
+        numbers = [facts["num_chars"], facts["num_bytes"], num_joined, *counts]
         is_hash = re.fullmatch("[0-9a-f]{64}", facts["sha256"]) is not None
     except (KeyError, ValueError, TypeError):
         return False
@@ -265,6 +271,7 @@ def _read(texts: _Texts, cache: Cache, notes: list[str]) -> Entry:
         "dtype": np.dtype(vocab.dtype).name,
         "num_chars": num_chars,
         "num_joined": num_joined,
+        "num_bytes": sum(texts.sizes),
     }
     return cache.add(key, facts, ids)
 

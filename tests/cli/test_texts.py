@@ -170,6 +170,16 @@ def test_a_file_can_be_held_out(desk: Path) -> None:
     assert_refused(call("train", "poems.txt", "--valid", "held.txt", "--test-fraction", "0.2"), 2, "--test-fraction")
 
 
+def test_text_options_without_effect_are_refused(copied_home: Path) -> None:
+    """Before anything is read or scored; the line names the option."""
+    for options in (("--encoding", "latin-1"), ("--errors", "replace")):
+        assert_refused(call("train", "poems.txt", "--fresh", "--bytes", *options), 2, options[0], "bytes")
+        assert_refused(call("eval", *options), 2, options[0], "TEXT")
+    assert_refused(call("train", "poems.txt", "--fresh", "--glob", "*.md"), 2, "--glob")
+    for more in (("--no-yardsticks",), ("--per-line",), ("--worst", "3")):
+        assert_refused(call("eval", "poems.txt", "--train-text", "poems.txt", *more), 2, "--train-text")
+
+
 def test_a_file_that_changes_during_training_has_no_effect(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run uses, and is scored on, the text as it was at the start."""
     compile_kernels = precompile.for_training

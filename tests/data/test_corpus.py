@@ -1,5 +1,6 @@
 """From texts to ids: every character accounted for, read again only when need be, never mixed up."""
 
+import gzip
 import hashlib
 import io
 import itertools
@@ -275,6 +276,30 @@ def test_max_bytes_limits_all_texts_together(tmp_path, cache):
     assert str(caught.value).startswith(f"{names[-1]}: ")
 
 
+def test_max_bytes_limits_a_text_from_the_cache(tmp_path, cache, monkeypatch, settled):
+    """By its unpacked size, which the cache knows, without reading the text."""
+    name = write(tmp_path, "a", gzip.compress(make_text(1000).encode()))
+    load(name, cache=cache)
+    monkeypatch.setattr(sources.Source, "chunks", refuse)
+    assert len(load_corpus([name], CorpusConfig(), SourceConfig(max_bytes=1000), cache).ids) == 1000
+    with pytest.raises(InputError, match="more than 999 bytes of text; --max-bytes") as caught:
+        load_corpus([name], CorpusConfig(), SourceConfig(max_bytes=999), cache)
+    assert str(caught.value).startswith(f"{name}: ")
+
+
+def test_glob_needs_a_folder(tmp_path, cache):
+    """Among the texts, or as the held-out text."""
+    name, folder = write(tmp_path, "a", make_text(100)), str(tmp_path / "texts")
+    write(tmp_path, "texts/b.txt", make_text(100, seed=1))
+    only_texts = SourceConfig(glob="*.txt")
+    with pytest.raises(UsageError, match=r"--glob \*.txt"):
+        load_corpus([name], CorpusConfig(), only_texts, cache)
+    with pytest.raises(UsageError, match=r"--glob \*.txt"):
+        load_corpus([name], CorpusConfig(valid=name), only_texts, cache)
+    assert len(load_corpus([name, folder], CorpusConfig(), only_texts, cache).ids) == 200
+    assert len(load_corpus([name], CorpusConfig(valid=folder), only_texts, cache).ids) == 200
+
+
 # splitting
 
 
@@ -534,6 +559,7 @@ def test_a_damaged_entry_is_created_again(tmp_path, cache, monkeypatch, is_settl
         {"num_joined": True},
         {"num_joined": "2000"},
         {"num_chars": 2000.0},
+        {"num_bytes": None},
         {"sha256": 7},
         {"sha256": "../a"},
     ],
@@ -558,7 +584,7 @@ def test_an_entry_without_the_characters_of_the_base_model_is_a_damaged_one(tmp_
     name = write(tmp_path, "a", "ab" * 50)
     key = load(name, cache=cache, known="xyz").key
     facts = {"sha256": "0" * 64, "vocab": "ab", "counts": [50, 50], "dtype": "uint8", "num_chars": 100}
-    cache.add(key, facts | {"num_joined": 100}, [np.tile(np.array([0, 1], np.uint8), 50)])
+    cache.add(key, facts | {"num_joined": 100, "num_bytes": 100}, [np.tile(np.array([0, 1], np.uint8), 50)])
     assert load(name, cache=cache, known="xyz").vocab.chars == "abxyz"
 
 
