@@ -149,3 +149,19 @@ def test_train_is_the_command(folder):
     assert any(Path("checkpoints/api").glob("state-9.safetensors"))
     charrnn.train(["text.txt"], steps=2, run="api", fresh=True, **settings)
     assert not any(Path("checkpoints/api").glob("state-9.safetensors"))
+
+
+def test_a_model_of_bytes_gives_its_bytes(tmp_path, monkeypatch):
+    """As surrogate escapes, which it accepts as a prompt and scores; a sample in a log is valid Unicode."""
+    monkeypatch.chdir(tmp_path)
+    Path("koi8.txt").write_bytes("Мороз и солнце\n".encode("koi8-r") * 40)
+    model = charrnn.train("koi8.txt", steps=2, bytes=True, hidden_size=8, batch_size=4, seq_len=8, threads=1)
+    prompt = "Мороз".encode("koi8-r").decode("utf-8", "surrogateescape")
+    text = model.sample(prompt, length=30, seed=1)
+    data = text.encode("utf-8", "surrogateescape")
+    assert text.startswith(prompt)
+    assert 35 <= len(data) <= 38
+    assert call("sample", "-p", prompt, "-n", "30", "--seed", "1", "-0").out == data + b"\0"
+    assert model.score(text).num_chars == len(data) - 1
+    records = map(json.loads, Path("checkpoints/koi8/log.jsonl").read_text().splitlines())
+    assert [record["text"].encode() for record in records if record["event"] == "sample"]

@@ -1,5 +1,6 @@
 """`charrnn sample`: write new text with a trained model. Never imports PyTorch."""
 
+import base64
 import dataclasses
 import itertools
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,8 @@ from charrnn.cli.options import (
     output_option,
 )
 from charrnn.config import SampleConfig, overlay
+from charrnn.data.characters import valid_unicode
+from charrnn.data.vocab import Vocab
 from charrnn.errors import UsageError
 from charrnn.events import bits
 
@@ -50,7 +53,10 @@ def sample(
     length: Annotated[
         int | None,
         typer.Option(
-            "-n", "--length", help="Characters to write; -1 = endless.", show_default=default(SampleConfig, "length")
+            "-n",
+            "--length",
+            help="Characters to write; -1 = endless. Bytes for a model of bytes, up to 3 more to end a character.",
+            show_default=default(SampleConfig, "length"),
         ),
     ] = None,
     temperature: Annotated[
@@ -136,8 +142,6 @@ def sample(
     from charrnn.sampling.sampler import Sampler
     from charrnn.training.folder import find_model
 
-    if prompt_file is not None:
-        prompt = read_prompt(prompt_file) + (prompt or "")
     settings = given(
         prompt=prompt,
         length=length,
@@ -155,6 +159,8 @@ def sample(
     overlay(SampleConfig(), settings)  # checks the values before the model is loaded
     path = find_model(model)
     sampler = Sampler.load(path, threads=count_threads(threads), precision=precision)
+    if prompt_file is not None:
+        settings["prompt"] = read_prompt(prompt_file, sampler.vocab) + (prompt or "")
     config = sampler.configure(settings)
     if json and config.length < 0 and not (config.lines or config.stop or sampler.writes_documents):
         raise UsageError("--json prints a sample once it is complete, so give it an end: --length, --lines or --stop")
@@ -176,29 +182,31 @@ def sample(
         console.stream(itertools.chain(start, stream), null=null)
 
 
-def read_prompt(name: str) -> str:
+def read_prompt(name: str, vocab: Vocab) -> str:
     """Read a prompt from a file or stdin."""
+    from charrnn.data import corpus
     from charrnn.data.cache import Cache
-    from charrnn.data.corpus import read_text
 
     with Cache.for_user().writable() as cache:
-        return read_text(name, cache)
+        return corpus.read_prompt(name, vocab, cache)
 
 
 def print_json(streams: "StreamBatch", *, model: str, precision: str) -> None:
     """Print each sample as a JSON object."""
-    config = streams.config
+    config, vocab = streams.config, streams.sampler.vocab
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("prompt", "seed")}
+    settings["stop"] = list(map(valid_unicode, config.stop))
     for stream in streams:
         text = "".join(stream)
         console.result_json(
             {
-                "text": text,
-                "prompt": config.prompt,
+                "text": valid_unicode(text),
+                "bytes": base64.b64encode(console.faithful(text)).decode() if vocab.has_bytes else None,
+                "prompt": valid_unicode(config.prompt),
                 "seed": config.seed,
                 "stream": stream.number,
                 "settings": settings | {"precision": precision},
-                "num_chars": len(text),
+                "num_chars": len(vocab.to_chars(text)),
                 "seconds": stream.seconds,
                 "bits_per_char": bits(stream.nats / stream.num_drawn) if stream.num_drawn else None,
                 "model": model,

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from charrnn.data.vocab import END, UNKNOWN
+from charrnn.data.vocab import END, UNKNOWN, describe
 
 _NAMES = {
     "\n": "newline",
@@ -47,7 +47,7 @@ def visible_chars(text: str) -> list[str]:
 def name(char: str) -> str:
     """Name a character: newline, byte 0xE2, U+00E9 LATIN SMALL LETTER E WITH ACUTE."""
     if "\udc80" <= char <= "\udcff":
-        return f"byte 0x{ord(char) - 0xDC00:02X}"
+        return describe(char)
     if char in _NAMES:
         return _NAMES[char]
     official = unicodedata.name(char, "")
@@ -73,8 +73,12 @@ def readable(text: str) -> str:
 
     Newlines, tabs, variation selectors and the two joiners used in Persian and in emoji stay.
     """
-    text = re.sub("[\udc80-\udcff]+", lambda run: _decode_bytes(run[0]), text)
-    return "".join(c if c in "\n\t\u200c\u200d" or _BLANK.match(c) else visible(c) for c in text)
+    return "".join(c if c in "\n\t\u200c\u200d" or _BLANK.match(c) else visible(c) for c in valid_unicode(text))
+
+
+def valid_unicode(text: str) -> str:
+    """Decode bytes, given as one character each, as UTF-8; invalid ones become U+FFFD."""
+    return re.sub("[\udc80-\udcff]+", lambda run: _decode_bytes(run[0]), text)
 
 
 def _decode_bytes(chars: str) -> str:
@@ -88,11 +92,13 @@ def printable(text: str) -> str:
     Newlines, tabs and the two joiners used in Persian and in emoji stay.
     """
     return "".join(
-        c
-        if c in "\n\t\u200c\u200d" or unicodedata.category(c) not in ("Cc", "Cf", "Cs")
-        else c.encode("unicode_escape").decode()
-        for c in text
+        c if c in "\n\t\u200c\u200d" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else _escape(c) for c in text
     )
+
+
+def _escape(char: str) -> str:
+    """Return the escape of a character as in Python's source; a byte that is not UTF-8 becomes \\xe9."""
+    return (chr(ord(char) - 0xDC00) if "\udc80" <= char <= "\udcff" else char).encode("unicode_escape").decode()
 
 
 def one_line(text: str) -> str:

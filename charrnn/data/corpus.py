@@ -114,10 +114,12 @@ def find_corpus(key: str, config: CorpusConfig, cache: Cache) -> Corpus | None:
     return None if entry is None else _make_corpus(entry, config, name="the text", paths=[], notes=[])
 
 
-def read_text(name: str, cache: Cache) -> str:
-    """Read a short text in UTF-8, such as a prompt."""
+def read_prompt(name: str, vocab: Vocab, cache: Cache) -> str:
+    """Read a short text for a model: UTF-8, or any bytes for a model of bytes."""
+    config = CorpusConfig(bytes=vocab.has_bytes)
     with ReadLimit(SourceConfig(), cache.folder) as limit:
-        return "".join(decode(Source(name).chunks(limit), name, CorpusConfig()))
+        text = "".join(decode(Source(name).chunks(limit), name, config, advice="convert it, for example by iconv"))
+    return vocab.make_decoder()(text, True)
 
 
 def encode_text(

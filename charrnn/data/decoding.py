@@ -19,10 +19,10 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _ADVICE = "name the text's encoding, for example --encoding latin-1, or continue with --errors replace"
 
 
-def decode(chunks: Iterable[bytes], name: str, config: CorpusConfig) -> Iterator[str]:
+def decode(chunks: Iterable[bytes], name: str, config: CorpusConfig, *, advice: str = _ADVICE) -> Iterator[str]:
     """Decode the bytes of one text; with config.bytes, turn each byte into one character (see vocab.py).
 
-    Raises InputError with the position of an invalid byte, UsageError for an unknown encoding.
+    Raises InputError with the position of an invalid byte and the advice, UsageError for an unknown encoding.
     """
     if config.bytes:
         yield from (chunk.decode("ascii", "surrogateescape") for chunk in chunks)
@@ -42,14 +42,14 @@ def decode(chunks: Iterable[bytes], name: str, config: CorpusConfig) -> Iterator
             with contextlib.suppress(UnicodeError):
                 line += decoder.decode(chunk[: max(0, error.start - num_pending)]).count("\n")
             where = f"byte {offset - num_pending + error.start} (0x{error.object[error.start]:02x}) in line {line}"
-            raise InputError(f"{name}: {where} is not {encoding}; {_ADVICE}") from None
+            raise InputError(f"{name}: {where} is not {encoding}; {advice}") from None
         except UnicodeError as error:
-            raise InputError(f"{name}: not {encoding} ({error}); {_ADVICE}") from None
+            raise InputError(f"{name}: not {encoding} ({error}); {advice}") from None
         if encoding != "utf-8":  # other codecs may yield lone surrogates, which our files can't hold
             surrogate = _LONE_SURROGATE.search(piece)
             if surrogate and config.errors == "strict":
                 line += piece.count("\n", 0, surrogate.start())
-                raise InputError(f"{name}: half a character (U+{ord(surrogate[0]):04X}) in line {line}; {_ADVICE}")
+                raise InputError(f"{name}: half a character (U+{ord(surrogate[0]):04X}) in line {line}; {advice}")
             piece = _LONE_SURROGATE.sub("\ufffd", piece)
         offset, line = offset + len(chunk), line + piece.count("\n")
         if piece and at_start:

@@ -104,11 +104,11 @@ class Vocab:
         """Return a function that converts generated text, piece by piece, back to ordinary text.
 
         Its second argument is True for the last piece. Bytes are decoded as UTF-8: invalid ones
-        become U+FFFD, and an incomplete character waits for the next piece.
+        stay surrogate escapes, and an incomplete character waits for the next piece.
         """
         if not self.has_bytes:
             return lambda piece, _: piece
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         return lambda piece, is_last: decoder.decode(piece.encode("ascii", "surrogateescape"), is_last)
 
     @property
@@ -218,5 +218,7 @@ def _code_points(text: str) -> NDArray[np.uint32]:
 
 
 def describe(char: str) -> str:
-    """Name a character for a message, for example U+00E9 'é'."""
+    """Name a character for a message, for example U+00E9 'é', or a byte that is not UTF-8: byte 0xE9."""
+    if "\udc80" <= char <= "\udcff":
+        return f"byte 0x{ord(char) - 0xDC00:02X}"
     return f"U+{ord(char):04X} {char!r}"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn.data.characters import valid_unicode
 from charrnn.data.vocab import END, UNKNOWN, Ids, Vocab
 from charrnn.evaluation.scores import Line
 from charrnn.evaluation.texts import EvalText
@@ -96,7 +97,7 @@ class LineSplitter:
         num_chars, num_unknown = int((kinds == _SCORED).sum()), int((kinds == _UNKNOWN).sum())
         line = Line(
             self._number,
-            self._vocab.make_decoder()(text.rstrip("\n" + END), True).replace(UNKNOWN, "\ufffd"),
+            valid_unicode(text.rstrip("\n" + END)).replace(UNKNOWN, "\ufffd"),
             float(nats[kinds == _SCORED].sum()),
             num_chars,
             num_unknown=num_unknown,

@@ -26,7 +26,7 @@ from charrnn.kernels.generation import Filters
 from charrnn.kernels.ngrams import no_mixture
 from charrnn.model.file import ModelFile, load_model
 from charrnn.sampling.engine import Engine, StreamState
-from charrnn.sampling.stopping import StopCondition
+from charrnn.sampling.stopping import LengthLimit, StopCondition
 
 _FIRST_BLOCK, _MAX_BLOCK = 4, 4096  # characters drawn at a time; the text doesn't depend on it
 _SECONDS_PER_BLOCK = 0.03  # target; keeps text flowing and Ctrl-C prompt
@@ -151,7 +151,7 @@ class StreamBatch:
         active = [reader, *(stream for stream in self._streams if stream is not reader and stream.can_draw_ahead)]
         longest = max(len(stream.history) for stream in active)
         active = active[: max(1, _MAX_HISTORY // longest)]
-        count = self._block if config.length < 0 else min(self._block, config.length - reader.num_drawn)
+        count = self._block if reader.limit.left < 0 else min(self._block, reader.limit.left)
         starts = np.array([len(stream.history) for stream in active])
         ids = np.zeros((len(active), longest + count), np.int64)
         for row, stream in enumerate(active):
@@ -175,6 +175,7 @@ class StreamBatch:
 class Stream:
     """One sample: an iterator over pieces of its text.
 
+    A model of bytes writes each byte that is not UTF-8 as a surrogate escape, and no piece ends within a character.
     num_drawn: characters so far, including those of a stop text; nats: their surprisal for the model
     without filters at temperature 1; seconds: time spent drawing them, together with other streams;
     seed: gives this text again.
@@ -189,6 +190,7 @@ class Stream:
         self.seconds = 0.0
         # all ids so far for the repeat guard, else only the last one
         self.history = batch.prompt if config.no_repeat_ngram else batch.prompt[-1:]
+        self.limit = LengthLimit(config.length, has_bytes=vocab.has_bytes)
         self.ended = config.length == 0
         self._batch = batch
         self._state: StreamState | None = None
@@ -229,15 +231,14 @@ class Stream:
 
         ids: the history with the new ids at its end; nats: one number per new id; state: after all ids but the last.
         """
-        config, count = self._batch.config, len(nats)
-        left = count if config.length < 0 else min(count, config.length - self.num_drawn)
-        text = self._batch.sampler.vocab.decode(ids[len(ids) - count :][:left])
+        config = self._batch.config
+        text = self.limit.feed(self._batch.sampler.vocab.decode(ids[len(ids) - len(nats) :]))
         num_used, piece = self._stop.feed(text)
         self.num_drawn += num_used
         # added one by one, because the rounding of a sum would depend on the block size
         self.nats = float(np.add.accumulate(np.append(self.nats, nats[:num_used]))[-1])
         self.seconds += seconds
-        self.ended = self._stop.reached or self.num_drawn == config.length
+        self.ended = self._stop.reached or self.limit.left == 0
         if self.ended:
             piece += self._stop.flush()
         piece = self._decode(piece, self.ended)

@@ -1,6 +1,50 @@
-"""When a sample ends: after a number of lines, or before a stop text."""
+"""When a sample ends: after a number of characters or lines, or before a stop text."""
 
+import codecs
+import re
 from collections.abc import Sequence
+
+_CONTINUATION = re.compile("[\udc80-\udcbf]*")  # bytes of a UTF-8 character after its first one, as in vocab.py
+
+
+class LengthLimit:
+    """Ends a text after a number of characters.
+
+    A text of bytes, one character each, ends where a UTF-8 character ends, at most three bytes later.
+    left: how many characters to draw; negative: no limit.
+    """
+
+    def __init__(self, length: int, *, has_bytes: bool = False) -> None:
+        """Start at the beginning of a text. length: -1 sets no limit."""
+        self.left = length
+        self._has_bytes, self._finishing, self._last = has_bytes, False, ""
+
+    def feed(self, text: str) -> str:
+        """Read the next characters of the text; return those that belong to the sample."""
+        if self.left < 0:
+            return text
+        used = text[: self.left]
+        if self._finishing:
+            whole, used = used, _CONTINUATION.match(used)[0]  # type: ignore[index]  # it matches anything
+            self.left = self.left - len(used) if used == whole else 0
+            return used
+        self.left -= len(used)
+        self._last = (self._last + used)[-3:]
+        if self._has_bytes and self.left == 0:
+            self.left, self._finishing = missing_bytes(self._last), True
+            used += self.feed(text[len(used) :])
+        return used
+
+
+def missing_bytes(text: str) -> int:
+    """Return how many bytes the UTF-8 character lacks that a text of bytes ends in; 0 if it is complete."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(text.encode("ascii", "surrogateescape"))
+    begun, _ = decoder.getstate()
+    if not begun:
+        return 0
+    size = 2 if begun[0] < 0xE0 else 3 if begun[0] < 0xF0 else 4
+    return size - len(begun)
 
 
 class StopCondition:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from charrnn.config import SampleConfig
+from charrnn.data.characters import valid_unicode
 from charrnn.data.corpus import Corpus
 from charrnn.data.vocab import UNKNOWN
 from charrnn.distributed import Ranks
@@ -211,7 +212,7 @@ def score_held_out(
 def draw_sample(model: ModelFile, *, seed: int, step: int) -> Sample:
     """Draw a short text from a step's weights."""
     config = SampleConfig(length=SAMPLE_LENGTH, seed=seed)
-    return Sample(step, text="".join(Sampler(model, threads=1).stream(config, number=step)))
+    return Sample(step, text=valid_unicode("".join(Sampler(model, threads=1).stream(config, number=step))))
 
 
 def load_best_model(plan: RunPlan) -> tuple[ModelFile, CharRNN]:

@@ -1,5 +1,6 @@
 """`charrnn sample`: text on stdout, the seed on stderr, JSON, prompts, stops, interruption."""
 
+import base64
 import os
 import re
 import shutil
@@ -84,6 +85,7 @@ def test_json_is_one_object(at_home: Home) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     assert facts["prompt"] + facts["text"] == plain
     assert (facts["prompt"], facts["seed"], facts["stream"], facts["num_chars"]) == ("dor", 4, 0, 50)
+    assert facts["bytes"] is None
 
 
 def test_json_has_the_chosen_seed(at_home: Home) -> None:
@@ -168,7 +170,7 @@ def test_a_prompt_comes_from_a_file_or_stdin(at_home: Home, tmp_path: Path) -> N
         ("cafe\u0301", "caf\u00e9", ("U+00E9", "NFD")),
         ("caf\u00e9", "cafe\u0301", ("NFC",)),
         ("abc\n", "a\U0001f600", ("U+1F600",)),
-        ("abc\n", "a\udcff", ("U+DCFF",)),  # a byte of the command line that is not UTF-8
+        ("abc\n", "a\udcff", ("byte 0xFF", "character 2")),  # a byte of the command line that is not UTF-8
     ],
 )
 def test_an_unknown_prompt_character_is_named(desk: Path, vocabulary: str, prompt: str, parts: tuple[str, ...]) -> None:
@@ -312,6 +314,24 @@ def test_a_terminal_is_shown_control_characters_as_escapes(desk: Path) -> None:
     assert code == 0
     assert shown.rstrip() == rb"a\x9b\u202e\x1b\x1b\x1b"
     assert call(*args).out == "a\x9b\u202e\x1b\x1b\x1b\n".encode()
+
+
+@posix
+def test_a_model_of_bytes_writes_its_bytes(desk: Path) -> None:
+    """In a pipe as they are; on a terminal as escapes; in JSON as valid text and base64."""
+    make_model(desk / "m.safetensors", "a\udce9\udcff", likeliest="\udce9")
+    (desk / "prompt").write_bytes(b"\xff\xe9")
+    args = ("sample", "-m", "m.safetensors", "-n", "3", "--seed", "1", "-p", "a")
+    assert call(*args).out == b"a\xe9\xe9\xe9\n"
+    assert call(*args, "-f", "prompt").out == b"\xff\xe9a\xe9\xe9\xe9\n"
+    code, shown = call_on_terminal(*args)
+    assert (code, shown.rstrip()) == (0, rb"a\xe9\xe9\xe9")
+    outcome = call(*args, "-f", "prompt", "--stop", "\udcff", "--json")
+    (facts,) = outcome.objects
+    assert r"\ud" not in outcome.text
+    assert (facts["text"], facts["num_chars"]) == ("\ufffd" * 3, 3)
+    assert base64.b64decode(facts["bytes"]) == b"\xe9\xe9\xe9"
+    assert (facts["prompt"], facts["settings"]["stop"]) == ("\ufffd\ufffda", ["\ufffd"])
 
 
 @posix

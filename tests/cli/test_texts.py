@@ -146,11 +146,11 @@ def test_rare_characters_are_one_symbol(desk: Path) -> None:
 
 
 def test_bytes_of_any_file_can_be_learned(desk: Path) -> None:
-    """Even of a binary file; the output is valid UTF-8 in any case."""
+    """Even of a binary file; the output is bytes again."""
     Path("random").write_bytes(os.urandom(3000))
     assert_refused(call("train", "random"), 3, "random")
     assert learn("random", "--bytes")["num_chars"] == 3000
-    assert call("sample", "-m", "random", "-n", "500", "-q").out.decode()
+    assert 500 <= len(call("sample", "-m", "random", "-n", "500", "-q", "-0").out) - 1 <= 503
     assert call("eval", "-m", "random", "random", "--json").objects[0]["num_chars"] == 2999
     POEMS.write_text("né€" * 200, encoding="utf-8")
     assert learn("poems.txt", "--bytes")["vocab_size"] == 6

@@ -2,7 +2,7 @@
 
 import pytest
 
-from charrnn.data.characters import label, name, one_line, printable, readable, visible, visible_chars
+from charrnn.data.characters import label, name, one_line, printable, readable, valid_unicode, visible, visible_chars
 from charrnn.data.vocab import END, UNKNOWN, bytes_as_chars
 
 
@@ -48,7 +48,7 @@ def test_readable_text_decodes_bytes():
         ("\x9b31m", r"\x9b31m"),  # CSI as one byte of C1
         ("\u202egnitirw", r"\u202egnitirw"),  # right-to-left override
         ("\ufeff", r"\ufeff"),
-        ("\udcff", r"\udcff"),  # a byte that was not UTF-8
+        ("\udcff", r"\xff"),  # a byte that was not UTF-8
         ("\U000e0041", r"\U000e0041"),  # an invisible tag
         ("[/]bold[/]", "[/]bold[/]"),
     ],
@@ -87,3 +87,11 @@ def test_visible_chars_join_the_bytes_of_a_character():
 def test_labels_of_single_characters(char, expected):
     """Invisible characters are shown as numbers; combining marks get a base."""
     assert label(char) == expected
+
+
+@pytest.mark.parametrize("data", [b"a\xe9\xe9b", "né€😀".encode(), b"\xf0\x9f\x98", b"\xc3\xc3\xa9\xff\n"])
+def test_bytes_become_valid_unicode(data):
+    """As a decoder that replaces what is invalid does, whether the valid ones were decoded before or not."""
+    expected = data.decode("utf-8", "replace")
+    for encoding in ("ascii", "utf-8"):
+        assert valid_unicode(data.decode(encoding, "surrogateescape")) == expected

@@ -26,7 +26,7 @@ from charrnn.config import MAX_VALID_CHARS, MIN_CHARS, CorpusConfig, SourceConfi
 from charrnn.data import corpus as module
 from charrnn.data import sources
 from charrnn.data.cache import Cache
-from charrnn.data.corpus import encode_text, find_corpus, load_corpus, read_text, split
+from charrnn.data.corpus import encode_text, find_corpus, load_corpus, read_prompt, split
 from charrnn.data.vocab import END, UNKNOWN, Vocab, count_unknown
 from charrnn.errors import CharrnnError, InputError, UsageError
 from tests.conftest import make_text
@@ -1104,14 +1104,16 @@ def test_encode_text_joins_the_texts_of_a_folder(tmp_path, cache):
         ids[0] = 1
 
 
-def test_read_text_reads_a_prompt(tmp_path, cache, monkeypatch):
-    """From a file or stdin; it may be empty, a byte-order mark is dropped, invalid UTF-8 is refused."""
-    assert read_text(write(tmp_path, "a", "\ufeffOnce\r\n"), cache) == "Once\r\n"
-    assert read_text(write(tmp_path, "a", ""), cache) == ""
+def test_a_prompt_is_read(tmp_path, cache, monkeypatch):
+    """From a file or stdin; it may be empty, a byte-order mark is dropped; only models of bytes accept any bytes."""
+    vocab = Vocab("ae")
+    assert read_prompt(write(tmp_path, "a", "\ufeffOnce\r\n"), vocab, cache) == "Once\r\n"
+    assert read_prompt(write(tmp_path, "a", ""), vocab, cache) == ""
     feed_stdin(monkeypatch, "é".encode())
-    assert read_text("-", cache) == "é"
-    with pytest.raises(InputError, match=r"byte 1 \(0xe9\)"):
-        read_text(write(tmp_path, "a", b"a\xe9"), cache)
+    assert read_prompt("-", vocab, cache) == "é"
+    with pytest.raises(InputError, match=r"byte 1 \(0xe9\).*iconv"):
+        read_prompt(write(tmp_path, "a", b"a\xe9"), vocab, cache)
+    assert read_prompt(write(tmp_path, "a", b"a\xe9\xc3\xa9"), Vocab("a\udca9\udcc3\udce9"), cache) == "a\udce9é"
     assert list(cache.folder.iterdir()) == []
 
 

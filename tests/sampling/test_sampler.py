@@ -394,6 +394,25 @@ def test_the_prompt_is_read_once_for_all_samples(monkeypatch):
 # documents, rare characters, bytes
 
 
+def test_each_of_many_texts_of_bytes_finishes_its_last_character():
+    """Also in the middle of a block that other texts draw whole."""
+    file = replace(make_file(), vocab=Vocab("\nab" + "".join(sorted(bytes_as_chars("é€")[:3] + "\udcac\udc82\udcff"))))
+    settings = {"length": 21, "seed": 0, "num_samples": 70, "stop": ("aa",), "temperature": 3.0}
+    texts = ["".join(stream) for stream in streams(file, **settings)]
+    alone = Sampler(file, threads=1)
+    assert texts == [draw_text(alone, number=number, **settings) for number in range(70)]
+    lengths = {len(text.encode("utf-8", "surrogateescape")) for text in texts}
+    assert {21, 22} < lengths <= set(range(25))
+
+
+def test_bytes_that_are_not_utf8_are_surrogate_escapes():
+    """So that encoding the text gives back every byte; the length is exact, as no character can be finished."""
+    file = counting_file("ab\udcc1\udcd5\udce9\udcff")
+    text = draw_text(file, "a", temperature=0, length=9, seed=0)
+    assert text.encode("utf-8", "surrogateescape") == b"b\xc1\xd5\xe9\xffab\xc1\xd5"
+    assert draw_text(file, text, temperature=0, length=2, seed=0) == "\udce9\udcff"
+
+
 def test_a_model_of_documents_writes_whole_documents():
     """Text starts after the end of another document, and ends before the next end, which is not written."""
     file = counting_file("abcd" + END)  # END follows d, a follows END
@@ -420,13 +439,16 @@ def test_the_symbol_for_rare_characters_is_never_drawn(settings):
 
 
 def test_bytes_are_written_as_whole_characters():
-    """A piece never ends inside a character, and bytes that are not UTF-8 are replaced."""
+    """Neither a piece nor a text ends inside a character; one that a stop text cuts off stays bytes."""
     spelled = bytes_as_chars("né€")
     file = make_follower_file("".join(sorted(spelled)), [spelled[(spelled.index(c) + 1) % 6] for c in sorted(spelled)])
     assert file.vocab.has_bytes
     pieces = list(Sampler(file, threads=1).stream(SampleConfig(prompt="n", temperature=0, length=60, seed=0)))
     assert "".join(pieces) == ("é€n" * 10)
     assert all("\ufffd" not in piece for piece in pieces)
-    assert draw_text(file, "n", temperature=0, length=4, seed=0) == "é\ufffd"  # cut inside a character
+    for length, text in enumerate(["", "é", "é", "é€", "é€", "é€", "é€n"]):
+        assert draw_text(file, "n", temperature=0, length=length, seed=0) == text
+    assert draw_text(file, "n", temperature=0, length=3, seed=0, stop=("€",)) == "é"
+    assert draw_text(file, "n", temperature=0, length=9, seed=0, stop=("\udcac",)) == "é\udce2\udc82"
     assert draw_text(file, "né", temperature=0, length=3, seed=0) == "€"
     assert draw_text(file, "n", temperature=0, length=60, seed=0, stop=("€",)) == "é"

@@ -1,8 +1,9 @@
-"""Where a sample ends: stop texts and lines, on their own and together."""
+"""Where a sample ends: its length, stop texts and lines, on their own and together."""
 
 import pytest
 
-from charrnn.sampling.stopping import StopCondition
+from charrnn.data.vocab import bytes_as_chars
+from charrnn.sampling.stopping import LengthLimit, StopCondition, missing_bytes
 
 
 def test_only_a_possible_stop_is_held_back():
@@ -40,3 +41,42 @@ def test_without_conditions_everything_passes():
     stop = StopCondition()
     assert stop.feed("a\nb") == (3, "a\nb")
     assert not stop.reached
+
+
+@pytest.mark.parametrize("size", [1, 2, 9])
+@pytest.mark.parametrize(
+    ("length", "data", "expected"),
+    [
+        (2, b"abcd", b"ab"),
+        (2, "aé€".encode(), "aé".encode()),
+        (4, "aé€b".encode(), "aé€".encode()),
+        (1, "😀😀".encode(), "😀".encode()),
+        (1, b"\xe9t\xe9", b"\xe9"),  # Latin-1
+        (2, b"a\xf0\x9f\xff\xff", b"a\xf0\x9f"),
+        (3, b"\x80\x80\x80\x80", b"\x80\x80\x80"),
+        (0, "é".encode(), b""),
+    ],
+)
+def test_a_text_of_bytes_ends_where_a_character_ends(size, length, data, expected):
+    """However it is cut into pieces; bytes that don't finish a character are left out."""
+    limit, chars, text = LengthLimit(length, has_bytes=True), data.decode("ascii", "surrogateescape"), ""
+    for start in range(0, len(chars), size):
+        text += limit.feed(chars[start : start + size])
+    assert text.encode("ascii", "surrogateescape") == expected
+    assert limit.left == 0
+
+
+def test_a_length_in_characters_is_exact():
+    """Whatever they are; -1 sets no limit."""
+    limit = LengthLimit(3)
+    assert (limit.feed("a\udce9"), limit.left) == ("a\udce9", 1)
+    assert (limit.feed("\udce9b"), limit.left) == ("\udce9", 0)
+    endless = LengthLimit(-1, has_bytes=True)
+    assert (endless.feed("a\udce9"), endless.left) == ("a\udce9", -1)
+
+
+def test_missing_bytes_are_those_of_the_last_character():
+    """None after a complete or an impossible one."""
+    found = [missing_bytes(bytes_as_chars("né€😀")[:count]) for count in range(11)]
+    assert found == [0, 0, 1, 0, 2, 1, 0, 3, 2, 1, 0]
+    assert [missing_bytes(text) for text in ("\udcff", "\udce0\udc80", "\udcc3a", "\udca9")] == [0, 0, 0, 0]
