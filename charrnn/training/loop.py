@@ -122,9 +122,7 @@ def train_and_finish(
         state.best_nats = None
         yield from evaluate_and_save(state, plan, writer)
         yield from wait_until_saved(plan.run, writer, state.step)
-    finished = finish_run(state, plan, writer)
-    yield from wait_until_saved(plan.run, writer, state.step)
-    yield finished
+    yield from finish_run(state, plan, writer)
 
 
 def train_steps(

@@ -241,12 +241,22 @@ def is_model_damaged(plan: RunPlan) -> bool:
     return bool(plan.environment.ranks.broadcast_number(damaged))
 
 
-def finish_run(state: TrainState, plan: RunPlan, writer: Writer) -> Finished:
-    """Fit the n-gram mixture, score the best model on the whole held-out text and the test text, and save it."""
+def finish_run(state: TrainState, plan: RunPlan, writer: Writer) -> Iterator[Event]:
+    """Fit the n-gram mixture, score the best model on the whole held-out text and the test text, and save it.
+
+    n-grams that make the held-out score worse are left out: the end of a text can be unlike the rest.
+    """
     corpus, ranks = plan.task.corpus, plan.environment.ranks
     file, network = load_best_model(plan)
     file = replace(file, ngram=fit_mixture(network, plan.task.train_text))
     score = score_held_out(network, corpus, ranks, mixture=file.mixture)
+    if score.experts and score.nats > score.experts[0]:
+        mixed = score.nats_per_char
+        file, score = replace(file, ngram={}), score_held_out(network, corpus, ranks)
+        yield Warned(
+            state.step,
+            f"n-grams left out: they raise the held-out loss from {score.nats_per_char:.4f} to {mixed:.4f} nats",
+        )
     record = score_record(score, step=state.best_step, whole=True)
     if len(corpus.test_ids) > 0:
         score = evaluate(
@@ -262,7 +272,8 @@ def finish_run(state: TrainState, plan: RunPlan, writer: Writer) -> Finished:
     state.finished = True
     state.num_events += 1  # the finished event, which is yielded when all is on the disk
     save_state(state, plan, writer)
-    return finished_event(plan.run, state.step, record)
+    yield from wait_until_saved(plan.run, writer, state.step)
+    yield finished_event(plan.run, state.step, record)
 
 
 def read_finished_event(run: Run, step: int) -> Finished:

@@ -415,6 +415,22 @@ def test_a_run_mixes_n_grams_in(mixed, uninterrupted):
     assert len(mixed.task.train_text) == corpus.num_train - 1000
 
 
+def test_n_grams_that_make_the_held_out_score_worse_are_left_out(mixed):
+    """Here the characters of the held-out text have no order; a warning names both scores."""
+    corpus = mixed.task.corpus
+    disordered = np.random.default_rng(0).permutation(corpus.valid_ids)
+    corpus = replace(corpus, ids=np.concatenate([corpus.train_ids, disordered]))
+    plan = replace(mixed, task=replace(mixed.task, corpus=corpus))
+    *_, warned, finished = run_through(plan)
+    file = load_model(plan.run.model_path)
+    model = CharRNN.from_arrays(file.config, file.tensors)
+    assert file.ngram == {}
+    alone = evaluate(model, corpus.valid_ids, context=corpus.valid_context).nats_per_char
+    assert finished.nats_per_char == file.scores["nats_per_char"] == alone
+    assert finished.network_nats_per_char is None
+    assert warned.message.startswith(f"n-grams left out: they raise the held-out loss from {alone:.4f} to ")
+
+
 def test_a_run_can_do_without_n_grams(mixed):
     """The whole text is trained on then."""
     plan = with_settings(mixed, mix=False)

@@ -131,6 +131,18 @@ def test_more_processes_than_lanes_are_an_error(run):
 # an existing folder
 
 
+@pytest.mark.parametrize("has_valid_file", [False, True])
+def test_a_held_out_text_unlike_the_rest_is_noted(run, has_valid_file):
+    """With what helps; a held-out file was chosen by the user."""
+    corpus = conftest.make_corpus(
+        conftest.make_text(18_000) + "".join(LETTERS[place * place % 17] for place in range(2000))
+    )
+    (note,) = make_plan(run, corpus=replace(corpus, has_valid_file=has_valid_file)).notes
+    assert "of its 3-grams never occur there (usual for this text: 0%)" in note
+    assert ("hold out another text with --valid" in note) != has_valid_file
+    assert make_plan(run, corpus=conftest.make_corpus(conftest.make_text(20_000))).notes == ()
+
+
 def test_a_model_without_a_state_is_not_overwritten(run):
     """The error names both options that avoid it."""
     run.model_path.touch()
