@@ -67,7 +67,7 @@ def train_toy(precision: Precision) -> None:
 def score_toy() -> None:
     """Score a text, fit its n-grams and look for copied text."""
     from charrnn.data.batches import make_train_text
-    from charrnn.evaluation.assessment import find_copied
+    from charrnn.evaluation.copying import find_copied
     from charrnn.evaluation.scoring import evaluate
     from charrnn.model.network import CharRNN
     from charrnn.training.mixture import fit_mixture

@@ -34,7 +34,7 @@ LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 # Only these import PyTorch at their top level.
 USES_TORCH = {
     "model": {"layers", "network", "gradients", "packing"},
-    "evaluation": {"scoring", "adaptation", "assessment"},
+    "evaluation": {"scoring", "adaptation", "copying"},
     "training": {"loop", "saving", "state"},
 }
 

@@ -254,7 +254,7 @@ def print_items(
 def print_lines(lines: "Iterable[Line]") -> None:
     """Print lines' scores as JSON."""
     for line in lines:
-        console.result_json(messages.line_record(line))
+        console.result_json(line.record())
 
 
 def print_worst(found: "Summary", count: int, *, json: bool) -> None:
@@ -271,12 +271,14 @@ def print_assessment(
 ) -> None:
     """Print a score, the comparison and, on a terminal, the start of the text coloured by surprisal."""
     if json:
-        console.result_json({"model": str(path), "text": text.name, **messages.assessment_record(assessment)})
+        console.result_json({"model": str(path), "text": text.name, **assessment.record()})
         return
+    from charrnn.evaluation.verdict import sentences
+
     console.table(messages.score_rows(str(path), text.name, found.score))
     if assessment.baselines or assessment.adapted or found.score.experts:
         console.table(messages.comparison_rows(assessment), header=messages.COMPARISON_HEADER)
-    console.sentences(messages.sentences(assessment))
+    console.sentences(sentences(assessment))
     if console.uses_colour():
         excerpt = file.vocab.decode(found.first.ids[:EXCERPT])
         shown = excerpt.rfind("\n") + 1 or len(excerpt)  # whole lines
@@ -294,6 +296,7 @@ def write_page(
     threads: int,
 ) -> None:
     """Write the report page. path: of the model file."""
+    from charrnn.evaluation.verdict import verdict
     from charrnn.files import write_atomically
     from charrnn.pages.report import Report, draw_samples, render
     from charrnn.training.log import read_log
@@ -304,7 +307,7 @@ def write_page(
             text=text.title,
             card=messages.card_rows(messages.card(str(path), file)),
             assessment=assessment,
-            verdict=messages.verdict(assessment.score, assessment.baselines),
+            verdict=verdict(assessment),
             vocab=file.vocab,
             predictions=found.first,
             hardest=found.hardest[:NUM_HARDEST],

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from charrnn.data.characters import one_line
 from charrnn.data.vocab import END, UNKNOWN, Vocab
 from charrnn.data.vocab import describe as unicode_name
-from charrnn.evaluation.scores import COPIED_RUN, EXPERTS, Assessment, Baseline, CopiedShares, Evaluation, Line
+from charrnn.evaluation.scores import Assessment, Evaluation, Line
+from charrnn.evaluation.verdict import sentences
 from charrnn.events import Evaluated, Event, Finished, Plan, Resumed, Sample, Stopped, Warned, bits
 
 if TYPE_CHECKING:
@@ -129,26 +130,6 @@ def comparison_rows(found: Assessment) -> list[tuple[str, str, str]]:
     return rows + [(baseline.name, f"{baseline.bits_per_char:.3f}", baseline.note) for baseline in found.baselines]
 
 
-def verdict(score: Evaluation, baselines: Sequence[Baseline]) -> str:
-    """Say whether a score is good; empty without baselines."""
-    if not baselines:
-        return ""
-    best = min(baselines, key=lambda baseline: baseline.nats_per_char)
-    fewer = 1 - score.nats_per_char / best.nats_per_char if best.nats_per_char else 0.0
-    perplexity = f"Perplexity {score.perplexity:.1f}."
-    if fewer < -0.005:
-        return f"Not good yet: {-fewer:.0%} more bits than the best baseline ({best.name}). {perplexity}"
-    if fewer < 0.03:
-        return f"No better than the best baseline ({best.name}). {perplexity}"
-    return f"Good: {fewer:.0%} fewer bits than the best baseline ({best.name}). {perplexity}"
-
-
-def sentences(found: Assessment) -> list[str]:
-    """Sum up an assessment in sentences."""
-    summary = [verdict(found.score, found.baselines), _copied(found.copied) if found.copied else ""]
-    return [sentence for sentence in summary if sentence]
-
-
 def comparison_lines(found: Assessment) -> str:
     """Return the comparison and its summary as lines of text."""
     rows = comparison_rows(found)
@@ -157,43 +138,9 @@ def comparison_lines(found: Assessment) -> str:
     return "\n".join([*lines, *sentences(found)])
 
 
-def _copied(copied: CopiedShares) -> str:
-    """Say how much of the model's samples occurs in its training text."""
-    written, network, text = copied
-    details = [f"longest run {written.longest}"] if written.longest else []
-    if network:
-        details.append(f"the network alone {network.share:.1%}")
-    shown = f" ({'; '.join(details)})" if details else ""
-    longest = f" (longest run {text.longest})" if text.longest else ""
-    return (
-        f"Copied: {written.share:.1%} of what it writes occurs in the training text, in runs of {COPIED_RUN} or more "
-        f"characters{shown}. Of the scored text: {text.share:.1%}{longest}."
-    )
-
-
-def assessment_record(found: Assessment) -> dict[str, Any]:
-    """Return an assessment as the JSON object of `--json`; what wasn't asked for is null or empty."""
-    copied = found.copied and found.copied._asdict()
-    experts = found.score.experts
-    return {
-        **_score_record(found.score),
-        "num_unknown": found.score.num_unknown,
-        "unknown": found.score.unknown,
-        "yardsticks": [asdict(baseline) | {"bits_per_char": baseline.bits_per_char} for baseline in found.baselines],
-        "adapted": found.adapted and _score_record(found.adapted),
-        "copied": copied and {name: part and asdict(part) | {"share": part.share} for name, part in copied.items()},
-        "experts": experts and dict(zip(EXPERTS, (nats / found.score.num_chars for nats in experts), strict=True)),
-    }
-
-
-def _score_record(score: Evaluation) -> dict[str, Any]:
-    names = ("num_chars", "nats_per_char", "bits_per_char", "perplexity")
-    return {name: getattr(score, name) for name in names}
-
-
 def line_header(lines: Sequence[Line]) -> tuple[str, ...]:
     """Return the header of a table of lines, whose numbers are those of lines or of documents."""
-    return _numbered(lines[0]) if lines else "line", "bits/char", "bits", "unknown", "text"
+    return lines[0].numbered if lines else "line", "bits/char", "bits", "unknown", "text"
 
 
 def line_row(line: Line) -> tuple[str, ...]:
@@ -205,16 +152,6 @@ def line_row(line: Line) -> tuple[str, ...]:
         f"{line.num_unknown:,}",
         line.text,
     )
-
-
-def line_record(line: Line) -> dict[str, Any]:
-    """Return a line's score as a JSON object."""
-    counts = {"num_chars": line.num_chars, "num_unknown": line.num_unknown}
-    return {_numbered(line): line.number, "bits": line.bits, **counts, "text": line.text}
-
-
-def _numbered(line: Line) -> str:
-    return "document" if line.is_document else "line"
 
 
 def char_records(part: "Predictions", vocab: Vocab) -> Iterator[dict[str, Any]]:

@@ -1,33 +1,27 @@
-"""Comparisons for a score: baselines that know the same training text, and the share of text the model copies from it.
+"""Comparisons for a score: baselines that know the same training text, and what the model copies from it.
 
 Letters: N characters, V vocabulary.
 """
 
 import lzma
 import math
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from charrnn.config import SampleConfig
 from charrnn.data.vocab import END, UNKNOWN, Ids, Vocab
 from charrnn.evaluation.adaptation import evaluate_adapting
-from charrnn.evaluation.scores import COPIED_RUN, Assessment, Baseline, Copied, CopiedShares, Evaluation
+from charrnn.evaluation.copying import measure_copying
+from charrnn.evaluation.scores import Assessment, Baseline, Evaluation
 from charrnn.evaluation.texts import EvalText
-from charrnn.kernels.ngrams import find_hashes, hash_ngrams
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import MAX_ORDER, nats_by_order
-from charrnn.sampling.sampler import Sampler
 
 MAX_READ = 32_000_000  # characters, and bytes, of the training text; xz takes half a minute for as many
-COPYING_SAMPLES = SampleConfig(num_samples=60, length=1000, temperature=0.8, seed=0)
-MAX_COMPARED = 200_000  # characters of the scored text that are compared with the training text
 _PIECE = 1 << 20  # characters counted at a time
+MIN_PACKED = 4_000  # bytes of the scored text; xz counts whole bytes, too coarse for less
 _SMALLEST_DICTIONARY = 1 << 12  # bytes; xz allows no less
 
 
@@ -82,7 +76,7 @@ def compute_baselines(
         with ThreadPoolExecutor(1) as pool:
             xz = pool.submit(xz_baseline, train, ids, vocab, max_read)
             found.append(_best_ngram_baseline(part, ids, context, is_scored, len(vocab), note))
-            found.append(xz.result())
+            found += xz.result()
     return tuple(sorted(found, key=lambda baseline: baseline.nats_per_char))
 
 
@@ -110,18 +104,21 @@ def _best_ngram_baseline(
     return Baseline(f"{order}-gram", nats, f"{method}; {note}" if note else method)
 
 
-def xz_baseline(train: Ids, ids: Ids, vocab: Vocab, max_read: int = MAX_READ) -> Baseline:
+def xz_baseline(train: Ids, ids: Ids, vocab: Vocab, max_read: int = MAX_READ) -> list[Baseline]:
     """Measure the bytes that xz adds for the text after the training text, per character of the text.
 
-    max_read: characters, and bytes, to read of the training text, from its end.
+    max_read: characters, and bytes, to read of the training text, from its end. Returns no baseline
+    for a short text.
     """
-    part = train[-max_read:]
-    train_bytes, text = _to_bytes(part, vocab), _to_bytes(ids, vocab)
+    part, text = train[-max_read:], _to_bytes(ids, vocab)
+    if len(text) < MIN_PACKED:
+        return []
+    train_bytes = _to_bytes(part, vocab)
     before = train_bytes[-max_read:]
-    added = xz_size(before + text) - xz_size(before)
+    added = max(0, xz_size(before + text) - xz_size(before))
     is_whole = len(part) == len(train) and len(before) == len(train_bytes)
     which = "" if is_whole else f"the last {len(before):,} bytes of "
-    return Baseline("xz", added * 8 / len(ids) * math.log(2), f"after {which}the training text")
+    return [Baseline("xz", added * 8 / len(ids) * math.log(2), f"after {which}the training text")]
 
 
 def _to_bytes(ids: Ids, vocab: Vocab) -> bytes:
@@ -134,47 +131,3 @@ def xz_size(data: bytes) -> int:
     """Return the size of data compressed by xz, in bytes, with a window that covers all of it."""
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": max(_SMALLEST_DICTIONARY, len(data))}]
     return len(lzma.compress(data, lzma.FORMAT_RAW, filters=filters))
-
-
-def measure_copying(file: ModelFile, train: Ids, ids: Ids) -> CopiedShares:
-    """Measure how much of a model's samples, and how much of another text, ids, is copied from the training text.
-
-    Any text shares some runs with the training text, so the other text puts the samples in perspective.
-    The samples are the same each time; they are drawn on PyTorch's number of threads.
-    """
-    network_alone = replace(file, ngram={})
-    return CopiedShares(
-        written=find_copied(_draw_samples(file), train),
-        network=find_copied(_draw_samples(network_alone), train) if file.ngram else None,
-        text=find_copied([ids[:MAX_COMPARED]], train),
-    )
-
-
-def _draw_samples(file: ModelFile) -> list[Ids]:
-    vocab = file.vocab
-    streams = Sampler(file, threads=torch.get_num_threads()).streams(COPYING_SAMPLES)
-    return [vocab.encode_known(vocab.to_chars("".join(stream)))[0] for stream in streams]
-
-
-def find_copied(texts: Iterable[Ids], source: Ids) -> Copied:
-    """Count the characters of the texts in runs of at least COPIED_RUN characters that the source contains.
-
-    A run is a stretch whose COPIED_RUN-grams all occur in the source, not necessarily in one place.
-    They are compared by 64-bit hashes: for a million against a billion, the chance of one false match
-    is 1 in 20,000.
-    """
-    texts = list(texts)
-    hashes = [hash_ngrams(np.array(text), COPIED_RUN) for text in texts]
-    wanted = np.unique(np.concatenate([*hashes, np.empty(0, np.uint64)]))
-    found = find_hashes(source, COPIED_RUN, wanted)
-    num_copied = longest = 0
-    for text_hashes in hashes:
-        is_found = np.concatenate([[False], found[np.searchsorted(wanted, text_hashes)], [False]])
-        first, stop = np.flatnonzero(np.diff(is_found.astype(np.int8))).reshape(-1, 2).T
-        lengths = stop - first + COPIED_RUN - 1
-        changes = np.zeros(len(text_hashes) + COPIED_RUN, np.int32)  # runs may overlap, so count how many cover a place
-        np.add.at(changes, first, 1)
-        np.add.at(changes, stop + COPIED_RUN - 1, -1)
-        num_copied += int((changes.cumsum() > 0).sum())
-        longest = max(longest, int(lengths.max(initial=0)))
-    return Copied(sum(map(len, texts)), num_copied, longest)

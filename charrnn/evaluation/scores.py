@@ -1,13 +1,14 @@
 """Results of an evaluation, as plain data: scores, baselines, lines, copied text."""
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 from charrnn.events import bits
 
 EXPERTS = ("network", "ngram")  # the two models in a mixture
 COPIED_RUN = 30  # characters; a shared run this long is no coincidence
+LONG_RUN = 300  # characters; texts with many shared runs this long have a common source
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class Evaluation:
     @property
     def num_unknown(self) -> int:
         return sum(self.unknown.values())
+
+    def record(self) -> dict[str, Any]:
+        """Return the figures as a JSON object."""
+        return {name: getattr(self, name) for name in ("num_chars", "nats_per_char", "bits_per_char", "perplexity")}
 
 
 @dataclass(frozen=True)
@@ -78,22 +83,49 @@ class Line:
     def bits_per_char(self) -> float:
         return bits(self.nats / max(1, self.num_chars))
 
+    @property
+    def numbered(self) -> str:
+        """What the number counts."""
+        return "document" if self.is_document else "line"
+
+    def record(self) -> dict[str, Any]:
+        """Return the line as the JSON object of `--per-line`."""
+        counts = {"num_chars": self.num_chars, "num_unknown": self.num_unknown}
+        return {self.numbered: self.number, "bits": self.bits, **counts, "text": self.text}
+
 
 @dataclass(frozen=True)
 class Copied:
     """How much of a text is copied from another.
 
-    num_chars: length of the text; num_copied: its characters in verbatim runs of at least COPIED_RUN;
-    longest: length of the longest such run.
+    num_chars: length of the text; num_copied, num_long: its characters in verbatim runs of at least
+    COPIED_RUN and LONG_RUN; longest: length of the longest run. num_documents: its complete documents, 0
+    for a running text; num_known: those that the other text has as well.
     """
 
     num_chars: int
     num_copied: int
     longest: int
+    num_long: int = 0
+    num_documents: int = 0
+    num_known: int = 0
 
     @property
     def share(self) -> float:
-        return self.num_copied / self.num_chars
+        return self.num_copied / max(1, self.num_chars)
+
+    @property
+    def known_share(self) -> float:
+        """The share of whole documents that are copies."""
+        return self.num_known / max(1, self.num_documents)
+
+    @property
+    def long_share(self) -> float:
+        return self.num_long / max(1, self.num_chars)
+
+    def record(self) -> dict[str, Any]:
+        """Return the counts as a JSON object, with the share of copied characters."""
+        return asdict(self) | {"share": self.share}
 
 
 class CopiedShares(NamedTuple):
@@ -118,3 +150,16 @@ class Assessment:
     baselines: tuple[Baseline, ...] = ()
     adapted: Evaluation | None = None
     copied: CopiedShares | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return the assessment as the JSON object of `--json`; what wasn't asked for is null or empty."""
+        experts = self.score.experts
+        return {
+            **self.score.record(),
+            "num_unknown": self.score.num_unknown,
+            "unknown": self.score.unknown,
+            "yardsticks": [asdict(one) | {"bits_per_char": one.bits_per_char} for one in self.baselines],
+            "adapted": self.adapted and self.adapted.record(),
+            "copied": self.copied and {name: part and part.record() for name, part in self.copied._asdict().items()},
+            "experts": experts and dict(zip(EXPERTS, (nats / self.score.num_chars for nats in experts), strict=True)),
+        }

@@ -141,7 +141,7 @@ def test_without_the_training_text_there_is_still_a_score(desk: Path) -> None:
     assert_refused(call("eval", "--per-line"), 3, "--train-text")
     assert call("eval", "other.txt", "--no-yardsticks").err == ""
     found = call("eval", "other.txt", "--train-text", "moved.txt", "--json")
-    assert len(found.objects[0]["yardsticks"]) == 4
+    assert len(found.objects[0]["yardsticks"]) == 3
 
 
 # the comparison
@@ -151,7 +151,7 @@ def test_the_comparison_has_the_model_first(at_home: Home) -> None:
     """Then the baselines, the best first, and what that means in a sentence."""
     lines = call("eval").text.splitlines()
     first = lines.index("predictor\tbits/char\t") + 1
-    rows = [line.split("\t") for line in lines[first : first + 5]]
+    rows = [line.split("\t") for line in lines[first : first + 4]]
     (facts,) = call("eval", "--json").objects
     vocab = load_model(Path(MODEL)).vocab
     ids = vocab.encode(POEMS)
@@ -159,11 +159,18 @@ def test_the_comparison_has_the_model_first(at_home: Home) -> None:
     assert rows[0][:2] == ["this model", f"{facts['bits_per_char']:.3f}"]
     assert [row[:2] for row in rows[1:]] == [[one.name, f"{one.bits_per_char:.3f}"] for one in expected]
     assert [one["nats_per_char"] for one in facts["yardsticks"]] == [one.nats_per_char for one in expected]
-    assert re.match(r"Not good yet: \d+% more bits than the best baseline \(", lines[first + 5])
-    assert lines[first + 6].startswith("Copied: ")
+    assert lines[first + 4] == "No verdict: 400 characters are too few, it takes 1,000."
+    assert lines[first + 5].startswith("Copied: ")
     assert facts["copied"]["written"]["num_chars"] == 60_000
     assert facts["copied"]["text"]["num_chars"] == 400
     assert facts["adapted"] is None
+
+
+def test_a_training_text_gets_no_verdict(at_home: Home) -> None:
+    """Nor a text most of which is."""
+    assert "No verdict: 90% of this text is in the training text." in call("eval", "-", stdin=POEMS.encode()).text
+    other = make_text(2000, seed=9)
+    assert "yet: " in call("eval", "-", stdin=(other + POEMS[:1000]).encode()).text
 
 
 def test_the_comparison_can_be_left_out(at_home: Home) -> None:
@@ -179,7 +186,7 @@ def test_another_text_is_compared_too(at_home: Home, tmp_path: Path) -> None:
     other.write_text(make_text(500, seed=4) + "é", encoding="utf-8")
     (facts,) = call("eval", str(other), "--json").objects
     assert (facts["num_chars"], facts["unknown"]) == (499, {"é": 1})
-    assert len(facts["yardsticks"]) == 4
+    assert len(facts["yardsticks"]) == 3
     assert facts["copied"]["text"]["num_chars"] == 499
 
 

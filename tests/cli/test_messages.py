@@ -11,7 +11,7 @@ import pytest
 from charrnn.cli import messages
 from charrnn.config import ModelConfig
 from charrnn.data.vocab import END, UNKNOWN, Vocab
-from charrnn.evaluation.scores import Assessment, Baseline, Copied, CopiedShares, Evaluation
+from charrnn.evaluation.scores import Assessment, Baseline, Evaluation
 from charrnn.events import Evaluated, Event, Finished, Plan, Progress, Resumed, Sample, Saved, Stopped, Warned
 from charrnn.model.file import ModelFile
 
@@ -170,30 +170,6 @@ def baseline(name: str, bits_per_char: float, note: str = "") -> Baseline:
     return Baseline(name, bits_per_char * math.log(2), note)
 
 
-@pytest.mark.parametrize(
-    ("bits_per_char", "sentence"),
-    [
-        (1.0, "Good: 50% fewer bits than the best baseline (7-gram). Perplexity 2.0."),
-        (1.99, "No better than the best baseline (7-gram). Perplexity 4.0."),
-        (4.0, "Not good yet: 100% more bits than the best baseline (7-gram). Perplexity 16.0."),
-    ],
-)
-def test_a_verdict_compares_with_the_best_baseline(bits_per_char: float, sentence: str) -> None:
-    """In one sentence, and the perplexity."""
-    assert messages.verdict(score(bits_per_char), (baseline("xz", 3.0), baseline("7-gram", 2.0))) == sentence
-
-
-def test_there_is_no_verdict_without_baselines() -> None:
-    """And no other sentence if nothing was measured."""
-    assert messages.verdict(score(1.0), ()) == ""
-    assert messages.sentences(Assessment(score(1.0))) == []
-
-
-def test_a_baseline_of_0_bits_is_no_division_by_zero() -> None:
-    """A text of one distinct character has nothing to predict."""
-    assert messages.verdict(score(0.0), (baseline("1-gram", 0.0),)).startswith("No better than")
-
-
 def test_the_comparison_has_the_model_and_its_parts_first() -> None:
     """Then the adapted score, then the baselines."""
     mixed = replace(score(2.0), experts=(2500 * math.log(2), 3000 * math.log(2)))
@@ -210,26 +186,6 @@ def test_the_comparison_has_the_model_and_its_parts_first() -> None:
         "xz          3.000 bits/char (after it)",
         "Good: 33% fewer bits than the best baseline (xz). Perplexity 4.0.",
     ]
-
-
-@pytest.mark.parametrize(
-    ("copied", "sentence"),
-    [
-        (
-            CopiedShares(Copied(200, 31, 31), Copied(100, 2, 30), Copied(100, 0, 0)),
-            "Copied: 15.5% of what it writes occurs in the training text, in runs of 30 or more characters "
-            "(longest run 31; the network alone 2.0%). Of the scored text: 0.0%.",
-        ),
-        (
-            CopiedShares(Copied(200, 0, 0), None, Copied(100, 50, 50)),
-            "Copied: 0.0% of what it writes occurs in the training text, in runs of 30 or more characters. "
-            "Of the scored text: 50.0% (longest run 50).",
-        ),
-    ],
-)
-def test_copying_is_a_sentence(copied: CopiedShares, sentence: str) -> None:
-    """With the longest run, if there is one, and the network's share, if n-grams are mixed in."""
-    assert messages.sentences(Assessment(score(2.0), copied=copied)) == [sentence]
 
 
 # models

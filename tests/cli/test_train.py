@@ -42,7 +42,7 @@ def test_stderr_is_for_people(home: Home) -> None:
     assert "poems.txt: 4,000 characters" in err
     assert re.search(r"step 20: \d\.\d{4} nats, \d\.\d{3} bits/char", err)
     assert re.search(r"^this model +\d\.\d{3} bits/char \(perplexity", err, re.M)
-    assert re.search(r"^xz +\d\.\d{3} bits/char", err, re.M)
+    assert re.search(r"^uniform +\d\.\d{3} bits/char", err, re.M)
     assert err.endswith("\nnext: charrnn sample -m poems --temp 0.8\n")
     assert "\x1b" not in err
 

@@ -1,8 +1,9 @@
-"""Baselines by hand and against naive models, and copied text against plain search."""
+"""Baselines by hand and against naive models, and what an assessment holds."""
 
 import itertools
 import lzma
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +13,12 @@ from charrnn.config import CorpusConfig, ModelConfig, SourceConfig
 from charrnn.data.corpus import load_corpus
 from charrnn.data.vocab import END, UNKNOWN, Vocab, bytes_as_chars
 from charrnn.evaluation.adaptation import evaluate_adapting
-from charrnn.evaluation.assessment import (
-    COPYING_SAMPLES,
-    assess,
-    compute_baselines,
-    find_copied,
-    measure_copying,
-    xz_baseline,
-    xz_size,
-)
-from charrnn.evaluation.scores import COPIED_RUN, Assessment, Copied
+from charrnn.evaluation.assessment import MIN_PACKED, assess, compute_baselines, xz_baseline, xz_size
+from charrnn.evaluation.copying import COPYING_SAMPLES
+from charrnn.evaluation.scores import Assessment, Copied
 from charrnn.evaluation.scoring import evaluate
 from charrnn.evaluation.texts import EvalText
 from charrnn.events import Finished
-from charrnn.kernels.ngrams import find_hashes, hash_ngrams
 from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import count_ngrams, nats_by_order
 from charrnn.training.folder import Run
@@ -68,8 +61,8 @@ def test_the_best_order_is_named():
 def test_xz_measures_what_the_text_adds():
     """It is the difference of two sizes of the format's raw stream, which any decoder reads."""
     vocab = Vocab.from_text("the cat sat on the mat\n")
-    train, text = "the cat sat on the mat\n" * 20, "the mat sat on the cat\n"
-    found = xz_baseline(vocab.encode(train), vocab.encode(text), vocab)
+    train, text = "the cat sat on the mat\n" * 20, "the mat sat on the cat\n" * 200
+    (found,) = xz_baseline(vocab.encode(train), vocab.encode(text), vocab)
     bits = (xz_size((train + text).encode()) - xz_size(train.encode())) * 8
     assert found.bits_per_char == pytest.approx(bits / len(text))
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 1 << 16}]
@@ -98,15 +91,26 @@ def test_xz_reaches_beyond_its_usual_window():
     """What occurs once, at the very beginning of more than 8 MB, costs hardly anything."""
     noise = np.random.default_rng(0).integers(0, 256, 9_000_000).astype(np.uint8)
     vocab = Vocab.from_text("".join(map(chr, range(256))))
-    assert xz_baseline(noise, noise[:20_000], vocab).bits_per_char < 0.3
+    assert xz_baseline(noise, noise[:20_000], vocab)[0].bits_per_char < 0.3
 
 
-def test_xz_gets_the_bytes_of_a_file():
+def test_xz_is_left_out_for_a_short_text_and_never_below_zero(monkeypatch):
+    """It counts whole bytes, and a longer text may even pack into fewer."""
+    vocab = Vocab.from_text("ab")
+    ids = vocab.encode("ab" * (MIN_PACKED // 2))
+    assert xz_baseline(ids, ids[1:], vocab) == []
+    assert xz_baseline(ids, ids, vocab)[0].bits_per_char >= 0
+    monkeypatch.setattr("charrnn.evaluation.assessment.xz_size", lambda data: -len(data))
+    assert xz_baseline(ids, ids, vocab)[0].bits_per_char == 0
+
+
+def test_xz_gets_the_bytes_of_a_file(monkeypatch):
     """Also for texts of bytes and documents; a rare character is not scored."""
+    monkeypatch.setattr("charrnn.evaluation.assessment.MIN_PACKED", 1)
     vocab = Vocab.from_text(bytes_as_chars("né\n") + END)
     ids = vocab.encode(bytes_as_chars("né\n") + END)
     added = xz_size("né\n\0né\n\0".encode()) - xz_size("né\n\0".encode())
-    assert xz_baseline(ids, ids, vocab).bits_per_char == pytest.approx(added * 8 / 5)
+    assert xz_baseline(ids, ids, vocab)[0].bits_per_char == pytest.approx(added * 8 / 5)
     rare = Vocab.from_text("ab" + UNKNOWN)
     ids = rare.encode("aabbaab?abab")
     found = {one.name: one for one in compute_baselines(ids, ids, context=ids[:1], vocab=rare)}
@@ -117,8 +121,9 @@ def test_xz_gets_the_bytes_of_a_file():
     assert found["xz"].bits_per_char == pytest.approx(added * 8 / 12)
 
 
-def test_only_the_end_of_a_long_training_text_is_read():
+def test_only_the_end_of_a_long_training_text_is_read(monkeypatch):
     """The baselines are the same as for the end alone, and their notes say so."""
+    monkeypatch.setattr("charrnn.evaluation.assessment.MIN_PACKED", 1)
     vocab = Vocab("abc")
     cut = baselines_by_name("c" * 50 + "ab" * 25, "abab", vocab, max_read=50)
     short = baselines_by_name("ab" * 25, "abab", vocab)
@@ -140,8 +145,9 @@ def test_a_very_long_text_gets_the_quick_baselines_only():
     }
 
 
-def test_the_best_baseline_comes_first():
+def test_the_best_baseline_comes_first(monkeypatch):
     """They are sorted by nats."""
+    monkeypatch.setattr("charrnn.evaluation.assessment.MIN_PACKED", 1)
     vocab = Vocab.from_text("abcd")
     ids = vocab.encode("aabacadaab" * 9)
     nats = [one.nats_per_char for one in compute_baselines(ids, ids[:30], context=ids, vocab=vocab)]
@@ -176,88 +182,11 @@ def test_a_network_beats_a_trigram_on_the_poems(tmp_path, cache):
     assert gain_over_a_trigram(corpus, tmp_path, steps=250, dropout=0.2) > 0.05
 
 
-# copied text
-
-
-def copied_by_search(texts, source):
-    """Mark every character of a stretch of COPIED_RUN that is a substring of the source."""
-    num_copied = longest = 0
-    for text in texts:
-        marks, run = set(), 0
-        for start in range(len(text) - COPIED_RUN + 1):
-            if text[start : start + COPIED_RUN] in source:
-                marks.update(range(start, start + COPIED_RUN))
-                run += 1
-                longest = max(longest, run + COPIED_RUN - 1)
-            else:
-                run = 0
-        num_copied += len(marks)
-    return Copied(sum(map(len, texts)), num_copied, longest)
-
-
-def as_ids(text):
-    """A string of characters below 256 as ids."""
-    return np.frombuffer(text.encode("latin-1"), np.uint8)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_copied_characters_equal_those_of_a_plain_search(seed):
-    """Stretches of the source among other text: some are adjacent, some are too short to count."""
-    generator = np.random.default_rng(seed)
-    source = "".join(map(chr, generator.integers(97, 100, 400)))
-    texts = []
-    for _ in range(3):
-        parts = []
-        for _ in range(6):
-            start, size = int(generator.integers(0, 300)), int(generator.integers(20, 60))
-            parts += [source[start : start + size], "x" * int(generator.integers(0, 3))]
-        texts.append("".join(parts))
-    texts += ["", "x", source[:29], source[7:37], source]
-    expected = copied_by_search(texts, source)
-    assert expected.num_copied > 100
-    assert find_copied(map(as_ids, texts), as_ids(source)) == expected
-
-
-def test_texts_shorter_than_a_run_copy_nothing():
-    """On either side."""
-    long, short = as_ids("a" * 40), as_ids("a" * 29)
-    assert find_copied([short], long) == Copied(29, 0, 0)
-    assert find_copied([long], short) == Copied(40, 0, 0)
-    assert find_copied([long], long) == Copied(40, 40, 40)
-
-
-def test_hashes_are_polynomials():
-    """A rolled hash equals that of the stretch alone; leading zeros count."""
-    ids = np.random.default_rng(0).integers(0, 3, 100).astype(np.uint16)
-    rolled = hash_ngrams(ids, 5)
-    assert len(rolled) == 96
-    for place in range(96):
-        assert rolled[place] == hash_ngrams(ids[place : place + 5].copy(), 5)[0]
-    different = {bytes(ids[place : place + 5].tobytes()) for place in range(96)}
-    assert len(set(rolled.tolist())) == len(different)
-    wanted = np.unique(rolled)
-    assert find_hashes(ids, 5, wanted).all()
-    assert not find_hashes(ids[:4], 5, wanted).any()
-
-
 @pytest.fixture
 def few_samples(monkeypatch):
     """Copying is measured on three samples."""
-    few = {"num_samples": 3, "length": 200, "temperature": COPYING_SAMPLES.temperature, "seed": COPYING_SAMPLES.seed}
-    monkeypatch.setattr("charrnn.evaluation.assessment.COPYING_SAMPLES", type(COPYING_SAMPLES)(**few))
-
-
-def test_copying_is_measured_on_sixty_samples():
-    """They are the same each time; the scored text is measured too."""
-    chars = "abcdefghi"
-    config = ModelConfig(cell="gru", vocab_size=9, embedding_dim=4, hidden_size=8, num_layers=1)
-    file = make_model_file(config, chars=chars)
-    train_ids = file.vocab.encode(chars * 50)
-    written, network, text = measure_copying(file, train_ids, train_ids[:100])
-    assert network is None
-    assert written.num_chars == 60_000
-    assert text == Copied(100, 100, 100)
-    assert (written, None, text) == measure_copying(file, train_ids, train_ids[:100])
+    few = replace(COPYING_SAMPLES, num_samples=3, length=200)
+    monkeypatch.setattr("charrnn.evaluation.copying.COPYING_SAMPLES", few)
 
 
 def test_an_assessment_holds_what_was_asked_for(few_samples):

@@ -1,0 +1,68 @@
+"""What an assessment comes to, in sentences."""
+
+from charrnn.evaluation.scores import COPIED_RUN, Assessment, Baseline, Copied, CopiedShares, Evaluation
+
+MIN_CHARS = 1_000  # scored characters; a score of less is no verdict
+_NOTHING = 0.01  # bits per character; two scores below that don't differ
+_SAME = 0.03  # relative difference that is hardly an advantage
+
+
+def sentences(found: Assessment) -> list[str]:
+    """Sum up an assessment in sentences."""
+    summary = [verdict(found), copying(found.copied) if found.copied else ""]
+    return [sentence for sentence in summary if sentence]
+
+
+def verdict(found: Assessment) -> str:
+    """Say whether a score is good, or why nobody can tell; empty without baselines."""
+    if not found.baselines:
+        return ""
+    best = min(found.baselines, key=lambda baseline: baseline.nats_per_char)
+    if found.score.num_chars < MIN_CHARS:
+        return f"No verdict: {found.score.num_chars:,} characters are too few, it takes {MIN_CHARS:,}."
+    if found.copied and (known := _known_part(found.copied.text)):
+        return f"No verdict: {known} in the training text. Score a text that the model has not seen."
+    return f"{_compare(found.score, best)} Perplexity {found.score.perplexity:.1f}."
+
+
+def _known_part(text: Copied) -> str:
+    """Say how much of a text the training text has, if it is most of it."""
+    if text.known_share > 0.5:
+        return f"{text.known_share:.0%} of these documents are"
+    return f"{text.long_share:.0%} of this text is" if text.long_share > 0.5 else ""
+
+
+def _compare(score: Evaluation, best: Baseline) -> str:
+    own, other = score.bits_per_char, best.bits_per_char
+    if own < _NOTHING and other < _NOTHING:
+        return f"As good as the best baseline ({best.name}): both need less than {_NOTHING} bits per character."
+    if other < _NOTHING:
+        return f"Not good yet: {own - other:.2f} bits per character more than the best baseline ({best.name})."
+    fewer = 1 - own / other
+    if fewer < -0.005:
+        return f"Not good yet: {-fewer:.0%} more bits than the best baseline ({best.name})."
+    if fewer < _SAME:
+        return f"No better than the best baseline ({best.name})."
+    return f"Good: {fewer:.0%} fewer bits than the best baseline ({best.name})."
+
+
+def copying(copied: CopiedShares) -> str:
+    """Say how much of the model's samples occurs in its training text, beside how much of the scored text does."""
+    written, network, text = copied
+    found = []
+    if written.num_documents:
+        alone = f" (the network alone {network.known_share:.1%})" if network else ""
+        found.append(
+            f"Copied: {written.known_share:.1%} of {written.num_documents:,} sampled documents are in the training "
+            f"text{alone}. Of the scored documents: {text.known_share:.1%}."
+        )
+    if written.num_copied or not written.num_documents:
+        details = [f"longest run {written.longest}"] if written.longest else []
+        details += [f"the network alone {network.share:.1%}"] if network else []
+        shown = f" ({'; '.join(details)})" if details else ""
+        longest = f" (longest run {text.longest})" if text.longest else ""
+        found.append(
+            f"Copied: {written.share:.1%} of what it writes occurs in the training text, in runs of {COPIED_RUN} or "
+            f"more characters{shown}. Of the scored text: {text.share:.1%}{longest}."
+        )
+    return "\n".join(found)
