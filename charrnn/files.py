@@ -28,14 +28,24 @@ def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
         sync(path.parent)
 
 
-def check_private(folder: Path) -> str:
-    """Say why the files in a folder can't be trusted, or return nothing.
+def user_cache() -> Path:
+    """Return $XDG_CACHE_HOME/charrnn, by default ~/.cache/charrnn."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "charrnn"
 
-    Windows gives each user's folders to that user alone. Raises OSError if there is no such folder.
+
+def make_private(folder: Path) -> str:
+    """Create a folder for this user alone if there is none; say why the files in it can't be trusted, or nothing.
+
+    Windows gives each user's folders to that user alone.
     """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        return str(error.strerror)
     if os.name != "posix":
         return ""
-    status = folder.stat()
     if status.st_uid != os.geteuid():
         return "it belongs to another user (XDG_CACHE_HOME names another folder)"
     return "other users can write to it (chmod go-w prevents that)" if status.st_mode & 0o022 else ""

@@ -22,6 +22,7 @@ from charrnn.data.cache import Cache
 from charrnn.data.corpus import Corpus, split
 from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scoring import predict
+from charrnn.kernels.compilation import cache_folder
 from charrnn.kernels.head import Predictions
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
@@ -57,7 +58,8 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """The tests have their own cache of texts."""
+    """The tests have their own cache of texts, and the user's cache of kernels, which take half a minute to compile."""
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder().parent))
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 

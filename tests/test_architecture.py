@@ -16,9 +16,9 @@ PAGE = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 # A file imports only from rooms above its own.
 ROOMS = (
-    ("errors", "events"),
+    ("errors", "events", "files"),
     ("kernels",),
-    ("files", "config", "hardware", "distributed"),
+    ("config", "hardware", "distributed"),
     ("data",),
     ("model",),
     ("sampling",),

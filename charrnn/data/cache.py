@@ -26,7 +26,7 @@ import numpy as np
 
 from charrnn.data.vocab import Ids
 from charrnn.errors import CharrnnError
-from charrnn.files import check_private
+from charrnn.files import make_private, user_cache
 from charrnn.hardware import available_cores
 
 FORMAT_VERSION = 2
@@ -59,8 +59,7 @@ class Cache:
     @classmethod
     def for_user(cls) -> "Cache":
         """Return the cache in $XDG_CACHE_HOME/charrnn, by default ~/.cache/charrnn."""
-        base = os.environ.get("XDG_CACHE_HOME", "")
-        return cls(Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "charrnn")
+        return cls(user_cache())
 
     @contextlib.contextmanager
     def writable(self) -> Iterator["Cache"]:
@@ -68,13 +67,7 @@ class Cache:
 
         Yield one in a temporary folder if that fails, or if other users could plant entries here.
         """
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            problem = check_private(self.folder)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
-        except OSError as error:
-            problem = str(error.strerror)
+        problem = make_private(self.folder) or _write_problem(self.folder)
         if not problem:
             yield self
             return
@@ -165,6 +158,15 @@ class Cache:
                 if os.name == "posix":  # Windows removes no file that is open
                     _lock(opened.enter_context(open(path, "rb")), wait=False)
                 path.unlink()
+
+
+def _write_problem(folder: Path) -> str:
+    """Say why a folder can't be written to, or nothing."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return str(error.strerror)
 
 
 def _key_in(path: Path) -> str | None:

@@ -1,71 +1,114 @@
 """How kernels are compiled and cached, so that all processes of a machine compute the same bits.
 
-numba compiles a kernel on its first call and writes it to its cache. This module adds what that cache lacks: it
-drops entries of edited sources, lets several processes write at once, and compiles in child processes.
+numba compiles a kernel on its first call and writes it to its cache. This module chooses the cache's folder, which
+must be the user's alone, lets several processes write at once, and compiles in child processes.
 """
 
 import contextlib
 import functools
 import hashlib
+import os
+import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numba
 from filelock import FileLock
-from numba.core.caching import FunctionCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
+
+from charrnn.files import make_private, user_cache
 
 F = TypeVar("F", bound=Callable[..., Any])
+_PREFIX = "charrnn-"
+_NUM_VERSIONS = 4  # of the sources, whose kernels stay: some 5 MB each
 
 
 def compiled(function: F) -> F:
-    """Compile on first use, and cache the result on disk if numba finds a writable folder.
+    """Compile on first use, and cache the result on disk.
 
     Sums may be reordered, because a dot product can't be vectorised otherwise. Infinities stay infinite.
     """
     options: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
-    try:
-        kernel = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # neither beside this file nor in the user's cache
-        return cast(F, numba.njit(**options)(function))
-    _drop_outdated(Path(kernel.stats.cache_path))
-    kernel._cache = _Cache(function)  # type: ignore[no-untyped-call]
+    kernel = numba.njit(**options)(function)
+    if cache_folder() is not None:
+        kernel._cache = _Cache(function)  # type: ignore[no-untyped-call]
     return cast(F, kernel)
+
+
+@functools.cache
+def cache_folder() -> Path | None:
+    """Return the folder of compiled kernels; None, with a warning, if other users could plant some.
+
+    It lies in the user's cache, or in NUMBA_CACHE_DIR. Its name is a hash of all kernels' sources: numba's own check
+    notices an edit only in the file of the called function, but a kernel calls kernels of other files.
+    """
+    base = Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache() / "kernels")
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    folder = base / f"{_PREFIX}{digest[:16]}"
+    is_new = not folder.exists()
+    for part in (user_cache(), base, folder) if base.parent == user_cache() else (base, folder):
+        if problem := make_private(part):
+            text = f"{part}: {problem}; kernels are not cached there, so every command compiles them again"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            return None
+    if is_new:
+        _drop_old(base)
+    return folder
+
+
+def _drop_old(base: Path) -> None:
+    """Delete the kernels of all but the latest few versions of the sources."""
+    by_age = sorted(base.glob(f"{_PREFIX}*"), key=lambda path: path.stat().st_mtime)
+    for path in by_age[:-_NUM_VERSIONS]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class _Locator:
+    """Tells numba where the cache is and how to name a function in it."""
+
+    def __init__(self, function: Callable[..., Any], source: str) -> None:
+        self._line, self._py_file = function.__code__.co_firstlineno, source  # numba's warnings name the file
+
+    @classmethod
+    def from_function(cls, function: Callable[..., Any], source: str) -> "_Locator":
+        return cls(function, source)
+
+    def ensure_cache_path(self) -> None:
+        pass
+
+    def get_cache_path(self) -> str:
+        return str(cache_folder())
+
+    def get_source_stamp(self) -> str:
+        return ""  # the folder's name is one
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+
+class _LocatedCache(CompileResultCacheImpl):
+    _locator_classes: ClassVar[list[type]] = [_Locator]  # type: ignore[misc, assignment]
 
 
 class _Cache(FunctionCache):
     """numba's cache with a lock: two processes that write at once could give two variants of a function one file."""
 
+    _impl_class = _LocatedCache
+
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Write what was compiled for a signature."""
-        with FileLock(Path(self.cache_path) / "kernels.lock"):
+        """Write what was compiled for a signature. In a folder that can't be written to nothing is saved."""
+        with contextlib.suppress(OSError), FileLock(Path(self.cache_path) / "kernels.lock"):
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]
 
 
 def inlined(function: F) -> F:
     """Compile a function only as part of its callers: an entry of its own would take half a second."""
     return cast(F, numba.njit(inline="always")(function))
-
-
-@functools.cache
-def _drop_outdated(folder: Path) -> None:
-    """Delete cache entries that were compiled from other sources than the present ones.
-
-    numba's cache notices an edit by a file's time, and only in the file of the called
-    function. But a kernel calls kernels of other files. So a hash of all sources lies beside the cache.
-    """
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    stamp = folder / "kernels.sha256"
-    with contextlib.suppress(OSError):  # in a folder that can't be written, numba's own check has to do
-        if stamp.exists() and stamp.read_text() == digest:
-            return
-        for outdated in (*folder.glob("*.nbi"), *folder.glob("*.nbc"), *folder.glob("*.ready")):
-            outdated.unlink(missing_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(digest)
 
 
 def compile_in_children(kernel: Callable[..., Any], *queues: Sequence[str]) -> list[str]:
@@ -75,13 +118,13 @@ def compile_in_children(kernel: Callable[..., Any], *queues: Sequence[str]) -> l
     kernels share is linked from whichever kernel comes first, and each kernel optimised it on its
     own. So every process, the first one too, must load all kernels from the cache.
 
-    kernel: any kernel; it knows the cache's folder. Without a cache nothing is done.
+    kernel: any kernel; it knows the cache's folder. Without a cache to write to nothing is done.
     queues: lines of Python that call kernels.
     Returns the reason for each failure, such as the last line of a child's stderr. The caller then
     compiles in its own process. Its sums may differ in the last bit from those of later runs.
     """
     dispatcher: Any = kernel
-    if dispatcher.stats.cache_path is None:
+    if dispatcher.stats.cache_path is None or not os.access(dispatcher.stats.cache_path, os.W_OK):
         return []
     folder = Path(dispatcher.stats.cache_path)
     compiler = (numba.__version__, sys.version, dispatcher.targetctx.codegen().magic_tuple())
