@@ -104,9 +104,9 @@ class Model:
         """Write a text, or num_samples texts side by side.
 
         echo: whether a text begins with the prompt. settings: those of `charrnn sample`: length,
-        temperature, top_k, top_p, min_p, no_repeat_ngram, lines, stop, seed, unknown. The same settings
-        give the text of the same command. A model of bytes writes each byte that is not UTF-8 as a surrogate
-        escape: `text.encode("utf-8", "surrogateescape")` returns all bytes.
+        temperature, top_k, top_p, min_p, no_repeat_ngram, lines, stop, keep_stop, seed, unknown. The same
+        settings give the text of the same command. A model of bytes writes each byte that is not UTF-8 as
+        a surrogate escape: `text.encode("utf-8", "surrogateescape")` returns all bytes.
         Raises UsageError for a value out of range, UnknownCharacterError for a prompt the model can't read.
         """
         config = self._sampler.configure(

@@ -162,6 +162,7 @@ class SampleConfig(Checked):
     length: int = setting(-1, 10**15, default=500)  # characters after the prompt; -1: no limit
     lines: int = setting(0, 10**15, default=0)  # stop after this many lines; 0: no limit
     stop: tuple[str, ...] = ()  # a sample ends before any of these texts
+    keep_stop: bool = False  # a sample ends after the stop text instead
     temperature: float = setting(0.0, 1e308, default=0.8)  # 0 is greedy
     top_k: int = setting(0, 0x110000, default=0)  # 0 is off
     top_p: float = setting(0.0, 1.0, default=1.0)  # 1 is off
@@ -177,6 +178,8 @@ class SampleConfig(Checked):
             raise UsageError(f"--unknown must be error or skip, not {self.unknown!r}")
         if isinstance(self.stop, str) or not all(isinstance(stop, str) for stop in self.stop):
             raise UsageError(f"--stop must be a list of texts, not {self.stop!r}")
+        if self.keep_stop and not self.stop:
+            raise UsageError("--keep-stop needs a text to stop at: --stop TEXT")
         if "" in self.stop:
             raise UsageError("--stop '' would end every sample before its first character; leave it out")
 

@@ -21,7 +21,7 @@ from charrnn.cli.options import (
     output_option,
 )
 from charrnn.config import SampleConfig, overlay
-from charrnn.data.characters import valid_unicode
+from charrnn.data.characters import unescaped, valid_unicode
 from charrnn.data.vocab import Vocab
 from charrnn.errors import UsageError
 from charrnn.events import bits
@@ -110,7 +110,13 @@ def sample(
     ] = None,
     stop: Annotated[
         list[str] | None,
-        end_option(metavar="TEXT", help="Stop before this text; can be given more than once."),
+        end_option(
+            metavar="TEXT",
+            help=r"Stop before this text; \n, \t, \r and \\ are escapes. Can be given more than once.",
+        ),
+    ] = None,
+    keep_stop: Annotated[
+        bool | None, end_option("--keep-stop", help="Stop after the text of --stop instead of before it.")
     ] = None,
     echo: Annotated[bool, output_option(help="Write the prompt before the text.")] = True,
     null: Annotated[
@@ -146,7 +152,8 @@ def sample(
         prompt=prompt,
         length=length,
         lines=lines,
-        stop=None if stop is None else tuple(stop),
+        stop=None if stop is None else tuple(map(unescaped, stop)),
+        keep_stop=keep_stop,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,

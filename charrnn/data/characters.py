@@ -15,6 +15,7 @@ _NAMES = {
     END: "end of document",
     UNKNOWN: "one of the rarer characters",
 }
+_ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\\": "\\"}
 # Sequences of bytes that may encode one character in UTF-8.
 _ENCODED = re.compile(
     "[\udcc2-\udcdf][\udc80-\udcbf]|[\udce0-\udcef][\udc80-\udcbf]{2}|[\udcf0-\udcf4][\udc80-\udcbf]{3}"
@@ -99,6 +100,11 @@ def printable(text: str) -> str:
 def _escape(char: str) -> str:
     """Return the escape of a character as in Python's source; a byte that is not UTF-8 becomes \\xe9."""
     return (chr(ord(char) - 0xDC00) if "\udc80" <= char <= "\udcff" else char).encode("unicode_escape").decode()
+
+
+def unescaped(text: str) -> str:
+    r"""Replace \n, \t, \r and \\ in an option's value by the characters they stand for, because a shell doesn't."""
+    return re.sub(r"\\[ntr\\]", lambda found: _ESCAPES[found[0]], text)
 
 
 def one_line(text: str) -> str:

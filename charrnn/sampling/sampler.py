@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import SampleConfig, overlay
-from charrnn.data.vocab import END, UNKNOWN
+from charrnn.data.vocab import END, UNKNOWN, describe
 from charrnn.errors import UsageError
 from charrnn.hardware import available_cores, select_precision
 from charrnn.kernels.counters import uniforms
@@ -92,11 +92,21 @@ class Sampler:
             return np.append(self.vocab.chars.find(END), ids)
         return ids if len(ids) > 0 else np.array([max(0, self.vocab.chars.find("\n"))])
 
+    def check_ends(self, config: SampleConfig) -> None:
+        """Raise UsageError for an end that no text of this model can reach."""
+        for stop in config.stop:
+            for char in self.vocab.to_chars(stop):
+                if char not in self.vocab.chars:
+                    raise UsageError(f"--stop '{stop}' would never occur: the model does not know {describe(char)}")
+        if config.lines and "\n" not in self.vocab.chars:
+            hint = f"; each of its samples is one line, so use -N {config.lines}" if self.writes_documents else ""
+            raise UsageError(f"--lines {config.lines} has no effect: the model knows no newline{hint}")
+
     def stream(self, config: SampleConfig, *, number: int = 0) -> "Stream":
         """Draw one text after the prompt: an iterator over pieces of it.
 
         number: which of the seed's streams to draw. A model of documents stops at the end of the document.
-        Raises UnknownCharacterError, as encode_prompt, before the first character.
+        Raises UnknownCharacterError, as encode_prompt, and UsageError, as check_ends, before the first character.
         """
         if not 0 <= number < 2**63:
             raise UsageError(f"the number of a stream must lie between 0 and 2^63 - 1, not {number}")
@@ -119,6 +129,7 @@ class StreamBatch:
         self.config = config
         self.seed = random_seed() if config.seed is None else config.seed
         self.prompt = sampler.encode_prompt(config)
+        sampler.check_ends(config)
         self._streams: deque[Stream] = deque()
         self._block = _FIRST_BLOCK
         self._prompt_state: StreamState | None = None
@@ -195,7 +206,9 @@ class Stream:
         self._batch = batch
         self._state: StreamState | None = None
         stops = [vocab.to_chars(stop) for stop in config.stop]
-        self._stop = StopCondition(config.lines, [*stops, END] if batch.sampler.writes_documents else stops)
+        if batch.sampler.writes_documents:
+            stops.append(END)
+        self._stop = StopCondition(config.lines, stops, keep_stop=config.keep_stop)
         self._decode = vocab.make_decoder()
         self._pieces: deque[str] = deque()  # drawn but not read
         self._num_unread = 0  # their characters

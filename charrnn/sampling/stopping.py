@@ -4,6 +4,8 @@ import codecs
 import re
 from collections.abc import Sequence
 
+from charrnn.data.vocab import END
+
 _CONTINUATION = re.compile("[\udc80-\udcbf]*")  # bytes of a UTF-8 character after its first one, as in vocab.py
 
 
@@ -53,10 +55,10 @@ class StopCondition:
     Characters that may begin a stop text are held back until it is known whether they do.
     """
 
-    def __init__(self, lines: int = 0, stops: Sequence[str] = ()) -> None:
-        """Start at the beginning of a text. lines: 0 sets no limit."""
+    def __init__(self, lines: int = 0, stops: Sequence[str] = (), *, keep_stop: bool = False) -> None:
+        """Start at the beginning of a text. lines: 0 sets no limit. keep_stop: end after a stop text, except END."""
         self.reached = False
-        self._lines_left, self._stops, self._held = lines, stops, ""
+        self._lines_left, self._stops, self._keep_stop, self._held = lines, stops, keep_stop, ""
         self._max_held = max(map(len, stops), default=1) - 1
 
     def feed(self, text: str) -> tuple[int, str]:
@@ -64,33 +66,35 @@ class StopCondition:
 
         Returns how many of them belong to the sample or its stop text, and the text that can be written.
         """
-        if not self._stops and not self._lines_left:
-            return len(text), text
-        output = ""
-        for count, char in enumerate(text, 1):
-            self._held += char
-            if stops := [stop for stop in self._stops if self._held.endswith(stop)]:
-                self.reached = True
-                output += self._held[: -max(map(len, stops))]
-                self._held = ""
-                return count, output
-            if char == "\n" and self._lines_left:
-                self._lines_left -= 1
-                if not self._lines_left:
-                    self.reached = True
-                    return count, output + self.flush()
-            cut = len(self._held) - self._partial_stop_length()
-            output, self._held = output + self._held[:cut], self._held[cut:]
-        return len(text), output
+        newlines = text.count("\n") if self._lines_left else 0
+        num_held, text = len(self._held), self._held + text
+        ends = []  # where the sample would end: after so many characters, of which the first are written
+        for stop in self._stops:
+            if (start := text.find(stop)) >= 0:
+                end = start + len(stop)
+                ends.append((end, end if self._keep_stop and stop != END else start))
+        if 0 < self._lines_left <= newlines:
+            end = num_held
+            for _ in range(self._lines_left):
+                end = text.index("\n", end) + 1
+            ends.append((end, end))
+        self._lines_left -= newlines
+        if ends:
+            self.reached, self._held = True, ""
+            end, num_written = min(ends)
+            return end - num_held, text[:num_written]
+        cut = len(text) - self._partial_stop_length(text)
+        self._held = text[cut:]
+        return len(text) - num_held, text[:cut]
 
     def flush(self) -> str:
         """Return the characters held back, because no more follow."""
         held, self._held = self._held, ""
         return held
 
-    def _partial_stop_length(self) -> int:
+    def _partial_stop_length(self, text: str) -> int:
         """Return how many of the last characters may begin a stop text."""
-        for count in range(min(self._max_held, len(self._held)), 0, -1):
-            if any(stop.startswith(self._held[-count:]) for stop in self._stops):
+        for count in range(min(self._max_held, len(text)), 0, -1):
+            if any(stop.startswith(text[-count:]) for stop in self._stops):
                 return count
         return 0

@@ -75,16 +75,16 @@ def test_a_codec_that_fails_without_a_position_is_refused(desk: Path) -> None:
     assert_refused(call("train", "poems.txt", "--encoding", "utf-16"), 3, "poems.txt", "--encoding")
 
 
-def test_a_closed_stdin_is_refused(desk: Path) -> None:
+def test_a_closed_stdin_is_refused(at_home: Home) -> None:
     """`-` without a stdin is unusable input, for every command."""
     assert_refused(call("train", "-", stdin=None), 3, "stdin")
     assert_refused(call("sample", "-f", "-", stdin=None), 3, "stdin")
 
 
 @posix
-def test_a_stdin_that_the_shell_closed_is_refused(desk: Path) -> None:
+def test_a_stdin_that_the_shell_closed_is_refused(home: Home) -> None:
     """A process has no stdin then."""
-    assert_refused(in_shell('"${charrnn[@]}" <&-', "sample", "-f", "-", cwd=desk), 3, "stdin")
+    assert_refused(in_shell('"${charrnn[@]}" <&-', "sample", "-f", "-", cwd=home.path), 3, "stdin")
 
 
 # models
@@ -277,8 +277,8 @@ def test_the_interpreter_does_not_write_again_when_it_exits(desk: Path) -> None:
 @posix
 def test_a_closed_stderr_leaves_stdout_clean(home: Home) -> None:
     """What was meant for stderr must not end up in the result."""
-    outcome = in_shell('"${charrnn[@]}" 2>&-', "sample", "-n", "9", cwd=home.path)
-    assert (outcome.code, len(outcome.out)) == (0, 9)
+    outcome = in_shell('"${charrnn[@]}" 2>&-', "sample", "-n", "9", "-0", cwd=home.path)
+    assert (outcome.code, len(outcome.out)) == (0, 10)
 
 
 @posix

@@ -109,7 +109,7 @@ def test_help_shows_defaults_from_the_settings(monkeypatch: pytest.MonkeyPatch) 
     """They are written once, in config.py; a float has no more digits than needed."""
     monkeypatch.setenv("COLUMNS", "80")
     sample = " ".join(call("sample", "--help").text.split())
-    assert f"Characters to write; -1 = endless. [default: {SampleConfig().length}]" in sample
+    assert f"3 more to end a character. [default: {SampleConfig().length}]" in sample
     assert f"0 always takes the likeliest character. [default: {SampleConfig().temperature}]" in sample
     assert "[default: the newest model in ./checkpoints]" in sample
     train = " ".join(call("train", "--help").text.split())
@@ -237,12 +237,12 @@ def test_the_smallest_numbers_mean_what_they_say(at_home: Home, option: str, val
     """Zero and the smallest float: text as long as asked, or a refusal by the option's name."""
     refuse_zero = {"--num-samples", "--threads"}
     take_fractions = {"--temperature", "--top-p", "--min-p"}
-    outcome = call("sample", "-n", "20", "--seed", "1", option, value)
+    outcome = call("sample", "-n", "20", "--seed", "1", "-0", option, value)
     if (value == "0" and option in refuse_zero) or (value != "0" and option not in take_fractions):
         assert_refused(outcome, 2, option)
     else:
         length = 0 if option == "--length" else 20
-        assert (outcome.code, len(outcome.text), outcome.err) == (0, length, "")
+        assert (outcome.code, len(outcome.text), outcome.err) == (0, length + 1, "")
 
 
 def test_a_setting_that_is_not_given_does_not_reach_the_plan(desk: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from charrnn.config import SampleConfig
+from charrnn.data.vocab import END
 from charrnn.kernels.products import has_fast_bfloat16
 from tests.cli.conftest import (
     POEMS,
@@ -187,7 +188,28 @@ def test_a_text_ends_before_a_stop_or_after_a_line(at_home: Home) -> None:
     stop = text[37:40]
     before = text[: text.index(stop)]
     assert call("sample", "-n", "400", "--seed", "4", "--stop", stop.decode(), "-0").out == before + b"\0"
+    assert call("sample", "-n", "400", "--seed", "4", "--stop", stop.decode(), "--keep-stop", "-0").out == (
+        before + stop + b"\0"
+    )
     assert call("sample", "-n", "-1", "--seed", "4", "--lines", "2").out == b"".join(text.splitlines(True)[:2])
+    assert call("sample", "-n", "-1", "--seed", "4", "--lines", "1").out == (
+        call("sample", "-n", "-1", "--seed", "4", "--stop", r"\n", "--keep-stop").out
+    )
+
+
+def test_an_end_that_cannot_come_is_refused(desk: Path) -> None:
+    """At once, with the character that the model does not know, or what to use instead."""
+    make_model(desk / "flat", "ab")
+    make_model(desk / "lines", "ab" + END)
+    for args, *parts in (
+        (("flat", "--stop", r"\n"), r"--stop '\n'", "U+000A"),
+        (("flat", "--stop", "a", "--stop", "aé"), "--stop 'aé'", "U+00E9"),
+        (("flat", "--stop", r"\\n"), r"--stop '\n'", "U+005C"),
+        (("flat", "--lines", "3"), "--lines 3", "no newline"),
+        (("lines", "--lines", "3"), "--lines 3", "-N 3"),
+        (("flat", "--keep-stop"), "--keep-stop", "--stop TEXT"),
+    ):
+        assert_refused(call("sample", "-n", "-1", "--json", "-m", *args), 2, *parts)
 
 
 # numbers
@@ -250,7 +272,7 @@ def test_a_model_is_named_by_run_folder_or_file(desk: Path, which: str) -> None:
     ("several", "number", "code"),
     [
         ((), signal.SIGINT, -signal.SIGINT),
-        (("-N", "70", "--stop", "@@@", "--threads", "2"), signal.SIGTERM, -signal.SIGTERM),
+        (("-N", "70", "--stop", "kkkkkkkk", "--threads", "2"), signal.SIGTERM, -signal.SIGTERM),
     ],
     ids=["one", "several"],
 )

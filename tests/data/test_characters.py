@@ -2,7 +2,17 @@
 
 import pytest
 
-from charrnn.data.characters import label, name, one_line, printable, readable, valid_unicode, visible, visible_chars
+from charrnn.data.characters import (
+    label,
+    name,
+    one_line,
+    printable,
+    readable,
+    unescaped,
+    valid_unicode,
+    visible,
+    visible_chars,
+)
 from charrnn.data.vocab import END, UNKNOWN, bytes_as_chars
 
 
@@ -95,3 +105,9 @@ def test_bytes_become_valid_unicode(data):
     expected = data.decode("utf-8", "replace")
     for encoding in ("ascii", "utf-8"):
         assert valid_unicode(data.decode(encoding, "surrogateescape")) == expected
+
+
+def test_escapes_of_an_option_are_characters():
+    """Others, and a backslash before anything else, stay as they are."""
+    assert unescaped(r"\n\t\r\\n\x\ ") == "\n\t\r\\n\\x\\ "
+    assert unescaped("a\nb\\") == "a\nb\\"

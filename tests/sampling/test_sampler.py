@@ -287,8 +287,8 @@ def test_many_draws_follow_the_distribution(filters, num_draws):
         (("cd\n",), "b"),
         (("b",), ""),
         (("d\nab",), "bc"),
-        (("x", "\na"), "bcd"),
-        (("bcx", "cda"), "bcd\nabcd\na"),
+        (("aa", "\na"), "bcd"),
+        (("bcb", "cda"), "bcd\nabcd\na"),
         (("c", "bcd"), "b"),
     ],
 )
@@ -301,6 +301,23 @@ def test_lines_are_counted():
     """The text ends with its n-th newline, or at its length if that comes first."""
     assert draw_text(counting_file(), "a", length=100, lines=2) == "bcd\nabcd\n"
     assert draw_text(counting_file(), "a", length=5, lines=2) == "bcd\na"
+
+
+@pytest.mark.parametrize(
+    ("stops", "expected"), [(("d",), "bcd"), (("d\nab",), "bcd\nab"), (("c", "bcd"), "bc"), (("d", "bcd"), "bcd")]
+)
+def test_a_stop_text_can_be_kept(stops, expected):
+    """Then it ends the text; the end of a document is never written."""
+    assert draw_text(counting_file(), "a", length=10, stop=stops, keep_stop=True) == expected
+    assert draw_text(counting_file("abcd" + END), temperature=0, stop=("ca",), keep_stop=True) == "abcd"
+
+
+@pytest.mark.parametrize(("ends", "named"), [({"stop": ("é",)}, "U\\+00E9"), ({"lines": 2}, "--lines 2")])
+def test_an_end_that_cannot_come_is_refused(ends, named):
+    """Before anything is drawn."""
+    model = Sampler(counting_file("abcd"), threads=1)
+    with pytest.raises(UsageError, match=named):
+        model.streams(SampleConfig(**ends))
 
 
 # many texts together

@@ -2,7 +2,7 @@
 
 import pytest
 
-from charrnn.data.vocab import bytes_as_chars
+from charrnn.data.vocab import END, bytes_as_chars
 from charrnn.sampling.stopping import LengthLimit, StopCondition, missing_bytes
 
 
@@ -29,6 +29,21 @@ def test_a_stop_and_a_last_line_together(lines, stops, expected):
     _, text = stop.feed("ab\ncd\n")
     assert stop.reached
     assert text + stop.flush() == expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "stops", "expected"), [(2, ["a\n"], "a\n"), (1, ["x"], "a\n"), (9, ["\nc"], "a\nb\nc")]
+)
+def test_a_kept_stop_ends_the_text(lines, stops, expected):
+    """Whatever the pieces are; END is not kept."""
+    for pieces in (["a\nb\ncd\n"], "a\nb\ncd\n"):
+        stop, text, num_used = StopCondition(lines, stops, keep_stop=True), "", 0
+        for piece in pieces:
+            if not stop.reached:
+                count, written = stop.feed(piece)
+                num_used, text = num_used + count, text + written
+        assert (text, num_used) == (expected, len(expected))
+    assert StopCondition(0, ["b", END], keep_stop=True).feed("a" + END) == (2, "a")
 
 
 def test_the_last_line_is_written_with_its_newline():
