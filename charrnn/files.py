@@ -34,6 +34,11 @@ def user_cache() -> Path:
     return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "charrnn"
 
 
+def kernel_cache() -> Path:
+    """Return the folder for compiled kernels: NUMBA_CACHE_DIR, by default one in the user's cache."""
+    return Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache() / "kernels")
+
+
 def make_private(folder: Path) -> str:
     """Create a folder for this user alone if there is none; say why the files in it can't be trusted, or nothing.
 

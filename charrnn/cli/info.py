@@ -16,7 +16,7 @@ def info(
         typer.Argument(metavar="[MODEL]", help="Run name or model file.", show_default="all runs in ./checkpoints"),
     ] = None,
     cache: Annotated[
-        bool, typer.Option("--cache", help="Show where encoded texts are cached, and their size.")
+        bool, typer.Option("--cache", help="Show where encoded texts and compiled kernels are cached, and their size.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -58,8 +58,9 @@ def info(
 
 
 def show_cache(*, json: bool) -> None:
-    """Show what the cache of encoded texts contains, and how to empty it."""
+    """Show what the cache contains, and how to empty it."""
     from charrnn.data.cache import MAX_CACHE_BYTES, Cache
+    from charrnn.files import kernel_cache
 
     cache = Cache.for_user()
     facts = {
@@ -67,6 +68,7 @@ def show_cache(*, json: bool) -> None:
         "num_texts": len(cache.entries()),
         "num_bytes": cache.num_bytes(),
         "most_bytes": MAX_CACHE_BYTES,
+        "kernel_bytes": sum(path.stat().st_size for path in kernel_cache().rglob("*") if path.is_file()),
         "empty": f"rm -r {shlex.quote(str(cache.folder))}",
     }
     if json:

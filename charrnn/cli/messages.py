@@ -173,6 +173,7 @@ def cache_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("folder", facts["folder"]),
         ("texts", f"{facts['num_texts']:,}"),
         ("size", f"{size:,.1f} MB (limit {limit:,.0f} MB; the oldest texts are removed first)"),
+        ("compiled kernels", f"{facts['kernel_bytes'] / 1e6:,.1f} MB"),
         ("to empty it", facts["empty"]),
     ]
 

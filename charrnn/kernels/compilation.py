@@ -20,7 +20,7 @@ import numba
 from filelock import FileLock
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 
-from charrnn.files import make_private, user_cache
+from charrnn.files import kernel_cache, make_private, user_cache
 
 F = TypeVar("F", bound=Callable[..., Any])
 _PREFIX = "charrnn-"
@@ -43,10 +43,10 @@ def compiled(function: F) -> F:
 def cache_folder() -> Path | None:
     """Return the folder of compiled kernels; None, with a warning, if other users could plant some.
 
-    It lies in the user's cache, or in NUMBA_CACHE_DIR. Its name is a hash of all kernels' sources: numba's own check
+    Its name is a hash of all kernels' sources: numba's own check
     notices an edit only in the file of the called function, but a kernel calls kernels of other files.
     """
-    base = Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache() / "kernels")
+    base = kernel_cache()
     sources = sorted(Path(__file__).parent.glob("*.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     folder = base / f"{_PREFIX}{digest[:16]}"

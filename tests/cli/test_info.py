@@ -82,6 +82,8 @@ def test_the_cache_is_described(at_home: Home) -> None:
     assert rows["folder"] == facts["folder"]
     assert int(rows["texts"]) == facts["num_texts"] > 0
     assert re.match(r"[\d,.]+ MB \(limit [\d,]+ MB; ", rows["size"])
+    assert re.fullmatch(r"[\d,.]+ MB", rows["compiled kernels"])
+    assert facts["kernel_bytes"] > 0
     assert rows["to empty it"] == facts["empty"] == f"rm -r {shlex.quote(facts['folder'])}"
 
 
