@@ -68,8 +68,9 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Create the folder if needed and lock it; the system releases the lock of a dead process.
+        """Create the folder if needed and lock it; remove it if it is empty at the end.
 
+        The system releases the lock of a dead process.
         Raises RunLockedError that names the process holding the lock.
         """
         lock, holder = FileLock(self.folder / ".lock", timeout=0), self.folder / ".lock-holder"
@@ -94,6 +95,11 @@ class Run:
             yield
         finally:
             holder.unlink(missing_ok=True)
+            with suppress(OSError):
+                if os.listdir(self.folder) == [".lock"]:
+                    os.unlink(self.folder / ".lock")
+                    self.folder.rmdir()
+                    self.root.rmdir()  # fails if there are other runs
             lock.release()
 
     def check_writable(self) -> None:

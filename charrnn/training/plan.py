@@ -242,10 +242,11 @@ def plan_new_run(
 
     given: the settings the user named, with `minutes`; the recipe chooses the others.
     base: the model whose weights it starts from. fresh: an earlier run of this name will be discarded.
-    Raises UsageError if the folder already has a model, or settings contradict each other.
+    Raises UsageError if the folder already has a model, nothing can be scored, or settings contradict each other.
     """
     if run.model_path.exists() and not fresh:
         raise UsageError(f"{run.folder} has a model but no state to resume from; {advice_for(run)}")
+    _check_scorable(corpus, corpus_config)
     num_train = len(_train_text(corpus, given.get("mix", TrainConfig.mix)))
     notes = [*corpus.notes, *_unlike_rest(corpus)]
     given, more_notes = fit_batch_size(given, num_train)
@@ -321,6 +322,15 @@ def check_ranks(ranks: Ranks, training: TrainConfig) -> None:
 def _train_text(corpus: Corpus, mix: bool) -> TrainText:
     ids = corpus.train_ids
     return make_train_text(ids, len(corpus.vocab)) if mix else TrainText(ids, np.empty(0, np.int64))
+
+
+def _check_scorable(corpus: Corpus, config: CorpusConfig) -> None:
+    """Raise UsageError if --min-count leaves nothing to score."""
+    for name, ids in (("held-out", corpus.valid_ids), ("test", corpus.test_ids)):
+        if len(ids) > 0 and (ids == corpus.vocab.id_of(UNKNOWN)).all():
+            raise UsageError(
+                f"--min-count {config.min_count}: every character of the {name} text is rarer; choose a lower count"
+            )
 
 
 def _unlike_rest(corpus: Corpus) -> list[str]:

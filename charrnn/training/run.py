@@ -93,6 +93,8 @@ def _read(texts: Sequence[str], config: CorpusConfig, given: Mapping[str, Any], 
 def lock(plan: RunPlan, *, fresh: bool = False) -> Iterator[None]:
     """Hold the run's folder, unchanged since the plan was made; with fresh, discard the earlier run in it.
 
+    A new run that fails before its first step, for example out of memory, leaves nothing behind: its settings would
+    otherwise be those of the next command.
     Raises RunLockedError where another run holds the folder, or has trained in it meanwhile.
     """
     with plan.run.locked():
@@ -100,7 +102,12 @@ def lock(plan: RunPlan, *, fresh: bool = False) -> Iterator[None]:
             plan.run.clear()
         else:
             check_unchanged(plan)
-        yield
+        try:
+            yield
+        except BaseException:
+            if plan.resume is None and not plan.run.last_step() and plan.run.num_logged() <= 1:  # 1: the plan
+                plan.run.clear()
+            raise
 
 
 def train_and_log(

@@ -272,6 +272,7 @@ def test_a_run_may_start_from_its_own_model(copied_home: Path) -> None:
         (("--init-from", "poems", "--cell", "lstm"), 2, ("--cell lstm", "gru")),
         (("--init-from", "poems", "--run", "poems"), 2, ("--init-from", "--run NAME", "--fresh")),
         (("--save-every", "-1"), 2, ("--save-every",)),
+        (("--min-count", "99999"), 2, ("--min-count 99999", "held-out text", "lower count")),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else None,
 )

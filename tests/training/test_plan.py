@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from charrnn.config import CorpusConfig, overlay
+from charrnn.data.vocab import UNKNOWN, Vocab
 from charrnn.distributed import Ranks
 from charrnn.errors import UsageError
 from charrnn.model.file import ModelFile, load_model, save_model
@@ -141,6 +142,17 @@ def test_a_held_out_text_unlike_the_rest_is_noted(run, has_valid_file):
     assert "of its 3-grams never occur there (usual for this text: 0%)" in note
     assert ("hold out another text with --valid" in note) != has_valid_file
     assert make_plan(run, corpus=conftest.make_corpus(conftest.make_text(20_000))).notes == ()
+
+
+@pytest.mark.parametrize(("rare", "name"), [(slice(800, 900), "held-out"), (slice(900, 1000), "test")])
+def test_a_text_of_rare_characters_cannot_be_scored(run, rare, name):
+    """That is known before anything is trained."""
+    corpus = make_corpus(test_fraction=0.1)
+    vocab = Vocab(corpus.vocab.chars + UNKNOWN)
+    ids = corpus.ids.copy()
+    ids[rare] = vocab.id_of(UNKNOWN)
+    with pytest.raises(UsageError, match=f"every character of the {name} text is rarer; choose a lower count"):
+        make_plan(run, corpus=replace(corpus, ids=ids, vocab=vocab))
 
 
 def test_a_model_without_a_state_is_not_overwritten(run):

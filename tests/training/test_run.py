@@ -1,5 +1,7 @@
 """The start of a run: what is read once, what is checked, and a run that was trained elsewhere in the meantime."""
 
+import contextlib
+import itertools
 import os
 
 import pytest
@@ -12,7 +14,7 @@ from charrnn.events import Finished, Resumed, Warned
 from charrnn.model.file import load_model
 from charrnn.training.folder import Run
 from charrnn.training.plan import Environment
-from charrnn.training.run import check_unchanged, make_plan
+from charrnn.training.run import check_unchanged, lock, make_plan, train_and_log
 from tests.conftest import make_text, run_through
 
 TINY = {"steps": 3, "hidden_size": 8, "embedding_dim": 4, "num_layers": 1, "batch_size": 4, "seq_len": 16}
@@ -227,3 +229,34 @@ def test_the_model_to_start_from_is_named_by_its_absolute_path(run, here):
         assert again.base is None
         assert again.task.training == plan.task.training
     assert TrainConfig.init_from is None
+
+
+# a run that fails at once
+
+
+def fail_while_locked(plan, *, num_events):
+    """Train for so many events under the folder's lock, then fail."""
+    with contextlib.suppress(MemoryError), lock(plan):
+        list(itertools.islice(train_and_log(plan), num_events))
+        raise MemoryError
+
+
+@pytest.mark.parametrize("num_events", [0, 1])
+def test_a_run_that_fails_before_its_first_step_leaves_nothing(run, num_events):
+    """With or without a log; the same command with other settings is then a new run."""
+    fail_while_locked(plan_poems(run, steps=9), num_events=num_events)
+    assert not run.root.exists()
+    assert plan_poems(run, steps=9, cell="lstm").resume is None
+
+
+def test_a_run_that_fails_later_can_be_resumed(run):
+    """It has logged its progress."""
+    fail_while_locked(plan_poems(run, steps=9), num_events=2)
+    assert plan_poems(run, steps=9).resume is not None
+
+
+def test_a_resumed_run_that_fails_at_once_stays(run):
+    """Whatever its step."""
+    fail_while_locked(plan_poems(run, steps=9), num_events=2)
+    fail_while_locked(plan_poems(run, steps=9), num_events=0)
+    assert plan_poems(run, steps=9).resume is not None
