@@ -3,6 +3,9 @@
 import base64
 import dataclasses
 import itertools
+import os
+import stat
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -167,7 +170,9 @@ def sample(
     path = find_model(model)
     sampler = Sampler.load(path, threads=count_threads(threads), precision=precision)
     if prompt_file is not None:
-        settings["prompt"] = read_prompt(prompt_file, sampler.vocab) + (prompt or "")
+        settings["prompt"] = read_prompt(prompt_file, sampler.vocab, quiet=quiet) + (prompt or "")
+    elif prompt is None and not quiet and has_unread_text():
+        console.note("stdin is not read; to continue its text, add -f -")
     config = sampler.configure(settings)
     if json and config.length < 0 and not (config.lines or config.stop or sampler.writes_documents):
         raise UsageError("--json prints a sample once it is complete, so give it an end: --length, --lines or --stop")
@@ -189,13 +194,39 @@ def sample(
         console.stream(itertools.chain(start, stream), null=null)
 
 
-def read_prompt(name: str, vocab: Vocab) -> str:
-    """Read a prompt from a file or stdin."""
+def read_prompt(name: str, vocab: Vocab, *, quiet: bool) -> str:
+    """Read a prompt from a file or stdin, without a final newline that the model does not know."""
     from charrnn.data import corpus
     from charrnn.data.cache import Cache
 
     with Cache.for_user().writable() as cache:
-        return corpus.read_prompt(name, vocab, cache)
+        text = corpus.read_prompt(name, vocab, cache)
+    if text.endswith("\n") and "\n" not in vocab.chars:
+        text = text[:-1]
+        if not quiet:
+            console.note("the prompt's final newline is left out, because the model does not know it")
+    return text
+
+
+def has_unread_text() -> bool:
+    """Return, without waiting, whether stdin is a file or pipe with text that may be meant as a prompt.
+
+    What the parent process reads from as well, such as the list of a `while read` loop, is not. Without /proc
+    that can't be known.
+    """
+    try:
+        import fcntl
+        import termios
+
+        stdin, parents = os.fstat(sys.stdin.fileno()), os.stat(f"/proc/{os.getppid()}/fd/0")
+        if os.path.samestat(stdin, parents):
+            return False
+        if stat.S_ISFIFO(stdin.st_mode):
+            waiting = fcntl.ioctl(sys.stdin.fileno(), termios.FIONREAD, bytes(4))
+            return any(waiting)
+    except (AttributeError, ImportError, OSError):  # a closed stdin, another system
+        return False
+    return stat.S_ISREG(stdin.st_mode) and stdin.st_size > 0
 
 
 def print_json(streams: "StreamBatch", *, model: str, precision: str) -> None:
