@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from charrnn.data.characters import one_line
+from charrnn.cli import console
+from charrnn.data.characters import one_line, printable
 from charrnn.data.vocab import END, UNKNOWN, Vocab
 from charrnn.data.vocab import describe as unicode_name
 from charrnn.evaluation.scores import Assessment, Evaluation, Line
@@ -26,6 +27,7 @@ COMPARISON_HEADER = ("predictor", "bits/char", "")
 CARD_HEADER = ("run", "network", "parameters", "bits/char", "trained on")
 MAX_NAMED = 10  # unknown characters
 MAX_SHOWN = 200  # characters of a vocabulary
+MAX_LINES, MAX_WIDTH = 4, 100  # of a sample during training
 
 
 # training
@@ -43,7 +45,7 @@ def describe(event: Event) -> str:
             best = ", best" if event.best else ""
             return f"step {event.step}: {score} on {event.num_chars:,} held-out characters{best}"
         case Sample():
-            return "\n".join("    " + line for line in event.text.strip("\n").split("\n"))
+            return "\n".join(sample_lines(event.text))
         case Warned():
             return f"warning: {event.message}"
         case Stopped():
@@ -52,6 +54,13 @@ def describe(event: Event) -> str:
             return result_lines(event)
         case _:
             return ""
+
+
+def sample_lines(text: str) -> list[str]:
+    """Return the first lines of a sample that are not blank, indented, each cut to the width of the terminal."""
+    width = min(console.terminal_width(), MAX_WIDTH)
+    lines = ["    " + printable(line.expandtabs(4)) for line in text.split("\n") if line.strip()]
+    return [line if len(line) <= width else line[: width - 1] + "…" for line in lines[:MAX_LINES]]
 
 
 def result_lines(event: Finished) -> str:

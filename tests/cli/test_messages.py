@@ -62,7 +62,9 @@ DESCRIBED: list[tuple[Event, list[str]]] = [
         Evaluated(9, 1.0, 1.442695, 1000, whole=False, best=False),
         ["step 9: 1.0000 nats, 1.443 bits/char on 1,000 held-out characters"],
     ),
-    (Sample(9, text="\none\ntwo\n"), ["    one", "    two"]),
+    (Sample(9, text="\none\n \n\n\ttwo\n"), ["    one", "        two"]),
+    (Sample(9, text="\n" * 100), [""]),
+    (Sample(9, text="a\n" * 100), ["    a"] * 4),
     (Saved(9, path="checkpoints/poems/model.safetensors"), [""]),
     (Warned(9, "a state is damaged"), ["warning: a state is damaged"]),
     (Stopped(18, best_step=15), ["stopped early: no improvement since step 15"]),
@@ -91,6 +93,18 @@ DESCRIBED: list[tuple[Event, list[str]]] = [
 def test_describe(event: Event, lines: list[str]) -> None:
     """An event says what a person wants to know, or nothing."""
     assert messages.describe(event).split("\n") == lines
+
+
+@pytest.mark.parametrize(("columns", "width"), [("40", 40), ("300", 100)])
+def test_a_sample_never_fills_the_screen(monkeypatch: pytest.MonkeyPatch, columns: str, width: int) -> None:
+    """Its lines are cut to the terminal's width, escapes included; in a wide one to 100 columns."""
+    monkeypatch.setenv("COLUMNS", columns)
+    for text in ("a" * 1000, "\x1b" * 1000):
+        shown = messages.describe(Sample(9, text=text))
+        assert len(shown) == width
+        assert shown.endswith("…")
+    fitting = "a" * (width - 4)
+    assert messages.describe(Sample(9, text=fitting)) == "    " + fitting
 
 
 def test_every_event_is_described() -> None:
