@@ -1,5 +1,6 @@
 """The plan of a run that has a saved state: it resumes, is extended by a larger budget, or is already finished."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -142,7 +143,14 @@ def _check_text(run: Run, task: Task, before: _SavedText) -> None:
         difference = f"it had {before.num_chars:,} characters and has {len(corpus.ids):,} now"
     else:
         difference = f"it still has {before.num_chars:,} characters, but not the same ones"
-    raise UsageError(f"run {run.name!r} was trained on another text: {difference}; {advice_for(run)}")
+    advice = advice_for(run)
+    if run.model_path.exists():
+        name = shlex.quote(run.name)
+        advice = (
+            f"use --run NAME --init-from {name} to train its model further on this text, "
+            f"or --fresh to start {run.name!r} over"
+        )
+    raise UsageError(f"run {run.name!r} was trained on another text: {difference}; {advice}")
 
 
 def _list_paths(paths: list[str]) -> str:

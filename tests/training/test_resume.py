@@ -252,6 +252,17 @@ def test_the_error_says_how_the_text_differs(run, change, difference, is_finishe
     assert "\n" not in str(caught.value)
 
 
+def test_a_text_that_has_grown_can_be_learned_by_the_same_model(run):
+    """If there is a model: the error names the option that starts from it."""
+    save(run, make_plan(run, {"steps": 100}))
+    longer = make_corpus(1100, sha256="1" * 64)
+    with pytest.raises(UsageError, match=r"; use --run NAME for another run, or --fresh"):
+        make_plan(run, corpus=longer)
+    run.model_path.touch()
+    with pytest.raises(UsageError, match=r"1,100 now; use --run NAME --init-from made to train its model further"):
+        make_plan(run, corpus=longer)
+
+
 def test_the_same_text_under_another_name_resumes(run):
     """Moved, or split into several files: only its characters count."""
     corpus = make_corpus()
