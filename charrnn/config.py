@@ -7,6 +7,7 @@ Letters: V vocabulary, E embedding, H hidden, L layers, G lanes, T steps in a wi
 """
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,12 @@ ADAPT_RATE = 4e-4  # learning rate of dynamic evaluation, for gradients of typic
 def setting(low: float, high: float, *, default: Any = dataclasses.MISSING) -> Any:
     """Declare a dataclass field whose value must lie in low…high; nan never does."""
     return dataclasses.field(default=default, metadata={"range": (low, high)})
+
+
+def resembled_kind(documents: str) -> str:
+    """Return the keyword, lines or blank-lines, that a kind of documents is or resembles, if any."""
+    words = "" if documents.startswith("\\") else documents.lower().replace("_", "-")
+    return next(iter(difflib.get_close_matches(words, (LINES, BLANK_LINES), n=1, cutoff=0.8)), "")
 
 
 def flag(field_name: str) -> str:
@@ -136,6 +143,7 @@ class CorpusConfig(Checked):
     bytes: bool = False  # learn bytes instead of characters
     min_count: int = setting(1, 10**12, default=1)  # rarer characters become one symbol, which is never generated
     documents: str = ""  # lines, blank-lines, or the text between two documents; empty: one text
+    keep_separator: bool = False  # begin each document with that text
     known: str = ""  # characters that always get an id: those of the model that a run starts from
     valid: str | None = None  # a separate text to hold out, instead of a share
     valid_fraction: float = setting(1e-6, 0.5, default=0.1)
@@ -150,6 +158,13 @@ class CorpusConfig(Checked):
                 raise UsageError(
                     f"{flag(name)} {getattr(self, name)} has no effect on a text read as bytes; leave it out"
                 )
+        if (kind := resembled_kind(self.documents)) and kind != self.documents:
+            raise UsageError(
+                f"--documents {self.documents}: did you mean {kind}? "
+                f"If this word itself separates the documents, write '\\{self.documents}'"
+            )
+        if self.keep_separator and self.documents in ("", LINES, BLANK_LINES):
+            raise UsageError("--keep-separator needs a text that separates documents, for example --documents '>'")
         if self.valid is not None and self.test_fraction:
             raise UsageError("--valid and --test-fraction can't be combined; score a test text by charrnn eval")
 

@@ -257,3 +257,32 @@ def test_overlay_checks_values():
     """It can't create settings that would be refused otherwise."""
     with pytest.raises(UsageError, match="--valid-fraction"):
         overlay(CorpusConfig(), {"valid_fraction": 0.9})
+
+
+@pytest.mark.parametrize(
+    "kind", ["line", "Lines", "LINES", "liens", "blank_lines", "blanklines", "Blank-Lines", "blank-line"]
+)
+def test_a_misspelt_kind_of_documents_is_refused(kind):
+    """The message names the keyword, and how to use the word itself as a separator."""
+    keyword = "blank-lines" if "blank" in kind.lower() else "lines"
+    with pytest.raises(UsageError) as caught:
+        CorpusConfig(documents=kind)
+    assert str(caught.value).startswith(f"--documents {kind}: did you mean {keyword}? ")
+    assert str(caught.value).endswith(f"write '\\{kind}'")
+    CorpusConfig(documents="\\" + kind)
+
+
+@pytest.mark.parametrize(
+    "kind", ["lines", "blank-lines", "|", "\n", r"\n", "end", "---", "<|endoftext|>", "====", "li"]
+)
+def test_other_kinds_of_documents_are_accepted(kind):
+    """Keywords and any text that doesn't resemble one."""
+    assert CorpusConfig(documents=kind).documents == kind
+
+
+@pytest.mark.parametrize("kind", ["", "lines", "blank-lines"])
+def test_only_a_separator_can_be_kept(kind):
+    """Lines have none of their own."""
+    with pytest.raises(UsageError, match="--keep-separator needs"):
+        CorpusConfig(documents=kind, keep_separator=True)
+    assert CorpusConfig(documents=">", keep_separator=True).keep_separator

@@ -196,11 +196,11 @@ def sample(
 
 def read_prompt(name: str, vocab: Vocab, *, quiet: bool) -> str:
     """Read a prompt from a file or stdin, without a final newline that the model does not know."""
-    from charrnn.data import corpus
+    from charrnn.data import texts
     from charrnn.data.cache import Cache
 
     with Cache.for_user().writable() as cache:
-        text = corpus.read_prompt(name, vocab, cache)
+        text = texts.read_prompt(name, vocab, cache)
     if text.endswith("\n") and "\n" not in vocab.chars:
         text = text[:-1]
         if not quiet:

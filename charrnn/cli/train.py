@@ -89,8 +89,13 @@ def train(
         str | None,
         text_option(
             metavar="SEPARATOR",
-            help="Treat the text as separate documents, split at lines, blank-lines or any string.",
+            help="Treat the text as separate documents, split at lines, blank-lines or any string, "
+            r"in which \n, \t and \\ are a newline, a tab and a backslash.",
         ),
+    ] = None,
+    keep_separator: Annotated[
+        bool | None,
+        text_option("--keep-separator", help="Begin each document with its separator, such as '>' or '[Event'."),
     ] = None,
     bytes_: Annotated[bool | None, text_option("--bytes", help="Learn bytes instead of characters.")] = None,
     encoding: Encoding = None,
@@ -177,6 +182,7 @@ def train(
         mix=mix,
         init_from=init_from,
         documents=documents,
+        keep_separator=keep_separator,
         bytes=bytes_,
         encoding=encoding,
         errors=errors,

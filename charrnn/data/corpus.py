@@ -5,32 +5,27 @@ characters; a second one writes their ids to the cache, from where they are mapp
 the cache already holds are not read again. The split is contiguous: the end is held out.
 """
 
-import hashlib
 import itertools
-import json
 import os
 import re
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
-from charrnn.config import MAX_VALID_CHARS, MIN_CHARS, CorpusConfig, SourceConfig
-from charrnn.data.cache import FORMAT_VERSION, Cache, DamagedEntry, Entry
-from charrnn.data.decoding import decode
-from charrnn.data.documents import end_documents, next_document, shuffle
-from charrnn.data.sources import STDIN, ReadLimit, Source, find_sources
-from charrnn.data.vocab import END, UNKNOWN, UNKNOWN_CHAR, Ids, UnknownChars, Vocab, count_points
-from charrnn.errors import InputError, UnknownCharacterError, UsageError
+from charrnn.config import BLANK_LINES, LINES, MAX_VALID_CHARS, MIN_CHARS, CorpusConfig, SourceConfig
+from charrnn.data.cache import Cache, DamagedEntry, Entry
+from charrnn.data.documents import shuffle, split_documents
+from charrnn.data.sources import STDIN, ReadLimit, find_sources
+from charrnn.data.texts import Texts
+from charrnn.data.vocab import END, UNKNOWN, Ids, Vocab, count_points
+from charrnn.errors import InputError, UsageError
 
-_ID_SETTINGS = ("encoding", "errors", "bytes", "min_count", "documents", "known")  # settings that change the ids
 _LARGE_VOCABULARY, _USUAL_VOCABULARY = 20_000, 5_000
 _SHORT = 100  # characters; scores of shorter held-out texts are rough
 _NEVER_DECODED = re.compile("[\ud800-\udbff\udc02-\udc7f\udd00-\udfff]")  # surrogates that stand for nothing
-_SETTLED = 2.0  # seconds; a younger file could be edited again without changing its time
 
 
 @dataclass(frozen=True)
@@ -95,7 +90,7 @@ def load_corpus(names: Sequence[str], config: CorpusConfig, source_config: Sourc
     if cache.problem:
         notes.append(cache.problem)
     with ReadLimit(source_config, cache.folder) as limit:
-        texts = _Texts(found.sources + valid.sources, len(found.sources), config, limit)
+        texts = Texts(found.sources + valid.sources, len(found.sources), config, limit)
         signature = texts.signature()
         key = cache.find_key(signature) if signature else None
         entry = _look_up(cache, key, config, notes) if key else None
@@ -112,102 +107,6 @@ def find_corpus(key: str, config: CorpusConfig, cache: Cache) -> Corpus | None:
     """Return a corpus that was read earlier, or None if the cache no longer holds it."""
     entry = _look_up(cache, key, config, [])
     return None if entry is None else _make_corpus(entry, config, name="the text", paths=[], notes=[])
-
-
-def read_prompt(name: str, vocab: Vocab, cache: Cache) -> str:
-    """Read a short text for a model: UTF-8, or any bytes for a model of bytes."""
-    config = CorpusConfig(bytes=vocab.has_bytes)
-    with ReadLimit(SourceConfig(), cache.folder) as limit:
-        text = "".join(decode(Source(name).chunks(limit), name, config, advice="convert it, for example by iconv"))
-    return vocab.make_decoder()(text, True)
-
-
-def encode_text(
-    name: str, vocab: Vocab, config: CorpusConfig, source_config: SourceConfig, cache: Cache
-) -> tuple[Ids, UnknownChars]:
-    """Read a text, or a folder of texts, as ids of a model's vocabulary and the characters without one.
-
-    Both are as in Vocab.encode_around, mapped from files without a name.
-    """
-    sources = find_sources([name], source_config).sources
-    num_ids = 0
-    with ReadLimit(source_config, cache.folder) as limit, cache.explaining_errors():
-        id_file, unknown_file = limit.new_copy(), limit.new_copy()
-        texts = _Texts(sources, len(sources), config, limit)
-        for piece in texts.pieces():
-            ids, unknown = vocab.encode_around(piece)
-            unknown["place"] += num_ids
-            num_ids += len(ids)
-            id_file.write(ids.data)
-            unknown_file.write(unknown.tobytes())
-        return _map_file(id_file, vocab.dtype), _map_file(unknown_file, UNKNOWN_CHAR)
-
-
-def _map_file(file: IO[bytes], dtype: DTypeLike) -> NDArray[Any]:
-    """Map a file that was just written."""
-    file.flush()
-    return np.asarray(np.memmap(file, dtype, "r")) if file.tell() else np.empty(0, dtype)
-
-
-class _Texts:
-    """The texts of a corpus, read once or twice: num_joined training texts, then a separate held-out text, if any."""
-
-    def __init__(self, sources: list[Source], num_joined: int, config: CorpusConfig, limit: ReadLimit) -> None:
-        self.sources, self.num_joined, self.config, self.limit = sources, num_joined, config, limit
-        self.settings = {name: getattr(config, name) for name in _ID_SETTINGS} | {"format": FORMAT_VERSION}
-        self.name = " ".join(source.name for source in sources[:num_joined])
-
-    def pieces(self) -> Iterator[str]:
-        """Yield the characters. At the end, sizes (bytes) and lengths (characters) of each text and sha256 are set."""
-        digest = hashlib.sha256()
-        self.sizes, self.lengths = [0] * len(self.sources), [0] * len(self.sources)
-        self.limit.reset()
-        for index, source in enumerate(self.sources):
-            chunks = self._measure(source.chunks(self.limit), index, digest)
-            pieces = decode(chunks, source.name, self.config)
-            if self.config.documents:
-                pieces = end_documents(pieces, self.config.documents, is_bytes=self.config.bytes)
-            for piece in pieces:
-                self.lengths[index] += len(piece)
-                yield piece
-        self.sha256 = digest.hexdigest()
-
-    def _measure(self, chunks: Iterator[bytes], index: int, digest: Any) -> Iterator[bytes]:
-        """Pass on a text's bytes; hash and count them."""
-        for chunk in chunks:
-            digest.update(chunk)
-            self.sizes[index] += len(chunk)
-            yield chunk
-
-    def ids(self, vocab: Vocab, sha256: str) -> Iterator[Ids]:
-        """Read the characters again, as ids. Raises InputError if the texts have changed."""
-        names = " ".join(source.name for source in self.sources)
-        changed = InputError(f"{names}: changed while it was being read; start again")
-        for piece in self.pieces():
-            try:
-                yield vocab.encode(piece)
-            except UnknownCharacterError:
-                raise changed from None
-        if self.sha256 != sha256:
-            raise changed
-
-    def key(self) -> str:
-        """Hash the content that was read and the settings it was read with."""
-        return _hash([self.settings, self.sha256, self.sizes, self.num_joined])
-
-    def signature(self) -> str | None:
-        """Hash the files' paths, sizes and times; None if a text is a stream, or so recent that it may still change."""
-        states = []
-        for source in self.sources:
-            status = source.status
-            if status is None or time.time() - max(status.st_mtime, status.st_ctime) < _SETTLED:
-                return None
-            states.append([source.path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino])
-        return _hash([self.settings, states, self.num_joined])
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _look_up(cache: Cache, key: str, config: CorpusConfig, notes: list[str]) -> Entry | None:
@@ -228,7 +127,7 @@ def _is_consistent(entry: Entry, known: str) -> bool:
     facts, ids = entry
     try:
         vocab, counts, num_joined = Vocab(facts["vocab"]), facts["counts"], facts["num_joined"]
-        numbers = [facts["num_chars"], facts["num_bytes"], num_joined, *counts]
+        numbers = [facts["num_chars"], facts["num_bytes"], facts["num_texts"], num_joined, *counts]
         is_hash = re.fullmatch("[0-9a-f]{64}", facts["sha256"]) is not None
     except (KeyError, ValueError, TypeError):
         return False
@@ -244,7 +143,7 @@ def _is_consistent(entry: Entry, known: str) -> bool:
     )
 
 
-def _read(texts: _Texts, cache: Cache, notes: list[str]) -> Entry:
+def _read(texts: Texts, cache: Cache, notes: list[str]) -> Entry:
     """Count the characters, then encode them unless the cache already holds the same texts."""
     counts = count_points(texts.pieces())
     num_chars, sha256, key = sum(texts.lengths), texts.sha256, texts.key()
@@ -274,6 +173,7 @@ def _read(texts: _Texts, cache: Cache, notes: list[str]) -> Entry:
         "num_chars": num_chars,
         "num_joined": num_joined,
         "num_bytes": sum(texts.sizes),
+        "num_texts": len(texts.sources),
     }
     return cache.add(key, facts, ids)
 
@@ -302,7 +202,7 @@ def _make_corpus(
         key=facts["key"],
         has_valid_file=config.valid is not None,
     )
-    notes = [*notes, *_content_notes(vocab, np.array(facts["counts"]), config)]
+    notes = [*notes, *_document_notes(corpus, facts, config), *_content_notes(vocab, np.array(facts["counts"]), config)]
     if len(corpus.valid_ids) < _SHORT:
         notes.append(f"only {len(corpus.valid_ids)} characters are held out, so scores are rough")
     return replace(corpus, notes=tuple(notes))
@@ -319,7 +219,8 @@ def split(num_chars: int, config: CorpusConfig) -> tuple[int, int]:
 
 def _split_entry(entry: Entry, vocab: Vocab, config: CorpusConfig, name: str) -> tuple[int, int]:
     """Split as `split` does, but between documents, and exactly between training texts and a separate held-out text."""
-    ids, num_joined = entry.ids, entry.facts["num_joined"]
+    facts, ids = entry
+    num_joined = facts["num_joined"]
     if config.valid is not None:
         if len(ids) - num_joined < 2:
             raise InputError(f"{config.valid}: too short to be held out; at least two characters are needed")
@@ -328,13 +229,49 @@ def _split_entry(entry: Entry, vocab: Vocab, config: CorpusConfig, name: str) ->
     end = vocab.id_of(END)
     if end is None:
         return num_train, num_valid
-    valid_start = next_document(ids, num_train, end)
-    test_start = len(ids)
-    if config.test_fraction:
-        test_start = next_document(ids, max(num_train + num_valid, valid_start + 1), end)
-    if not 0 < valid_start < test_start:
-        raise InputError(f"{name}: too few documents to hold some of them out")
+    starts = split_documents(ids, end, valid_start=num_train, test_start=num_train + num_valid)
+    if starts is None:
+        num_documents = facts["counts"][end]
+        raise InputError(
+            f"{name}: too few documents: {num_documents} {_how_separated(config)}; "
+            f"at least {3 if config.test_fraction else 2} are needed to hold some out"
+        )
+    valid_start, test_start = starts
+    if 2 * valid_start < num_train:
+        raise InputError(
+            f"{name}: {valid_start:,} of {num_joined:,} characters would be left to train on, because a long document "
+            "falls into the held-out text; split it (--documents), or hold out another text (--valid FILE)"
+        )
     return valid_start, test_start - valid_start
+
+
+def _document_notes(corpus: Corpus, facts: dict[str, Any], config: CorpusConfig) -> list[str]:
+    """Say how many documents a text has, what separates them, and whether their lengths change the split."""
+    end = corpus.vocab.id_of(END)
+    if end is None:
+        return []
+    num_documents = facts["counts"][end]
+    mean = (facts["num_chars"] - num_documents) / num_documents
+    notes = [f"{num_documents:,} documents {_how_separated(config)}, {mean:,.0f} characters on average"]
+    if config.documents not in (LINES, BLANK_LINES) and num_documents <= facts["num_texts"]:
+        notes.append(f"'{config.documents}' separates nothing: each text is one document")
+    if config.valid is None:
+        num_train, num_valid = split(facts["num_joined"], config)
+        shares = {"held-out": (corpus.num_valid, num_valid)}
+        shares["test"] = (len(corpus.test_ids), facts["num_joined"] - num_train - num_valid)
+        notes += [
+            f"the {part} text has {found:,} characters instead of {asked:,}, because documents are never split"
+            for part, (found, asked) in shares.items()
+            if not asked <= 2 * found <= 4 * asked
+        ]
+    return notes
+
+
+def _how_separated(config: CorpusConfig) -> str:
+    """Describe what separates documents."""
+    if config.documents in (LINES, BLANK_LINES):
+        return "of one line each" if config.documents == LINES else "separated by blank lines"
+    return f"{'that begin with' if config.keep_separator else 'separated by'} '{config.documents}'"
 
 
 def _content_notes(vocab: Vocab, counts: NDArray[np.int64], config: CorpusConfig) -> list[str]:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from charrnn.config import BLANK_LINES, LINES
+from charrnn.config import BLANK_LINES, LINES, resembled_kind
+from charrnn.data.characters import unescaped
 from charrnn.data.vocab import END, Ids, bytes_as_chars
 from charrnn.kernels.counters import uniforms
 
@@ -24,13 +25,18 @@ _MAX_BUCKETS = 256  # open files
 _BATCH = 1 << 12  # documents that are joined at a time
 
 
-def end_documents(pieces: Iterable[str], kind: str, *, is_bytes: bool = False) -> Iterator[str]:
+def end_documents(
+    pieces: Iterable[str], kind: str, *, keep_separator: bool = False, is_bytes: bool = False
+) -> Iterator[str]:
     """Put END after each document of one text; drop the separators and empty documents.
 
-    kind: lines; blank-lines, of which one or more separate documents; or the separator itself.
-    A line ends with LF, CRLF or CR. is_bytes: each character of the text is a byte.
+    kind: lines; blank-lines, of which one or more separate documents; or the separator itself, with
+    the escapes of `unescape`. A line ends with LF, CRLF or CR. keep_separator: a document begins
+    with the separator before it. is_bytes: each character of the text is a byte.
     """
-    separator = bytes_as_chars(kind) if is_bytes else kind
+    separator = bytes_as_chars(unescape(kind)) if is_bytes else unescape(kind)
+    begin = separator if keep_separator else ""
+    opening = ""  # what the next document begins with
     held = ["\n\n" if kind == BLANK_LINES else ""]  # the end of the text so far, unless it is certainly in a document
     in_document = False
     for piece in itertools.chain(pieces, [""]):
@@ -38,20 +44,26 @@ def end_documents(pieces: Iterable[str], kind: str, *, is_bytes: bool = False) -
             held.append(piece)  # joined only once, however small the pieces of a long line are
             continue
         parts, rest = _split("".join([*held, piece]), kind, separator, is_last=not piece)
-        held = [rest]
-        marked = [parts[0]] if parts[0] else []
-        in_document = in_document or bool(parts[0])
-        if len(parts) > 1:
-            if in_document:
-                marked.append(END)
-            whole = [part for part in parts[1:-1] if part]
-            marked += [END.join(whole), END] if whole else []
-            marked.append(parts[-1])
-            in_document = bool(parts[-1])
+        held, marked = [rest], []
+        for index, part in enumerate(parts):
+            if index > 0:
+                if in_document:
+                    marked.append(END)
+                in_document, opening = False, begin
+            if part:
+                marked.append(part if in_document else opening + part)
+                in_document = True
         if ended := "".join(marked):
             yield ended
     if in_document:
         yield END
+
+
+def unescape(separator: str) -> str:
+    r"""Return the text that a separator stands for: \n, \t, \r and \\ in it are escapes; \lines is the word."""
+    text = unescaped(separator)
+    is_word = text.startswith("\\") and text == separator and resembled_kind(text[1:])
+    return text[1:] if is_word else text
 
 
 def _split(text: str, kind: str, separator: str, *, is_last: bool) -> tuple[list[str], str]:
@@ -117,18 +129,48 @@ def _stops(ids: Ids, end: int) -> Ids:
     return np.flatnonzero(ids == end) + 1
 
 
-def next_document(ids: Ids, position: int, end: int) -> int:
-    """Return where the first document at or after a position begins; if there is none, where the last one does.
+def split_documents(ids: Ids, end: int, *, valid_start: int, test_start: int) -> tuple[int, int] | None:
+    """Move the starts of the held-out and of the test text to the nearest starts of documents.
 
-    position: at least 1.
+    test_start: len(ids) if there is no test text. Returns None if there are too few documents: each part has one.
     """
-    for start in range(position - 1, len(ids) - 1, _BUCKET):
-        stops = _stops(ids[start : min(start + _BUCKET, len(ids) - 1)], end)
+    before = len(ids)
+    if test_start < len(ids):
+        before = _nearest_start(ids, len(ids), end, after=0, before=len(ids)) or 0
+    found = _nearest_start(ids, valid_start, end, after=0, before=before)
+    if found is None:
+        return None
+    if test_start == len(ids):
+        return found, test_start
+    return found, _nearest_start(ids, test_start, end, after=found, before=len(ids)) or before
+
+
+def _nearest_start(ids: Ids, position: int, end: int, *, after: int, before: int) -> int | None:
+    """Return where the document nearest to a position begins, the later one of two; None if there is none.
+
+    Only documents that begin after one position, at least 0, and before another one count.
+    """
+    position = min(max(position, after + 1), before)
+    later, earlier = _first_start(ids, position, before, end), _last_start(ids, after + 1, position, end)
+    if later is None or earlier is None:
+        return earlier if later is None else later
+    return later if later - position <= position - earlier else earlier
+
+
+def _first_start(ids: Ids, first: int, stop: int, end: int) -> int | None:
+    """Return where the first document begins from one position, at least 1, to another, exclusive."""
+    for start in range(first, stop, _BUCKET):
+        stops = _stops(ids[start - 1 : min(start + _BUCKET, stop) - 1], end)
         if len(stops) > 0:
-            return start + int(stops[0])
-    for stop in range(min(position, len(ids) - 1), 0, -_BUCKET):
-        start = max(0, stop - _BUCKET)
-        stops = _stops(ids[start:stop], end)
+            return start - 1 + int(stops[0])
+    return None
+
+
+def _last_start(ids: Ids, first: int, stop: int, end: int) -> int | None:
+    """Return where the last document begins from one position, at least 1, to another, exclusive."""
+    for later in range(stop, first, -_BUCKET):
+        start = max(first, later - _BUCKET)
+        stops = _stops(ids[start - 1 : later - 1], end)
         if len(stops) > 0:
-            return start + int(stops[-1])
-    return 0
+            return start - 1 + int(stops[-1])
+    return None

@@ -11,9 +11,10 @@ import numpy as np
 
 from charrnn.config import CorpusConfig, SourceConfig, overlay
 from charrnn.data.cache import Cache
-from charrnn.data.corpus import Corpus, encode_text, find_corpus, load_corpus
+from charrnn.data.corpus import Corpus, find_corpus, load_corpus
 from charrnn.data.documents import end_documents
 from charrnn.data.sources import STDIN
+from charrnn.data.texts import encode_text
 from charrnn.data.vocab import END, UNKNOWN_CHAR, Ids, UnknownChars, count_unknown
 from charrnn.errors import InputError, UsageError
 from charrnn.model.file import ModelFile
@@ -55,8 +56,10 @@ def separate_text(file: ModelFile, name: str, given: Mapping[str, Any], cache: C
     so. given: settings for reading the text.
     Raises InputError if there is nothing to score.
     """
-    config = CorpusConfig(bytes=file.vocab.has_bytes, documents=read_corpus_config(file).documents)
-    config, reset_id = overlay(config, given), file.vocab.id_of(END)
+    config, reset_id = _read_alike(file), file.vocab.id_of(END)
+    if "documents" in given:
+        config = dataclasses.replace(config, documents="", keep_separator=False)
+    config = overlay(config, given)
     if reset_id is None and config.documents:
         config, reset_id = dataclasses.replace(config, documents=""), _line_start(file, config.documents)
     ids, unknown_chars = encode_text(name, file.vocab, config, SourceConfig(), cache)
@@ -78,10 +81,13 @@ def _line_start(file: ModelFile, documents: str) -> int:
 
 def text_of_string(file: ModelFile, text: str) -> EvalText:
     """Turn a string into a text to score, as separate_text does with a file that holds it."""
-    vocab, documents = file.vocab, read_corpus_config(file).documents
+    vocab, config = file.vocab, _read_alike(file)
     chars = vocab.to_chars(text)
-    if documents:
-        chars = "".join(end_documents([chars], documents, is_bytes=vocab.has_bytes))
+    if config.documents:
+        pieces = end_documents(
+            [chars], config.documents, keep_separator=config.keep_separator, is_bytes=vocab.has_bytes
+        )
+        chars = "".join(pieces)
     return _eval_text("the text", *vocab.encode_around(chars), vocab.id_of(END))
 
 
@@ -93,6 +99,12 @@ def _eval_text(name: str, ids: Ids, unknown_chars: UnknownChars, reset_id: int |
     context = ids[:1] if reset_id is None else np.array([reset_id], ids.dtype)
     title = os.path.basename(name)
     return EvalText(name, title, ids[num_fed:], context, unknown_chars, num_before=num_fed, reset_id=reset_id)
+
+
+def _read_alike(file: ModelFile) -> CorpusConfig:
+    """Return how to read another text as the training text was read: as bytes, in documents."""
+    config = read_corpus_config(file)
+    return CorpusConfig(bytes=file.vocab.has_bytes, documents=config.documents, keep_separator=config.keep_separator)
 
 
 def read_corpus_config(file: ModelFile) -> CorpusConfig:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from charrnn.config import CorpusConfig, SourceConfig
 from charrnn.data import cache as module
-from charrnn.data import corpus as corpus_module
+from charrnn.data import texts as texts_module
 from charrnn.data.cache import Cache, DamagedEntry, Entry
 from charrnn.data.corpus import load_corpus
 from charrnn.errors import CharrnnError, InputError
@@ -335,11 +335,11 @@ def run_script(script, *args):
 SETUP = """
 import itertools, os, sys, tempfile
 from pathlib import Path
-from charrnn.data import corpus
+from charrnn.data import corpus, texts
 from charrnn.data.cache import Cache
 from charrnn.config import CorpusConfig, SourceConfig
 
-corpus._SETTLED = -1e9
+texts._SETTLED = -1e9
 
 def load(name, folder, documents):
     return corpus.load_corpus([name], CorpusConfig(documents=documents), SourceConfig(), Cache(folder))
@@ -396,7 +396,7 @@ for number in itertools.count(1):
 @pytest.mark.parametrize("documents", [pytest.param("", marks=pytest.mark.slow), "lines"])
 def test_a_killed_process_leaves_no_wrong_entry(tmp_path, monkeypatch, documents):
     """What it leaves is complete or not found; the next process adds what is missing and removes the rest."""
-    monkeypatch.setattr(corpus_module, "_SETTLED", -1e9)
+    monkeypatch.setattr(texts_module, "_SETTLED", -1e9)
     name, top = tmp_path / "text", tmp_path / "killed"
     name.write_text(make_text(3000), encoding="utf-8")
     top.mkdir()

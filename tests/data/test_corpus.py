@@ -23,10 +23,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from charrnn.config import MAX_VALID_CHARS, MIN_CHARS, CorpusConfig, SourceConfig
-from charrnn.data import corpus as module
 from charrnn.data import sources
+from charrnn.data import texts as texts_module
 from charrnn.data.cache import Cache
-from charrnn.data.corpus import encode_text, find_corpus, load_corpus, read_prompt, split
+from charrnn.data.corpus import find_corpus, load_corpus, split
+from charrnn.data.texts import encode_text, read_prompt
 from charrnn.data.vocab import END, UNKNOWN, Vocab, count_unknown
 from charrnn.errors import CharrnnError, InputError, UsageError
 from tests.conftest import make_text
@@ -64,15 +65,15 @@ def naive_documents(text, kind):
     """Split a text into documents by the definition of their kind."""
     if kind == "blank-lines":  # the beginning and the end of a text count as blank lines
         end = r"(?:\r\n|\r(?!\n)|(?<!\r)\n)"
-        pieces = re.split(rf"{end}(?:[ \t]*{end})+", "\n\n" + re.sub(r"[\r\n][ \t\r\n]*\Z", "", text))
+        pieces = re.split(rf"{end}(?:[ \t]*{end})+", re.sub(r"[\r\n][ \t\r\n]*\Z", "", "\n\n" + text))
     else:
         pieces = re.split("[\r\n]", text) if kind == "lines" else text.split(kind)
     return [piece for piece in pieces if piece]
 
 
-def naive_border(starts, position):
-    """Return where the first document at or after a position begins, or else the last one."""
-    return min((start for start in starts if start >= position), default=starts[-1])
+def nearest(starts, position):
+    """Return the start nearest to a position, the later one of two."""
+    return min(starts, key=lambda start: (abs(start - position), -start))
 
 
 def refuse(*args, **kwargs):
@@ -95,7 +96,7 @@ def shared(tmp_path_factory):
 @pytest.fixture
 def settled(monkeypatch):
     """Treat all files as old enough that an edit would change their times."""
-    monkeypatch.setattr(module, "_SETTLED", -1e9)
+    monkeypatch.setattr(texts_module, "_SETTLED", -1e9)
 
 
 @settings(max_examples=25)
@@ -467,7 +468,7 @@ def test_a_replaced_file_is_read_again(tmp_path, cache, settled):
 @pytest.mark.parametrize("how", ["touched", "copied", "renamed", "unsettled"])
 def test_equal_bytes_share_an_entry(tmp_path, cache, monkeypatch, how):
     """A text that was read under another name or time isn't written a second time."""
-    monkeypatch.setattr(module, "_SETTLED", 2.0 if how == "unsettled" else -1e9)
+    monkeypatch.setattr(texts_module, "_SETTLED", 2.0 if how == "unsettled" else -1e9)
     name = write(tmp_path, "a", make_text(500))
     first = load(name, cache=cache)
     if how == "touched":
@@ -507,6 +508,7 @@ def test_every_setting_that_changes_the_ids_changes_the_key(tmp_path, cache, mon
         {"documents": "lines"},
         {"documents": "blank-lines"},
         {"documents": ","},
+        {"documents": ",", "keep_separator": True},
     ]
     first = [load(name, cache=cache, **way) for way in ways]
     assert len({corpus.key for corpus in first}) == len(cache.entries()) == len(ways)
@@ -521,7 +523,7 @@ def test_every_setting_that_changes_the_ids_changes_the_key(tmp_path, cache, mon
 @pytest.mark.parametrize("position", [0, 80, 300, -1])
 def test_a_damaged_entry_is_created_again(tmp_path, cache, monkeypatch, is_settled, position):
     """A note says so once; afterwards everything is as before."""
-    monkeypatch.setattr(module, "_SETTLED", -1e9 if is_settled else 2.0)
+    monkeypatch.setattr(texts_module, "_SETTLED", -1e9 if is_settled else 2.0)
     name = write(tmp_path, "a", make_text(2000))
     first = load(name, cache=cache)
     (path,) = cache.entries()
@@ -560,6 +562,7 @@ def test_a_damaged_entry_is_created_again(tmp_path, cache, monkeypatch, is_settl
         {"num_joined": "2000"},
         {"num_chars": 2000.0},
         {"num_bytes": None},
+        {"num_texts": -1},
         {"sha256": 7},
         {"sha256": "../a"},
     ],
@@ -584,7 +587,9 @@ def test_an_entry_without_the_characters_of_the_base_model_is_a_damaged_one(tmp_
     name = write(tmp_path, "a", "ab" * 50)
     key = load(name, cache=cache, known="xyz").key
     facts = {"sha256": "0" * 64, "vocab": "ab", "counts": [50, 50], "dtype": "uint8", "num_chars": 100}
-    cache.add(key, facts | {"num_joined": 100, "num_bytes": 100}, [np.tile(np.array([0, 1], np.uint8), 50)])
+    cache.add(
+        key, facts | {"num_joined": 100, "num_bytes": 100, "num_texts": 1}, [np.tile(np.array([0, 1], np.uint8), 50)]
+    )
     assert load(name, cache=cache, known="xyz").vocab.chars == "abxyz"
 
 
@@ -930,14 +935,14 @@ def test_documents_are_shuffled_and_never_split(folder, shared, texts, kind, tes
         words = "too few documents" if size >= MIN_CHARS else f"{size} characters are too few" if size else "empty"
         assert words in str(caught.value)
         return
-    found = decoded(load(*names, cache=shared, documents=kind))  # two documents are always enough for two parts
+    found = decoded(load(*names, cache=shared, documents=kind, valid=write(folder, "valid.txt", "ab")))[:size]
     assert sorted(found.split(END)) == ["", *expected]
     starts = [index + 1 for index, char in enumerate(found[:-1]) if char == END]
     num_train, num_valid = split(size, CorpusConfig(**config))
-    first = naive_border(starts, num_train)
-    last = naive_border(starts, max(num_train + num_valid, first + 1)) if test_fraction else size
-    if first == last:  # the test text would have no document
-        with pytest.raises(InputError, match="too few documents"):
+    first = nearest(starts[:-1] if test_fraction else starts, num_train)
+    last = nearest([start for start in starts if start > first], num_train + num_valid) if test_fraction else size
+    if 2 * first < num_train:
+        with pytest.raises(InputError, match="characters would be left to train on"):
             load(*names, cache=shared, **config)
         return
     corpus = load(*names, cache=shared, **config)
@@ -983,17 +988,85 @@ def test_too_few_documents_are_refused(tmp_path, cache, text, test):
     name = write(tmp_path, "a", text)
     with pytest.raises(InputError) as caught:
         load(name, cache=cache, documents="lines", test_fraction=test)
-    assert str(caught.value) == f"{name}: too few documents to hold some of them out"
+    number, needed = (2, 3) if test else (1, 2)
+    words = f"too few documents: {number} of one line each; at least {needed} are needed to hold some out"
+    assert str(caught.value) == f"{name}: {words}"
 
 
 def test_two_documents_are_enough(tmp_path, cache):
-    """One for training and one held out, whichever is longer."""
-    for text in ("a" * 50 + "\nb", "a\n" + "b" * 50, "a\n" * 2 + "b" * 30):
-        corpus = load(write(tmp_path, "a", text), cache=cache, documents="lines")
+    """One for training and one held out, unless the longer one would be held out."""
+    trained = 0
+    for text in ("a" * 50 + "\nb", "a\n" + "b" * 50, "a\n" * 2 + "b" * 30, "a" * 50 + "\n" + "b" * 49):
+        name = write(tmp_path, "a", text)
+        try:
+            corpus = load(name, cache=cache, documents="lines")
+        except InputError as error:
+            assert "characters would be left to train on" in str(error)  # noqa: PT017 - or none comes
+            continue
+        trained += 1
         train, valid, test = parts(corpus)
         assert train.endswith(END)
         assert valid.endswith(END)
+        assert len(train) > 0.8 * len(valid)
         assert test == ""
+    assert trained >= 1
+
+
+def long_last(tmp_path, cache, sizes):
+    """Write documents of these sizes in an order that shuffling turns into the given one; return the file's name."""
+    order = decoded(
+        load(write(tmp_path, "o", "".join(f"{n:09}\n" for n in range(len(sizes)))), cache=cache, documents="lines")
+    )
+    places = [int(number) for number in order.split(END)[:-1]]
+    lines = {place: "x" * size for place, size in zip(places, sizes, strict=True)}
+    return write(tmp_path, "long", "\n".join(lines[number] for number in range(len(sizes))))
+
+
+def test_a_long_document_at_the_end_is_not_held_out_silently(tmp_path, cache):
+    """A text of which little would be left is refused with advice; a larger share than asked for is noted."""
+    name = long_last(tmp_path, cache, [1, 1, 5000])
+    with pytest.raises(InputError) as caught:
+        load(name, cache=cache, documents="lines")
+    assert str(caught.value).startswith(f"{name}: 4 of 5,005 characters would be left to train on")
+    corpus = load(long_last(tmp_path, cache, [100] * 30 + [1000]), cache=cache, documents="lines")
+    assert corpus.num_valid == 1001
+    asked = 31 + 4000 - split(4031, CorpusConfig())[0]
+    note = f"the held-out text has 1,001 characters instead of {asked}, because documents are never split"
+    assert note in corpus.notes
+
+
+def test_the_nearest_boundary_can_lie_before_the_requested_one(tmp_path, cache):
+    """A document that straddles the boundary is held out if most of it lies behind."""
+    name = long_last(tmp_path, cache, [100] * 16 + [200, 5])
+    corpus = load(name, cache=cache, documents="lines")
+    assert corpus.num_train == 16 * 101
+    name = long_last(tmp_path, cache, [100] * 50 + [400, 5, 5])
+    corpus = load(name, cache=cache, documents="lines", test_fraction=0.05)
+    assert len(corpus.test_ids) in (6, 12, 413)
+    assert corpus.num_valid in (4 * 101, 5 * 101, 401)
+
+
+def notes_of(*names, cache, **config):
+    """Return the notes about documents."""
+    return [note for note in load(*names, cache=cache, **config).notes if "documents" in note or "separates" in note]
+
+
+def test_a_note_says_how_many_documents_there_are(tmp_path, cache):
+    """What separates them, and their mean length; a separator that doesn't occur is named."""
+    text = "".join(f"{number:06}\n" for number in range(3000))
+    name, other = write(tmp_path, "a", text), write(tmp_path, "b", "one###two###" * 500)
+    assert notes_of(name, cache=cache) == []
+    (note,) = notes_of(name, cache=cache, documents="lines")
+    assert note == "3,000 documents of one line each, 6 characters on average"
+    (note,) = notes_of(other, cache=cache, documents="###")
+    assert note == "1,000 documents separated by '###', 3 characters on average"
+    (note,) = notes_of(other, cache=cache, documents="###", keep_separator=True)
+    assert note == "1,000 documents that begin with '###', 6 characters on average"
+    third = write(tmp_path, "c", text.replace("0", "1"))
+    _, note, *_ = notes_of(name, third, cache=cache, documents="%%%", valid_fraction=0.5)
+    assert note == "'%%%' separates nothing: each text is one document"
+    with pytest.raises(InputError, match="too few documents: 1 separated by '%%%'; at least 2"):
+        load(name, cache=cache, documents="%%%")
 
 
 # bytes

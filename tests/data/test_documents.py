@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charrnn.data import documents
-from charrnn.data.documents import end_documents, next_document, shuffle
+from charrnn.data.documents import end_documents, shuffle, split_documents, unescape
 from charrnn.data.vocab import END
 
 STOP = 0  # the id of a document's end
@@ -290,26 +290,84 @@ def test_shuffle_removes_its_files(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def naive_next(ids, position):
-    """Return where the first document at or after a position begins, or else the last one."""
-    begins = [0, *(index + 1 for index, char in enumerate(ids[:-1]) if char == STOP)]
-    return min((begin for begin in begins if begin >= position), default=begins[-1])
+def naive_split(ids, valid_start, test_start):
+    """Choose among all starts of documents the nearest ones that leave a document for each part."""
+    starts = [index + 1 for index, char in enumerate(ids[:-1]) if char == STOP]
+    has_test = test_start < len(ids)
+    if len(starts) < 1 + has_test:
+        return None
+    valid = min(starts[:-1] if has_test else starts, key=lambda start: (abs(start - valid_start), -start))
+    later = [start for start in starts if start > valid]
+    return valid, min(later, key=lambda start: (abs(start - test_start), -start)) if has_test else len(ids)
 
 
-@settings(max_examples=100)
-@given(ids=st.lists(st.integers(0, 2), min_size=1, max_size=40), bucket=st.sampled_from([1, 2, 3, 7, 1 << 22]))
-def test_next_document_matches_a_scan(ids, bucket):
-    """From any position, including one after the text, for any size of the pieces that are scanned."""
+@settings(max_examples=200)
+@given(
+    ids=st.lists(st.integers(0, 2), min_size=1, max_size=40),
+    bucket=st.sampled_from([1, 2, 3, 7, 1 << 22]),
+    data=st.data(),
+)
+def test_a_text_is_split_at_the_nearest_documents(ids, bucket, data):
+    """On either side of the requested positions, for any size of the pieces that are scanned."""
+    valid_start = data.draw(st.integers(1, len(ids)))
+    test_start = data.draw(st.one_of(st.just(len(ids)), st.integers(valid_start, len(ids))))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(documents, "_BUCKET", bucket)
-        for position in range(1, len(ids) + 3):
-            assert next_document(np.array(ids, np.uint8), position, STOP) == naive_next(ids, position)
+        found = split_documents(np.array(ids, np.uint8), STOP, valid_start=valid_start, test_start=test_start)
+    assert found == naive_split(ids, valid_start, test_start)
 
 
-@pytest.mark.parametrize(("position", "expected"), [(1, 3), (3, 3), (4, 5), (5, 5), (6, 5), (8, 5)])
-def test_examples_of_next_document(position, expected):
-    """No document begins where the text ends, so there the last one is returned."""
-    assert next_document(np.array([1, 1, 0, 2, 0, 3, 3, 0], np.uint8), position, STOP) == expected
+@pytest.mark.parametrize(("position", "expected"), [(1, 3), (3, 3), (4, 5), (5, 5), (6, 5), (7, 5)])
+def test_examples_of_a_split(position, expected):
+    """No document begins where the text ends; of two at the same distance the later one is chosen."""
+    ids = np.array([1, 1, 0, 2, 0, 3, 3, 0], np.uint8)
+    assert split_documents(ids, STOP, valid_start=position, test_start=8) == (expected, 8)
+    assert split_documents(ids, STOP, valid_start=position, test_start=7) == (3, 5)
+    assert split_documents(ids[:5], STOP, valid_start=position, test_start=4) is None
+    assert split_documents(ids[:3], STOP, valid_start=position, test_start=3) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "separator", "parts"),
+    [
+        (">one\nAC\n>two\nGT\n", ">", [">one\nAC\n", ">two\nGT\n"]),
+        ("; a comment\n>one\nAC\n", ">", ["; a comment\n", ">one\nAC\n"]),
+        ("[Event a]\n1. e4\n\n[Event b]\n1. d4\n", "[Event", ["[Event a]\n1. e4\n\n", "[Event b]\n1. d4\n"]),
+        (">>>a>", ">", [">a"]),
+        (">", ">", []),
+        ("", ">", []),
+        ("a\n%\nb\n%\n", r"\n%\n", ["a", "\n%\nb"]),
+    ],
+)
+def test_a_separator_can_be_kept(text, separator, parts):
+    """At the beginning of the document that follows; every way to cut the text gives the same result."""
+    chunkings = all_chunkings(text) if len(text) < 12 else [cut(text, [size]) for size in (1, 2, 3, 5, 99)]
+    for pieces in chunkings:
+        assert "".join(end_documents(pieces, separator, keep_separator=True)) == ended(parts)
+
+
+@pytest.mark.parametrize(
+    ("separator", "text"),
+    [
+        (r"\n", "\n"),
+        (r"\n%\n", "\n%\n"),
+        (r"\t", "\t"),
+        (r"\r\n", "\r\n"),
+        (r"\\", "\\"),
+        (r"\\n", "\\n"),
+        ("\\", "\\"),
+        (r"\section", r"\section"),
+        ("\n\t", "\n\t"),
+        (r"\lines", "lines"),
+        (r"\nlines", "\nlines"),
+        (r"\blank-line", "blank-line"),
+        ("###", "###"),
+    ],
+)
+def test_escapes_in_a_separator(separator, text):
+    """As people write them in single quotes; any other backslash is itself, but for one before a keyword."""
+    assert unescape(separator) == text
+    assert documents_of([f"one{text}two"], separator) == ended(["one", "two"])
 
 
 @pytest.mark.parametrize("lines", ["\n", " \n", "\n\n", "\t\n \r\n"])

@@ -1,0 +1,123 @@
+"""Several texts read as one: their characters or ids, and the keys that find them in the cache."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from charrnn.config import CorpusConfig, SourceConfig
+from charrnn.data.cache import FORMAT_VERSION, Cache
+from charrnn.data.decoding import decode
+from charrnn.data.documents import end_documents
+from charrnn.data.sources import ReadLimit, Source, find_sources
+from charrnn.data.vocab import UNKNOWN_CHAR, Ids, UnknownChars, Vocab
+from charrnn.errors import InputError, UnknownCharacterError
+
+# settings that change the ids
+_ID_SETTINGS = ("encoding", "errors", "bytes", "min_count", "documents", "keep_separator", "known")
+_SETTLED = 2.0  # seconds; a younger file could be edited again without changing its time
+
+
+class Texts:
+    """The texts of a corpus, read once or twice: num_joined training texts, then a separate held-out text, if any."""
+
+    def __init__(self, sources: list[Source], num_joined: int, config: CorpusConfig, limit: ReadLimit) -> None:
+        self.sources, self.num_joined, self.config, self.limit = sources, num_joined, config, limit
+        self.settings = {name: getattr(config, name) for name in _ID_SETTINGS} | {"format": FORMAT_VERSION}
+        self.name = " ".join(source.name for source in sources[:num_joined])
+
+    def pieces(self) -> Iterator[str]:
+        """Yield the characters. At the end, sizes (bytes) and lengths (characters) of each text and sha256 are set."""
+        digest = hashlib.sha256()
+        self.sizes, self.lengths = [0] * len(self.sources), [0] * len(self.sources)
+        self.limit.reset()
+        for index, source in enumerate(self.sources):
+            chunks = self._measure(source.chunks(self.limit), index, digest)
+            pieces = decode(chunks, source.name, self.config)
+            if self.config.documents:
+                pieces = end_documents(
+                    pieces,
+                    self.config.documents,
+                    keep_separator=self.config.keep_separator,
+                    is_bytes=self.config.bytes,
+                )
+            for piece in pieces:
+                self.lengths[index] += len(piece)
+                yield piece
+        self.sha256 = digest.hexdigest()
+
+    def _measure(self, chunks: Iterator[bytes], index: int, digest: Any) -> Iterator[bytes]:
+        """Pass on a text's bytes; hash and count them."""
+        for chunk in chunks:
+            digest.update(chunk)
+            self.sizes[index] += len(chunk)
+            yield chunk
+
+    def ids(self, vocab: Vocab, sha256: str) -> Iterator[Ids]:
+        """Read the characters again, as ids. Raises InputError if the texts have changed."""
+        names = " ".join(source.name for source in self.sources)
+        changed = InputError(f"{names}: changed while it was being read; start again")
+        for piece in self.pieces():
+            try:
+                yield vocab.encode(piece)
+            except UnknownCharacterError:
+                raise changed from None
+        if self.sha256 != sha256:
+            raise changed
+
+    def key(self) -> str:
+        """Hash the content that was read and the settings it was read with."""
+        return _hash([self.settings, self.sha256, self.sizes, self.num_joined])
+
+    def signature(self) -> str | None:
+        """Hash the files' paths, sizes and times; None if a text is a stream, or so recent that it may still change."""
+        states = []
+        for source in self.sources:
+            status = source.status
+            if status is None or time.time() - max(status.st_mtime, status.st_ctime) < _SETTLED:
+                return None
+            states.append([source.path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino])
+        return _hash([self.settings, states, self.num_joined])
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def read_prompt(name: str, vocab: Vocab, cache: Cache) -> str:
+    """Read a short text for a model: UTF-8, or any bytes for a model of bytes."""
+    config = CorpusConfig(bytes=vocab.has_bytes)
+    with ReadLimit(SourceConfig(), cache.folder) as limit:
+        text = "".join(decode(Source(name).chunks(limit), name, config, advice="convert it, for example by iconv"))
+    return vocab.make_decoder()(text, True)
+
+
+def encode_text(
+    name: str, vocab: Vocab, config: CorpusConfig, source_config: SourceConfig, cache: Cache
+) -> tuple[Ids, UnknownChars]:
+    """Read a text, or a folder of texts, as ids of a model's vocabulary and the characters without one.
+
+    Both are as in Vocab.encode_around, mapped from files without a name.
+    """
+    sources = find_sources([name], source_config).sources
+    num_ids = 0
+    with ReadLimit(source_config, cache.folder) as limit, cache.explaining_errors():
+        id_file, unknown_file = limit.new_copy(), limit.new_copy()
+        texts = Texts(sources, len(sources), config, limit)
+        for piece in texts.pieces():
+            ids, unknown = vocab.encode_around(piece)
+            unknown["place"] += num_ids
+            num_ids += len(ids)
+            id_file.write(ids.data)
+            unknown_file.write(unknown.tobytes())
+        return _map_file(id_file, vocab.dtype), _map_file(unknown_file, UNKNOWN_CHAR)
+
+
+def _map_file(file: IO[bytes], dtype: DTypeLike) -> NDArray[Any]:
+    """Map a file that was just written."""
+    file.flush()
+    return np.asarray(np.memmap(file, dtype, "r")) if file.tell() else np.empty(0, dtype)
