@@ -67,7 +67,7 @@ def result_lines(event: Finished) -> str:
     """Return the final scores, each with what it means."""
     lines = [
         f"{_loss(event.nats_per_char)} on all {event.num_chars:,} held-out characters",
-        f"(best weights: step {event.best_step} of {event.step}; slightly optimistic, because this text chose them)",
+        f"(best weights: step {event.best_step} of {event.step}; slightly optimistic: this text chose them)",
     ]
     if event.network_nats_per_char is not None and event.ngram_nats_per_char is not None:
         alone = f"{event.network_nats_per_char:.4f} nats, n-grams alone {event.ngram_nats_per_char:.4f}"
@@ -75,7 +75,7 @@ def result_lines(event: Finished) -> str:
     if event.test_nats_per_char is not None:
         lines += [
             f"{_loss(event.test_nats_per_char)} on {event.num_test_chars:,} test characters",
-            "(unbiased, because this text chose nothing)",
+            "(unbiased: this text chose nothing)",
         ]
     return "\n".join(lines)
 
@@ -83,9 +83,9 @@ def result_lines(event: Finished) -> str:
 def plan_lines(plan: Plan, *, with_reasons: bool = False) -> str:
     """Return a plan as a few lines, with one more for each setting that has a reason, if asked for."""
     model, training = plan.model, plan.training
-    budget = f"{plan.steps:,} steps" if plan.steps else f"{plan.minutes:g} minutes"
+    budget = _count(plan.steps, "step") if plan.steps else _count(plan.minutes or 0.0, "minute")
     texts = ", ".join(os.path.basename(path) for path in plan.texts[:3]) + (", …" if len(plan.texts) > 3 else "")
-    threads = "1 thread" if plan.threads == 1 else f"{plan.threads} threads"
+    threads = _count(plan.threads, "thread")
     if plan.processes > 1:
         threads = f"{plan.processes} processes with {threads} each"
     weight_drop = f", weight drop {training['weight_drop']:g}" if training.get("weight_drop") else ""
@@ -95,9 +95,9 @@ def plan_lines(plan: Plan, *, with_reasons: bool = False) -> str:
     lines = [
         f"{one_line(texts)}: {plan.num_chars:,} characters, {plan.vocab_size:,} distinct; {part} held out{test}",
         f"{_network(model)}, embedding {model['embedding_dim']}, "
-        f"{plan.num_parameters:,} parameters, about {plan.memory_bytes / 1e6:,.0f} MB, "
-        f"{plan.device}, {threads}, {plan.precision}",
+        f"{plan.num_parameters:,} parameters, about {plan.memory_bytes / 1e6:,.0f} MB",
         f"{budget}, {training['batch_size']}x{training['seq_len']} characters per step; "
+        f"{plan.device}, {threads}, {plan.precision}",
         f"dropout {training['dropout']:g}{weight_drop}, "
         f"learning rate {training['learning_rate']:g}, weight decay {training['weight_decay']:g}",
         f"run {plan.run!r}{base}",
@@ -233,6 +233,10 @@ def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
         *([("test score", f"{_bits(scores['test'])} bits/char on the test text")] if "test" in scores else []),
         ("training", ", ".join(f"{name} {value}" for name, value in training.items() if value is not None)),
     ]
+
+
+def _count(number: float, name: str) -> str:
+    return f"{number:,.15g} {name}" + ("" if number == 1 else "s")
 
 
 def _network(config: Mapping[str, Any]) -> str:

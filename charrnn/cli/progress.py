@@ -12,10 +12,11 @@ from typing import Any
 from charrnn.cli import console
 from charrnn.cli.messages import describe
 from charrnn.data.characters import printable
-from charrnn.events import Evaluated, Event, Progress, bits
+from charrnn.events import Evaluated, Event, Progress, Sample, bits
 from charrnn.hardware import split_range
 
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal to draw a bar on
+SECONDS_BETWEEN_SAMPLES = 10.0  # or those of a short run would fill the screen
 MAX_CURVE = 24  # columns
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -28,6 +29,7 @@ class TrainView:
         self.quiet = quiet
         self._bar: Any = None
         self._last_line = time.monotonic()
+        self._last_sample = -math.inf
         self._losses: list[float] = []
 
     def show(self, event: Event) -> None:
@@ -38,6 +40,8 @@ class TrainView:
         with contextlib.suppress(OSError):  # stderr was closed, which is no reason to stop training
             if isinstance(event, Progress):
                 self._show_progress(event)
+            elif isinstance(event, Sample):
+                self._show_sample(event)
             elif text := describe(event):
                 self._show_line(text + self._curve(event))
 
@@ -62,6 +66,12 @@ class TrainView:
         self._losses.append(event.nats_per_char)
         width = min(MAX_CURVE, console.terminal_width() - len(describe(event)) - 3)
         return f"  {sparkline(self._losses, width)}" if width > 3 else ""
+
+    def _show_sample(self, event: Sample) -> None:
+        now, text = time.monotonic(), describe(event)
+        if text and now - self._last_sample >= SECONDS_BETWEEN_SAMPLES:
+            self._last_sample = now
+            self._show_line(text)
 
     def _show_line(self, text: str) -> None:
         if self._bar is None:

@@ -39,7 +39,7 @@ PLAN = Plan(
     reasons={"hidden_size": "as large as this text can use"},
 )
 FINISHED = Finished(20, "model.safetensors", 15, 1.0, 1.442695, 4070)
-SELECTED = "(best weights: step 15 of 20; slightly optimistic, because this text chose them)"
+SELECTED = "(best weights: step 15 of 20; slightly optimistic: this text chose them)"
 
 # an event, and its lines
 DESCRIBED: list[tuple[Event, list[str]]] = [
@@ -47,8 +47,9 @@ DESCRIBED: list[tuple[Event, list[str]]] = [
         PLAN,
         [
             "poems.txt: 4,068 characters, 20 distinct; the last 407 held out",
-            "gru 1x16, embedding 64, 5,556 parameters, about 12 MB, cpu, 2 threads, float32",
-            "1,500 steps, 4x32 characters per step; dropout 0.5, learning rate 0.004, weight decay 0.1",
+            "gru 1x16, embedding 64, 5,556 parameters, about 12 MB",
+            "1,500 steps, 4x32 characters per step; cpu, 2 threads, float32",
+            "dropout 0.5, learning rate 0.004, weight decay 0.1",
             "run 'poems'",
         ],
     ),
@@ -83,7 +84,7 @@ DESCRIBED: list[tuple[Event, list[str]]] = [
             "1.0000 nats, 1.443 bits per character on all 4,070 held-out characters",
             SELECTED,
             "2.0000 nats, 2.885 bits per character on 1,234 test characters",
-            "(unbiased, because this text chose nothing)",
+            "(unbiased: this text chose nothing)",
         ],
     ),
 ]
@@ -119,6 +120,8 @@ def test_every_event_is_described() -> None:
     ("changes", "part"),
     [
         ({"steps": None, "minutes": 2.5}, "\n2.5 minutes, 4x32 characters per step; "),
+        ({"steps": None, "minutes": 1.0}, "\n1 minute, 4x32 characters per step; "),
+        ({"steps": 1}, "\n1 step, 4x32 characters per step; "),
         ({"processes": 4}, "cpu, 4 processes with 2 threads each, float32"),
         ({"threads": 1}, "cpu, 1 thread, float32"),
         ({"valid": "/x/held.txt"}, "; held.txt held out\n"),

@@ -75,6 +75,22 @@ def test_a_pipe_gets_progress_every_ten_seconds(
     assert lines == [b"step 7/20: 2.885 bits, 12,346 chars/s, 1:01 left"] * 2
 
 
+def test_people_get_a_sample_every_ten_seconds(
+    capsysbinary: pytest.CaptureFixture[bytes], now: SimpleNamespace
+) -> None:
+    """At most, and each evaluation; JSON has all samples."""
+    view = TrainView(json_lines=True, quiet=False)
+    for number in range(5):
+        view.show(EVALUATED)
+        view.show(Sample(9, text=f"sample {number}"))
+        now.seconds += 4.0
+    caught = capsysbinary.readouterr()
+    assert caught.out.count(b'"sample"') == 5
+    lines = caught.err.decode().splitlines()
+    assert [line.strip() for line in lines if line.startswith(" ")] == ["sample 0", "sample 3"]
+    assert len(lines) == 7
+
+
 def test_the_number_of_steps_may_be_unknown(capsysbinary: pytest.CaptureFixture[bytes], now: SimpleNamespace) -> None:
     """While the speed is being measured, the line says so."""
     view = TrainView(json_lines=False, quiet=False)
