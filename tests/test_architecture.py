@@ -25,7 +25,7 @@ ROOMS = (
     ("evaluation",),
     ("training",),
     ("pages",),
-    ("precompile", "api"),
+    ("precompile", "signals", "api"),
     ("cli",),
     ("__main__",),
 )

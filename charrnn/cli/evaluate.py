@@ -1,6 +1,5 @@
-"""`charrnn eval`: score a text, compare the score with baselines, write the report page."""
+"""`charrnn eval`: score a text, and compare the score with baselines or with those of other models."""
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charrnn.cli import console, messages
-from charrnn.cli.options import Device, Encoding, Errors, Json, ModelName, Threads, given, output_option, text_option
+from charrnn.cli.options import Device, Encoding, Errors, Json, ModelNames, Threads, given, output_option, text_option
+from charrnn.cli.report import MAX_SHOWN, NUM_HARDEST, NUM_TOP, check_target, write_page
 from charrnn.config import ADAPT_RATE
-from charrnn.errors import CharrnnError, InputError, UsageError
+from charrnn.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    import torch
+
     from charrnn.data.corpus import Corpus
     from charrnn.evaluation.scores import Assessment, Line
     from charrnn.evaluation.summary import Summary
@@ -21,12 +23,8 @@ if TYPE_CHECKING:
     from charrnn.kernels.head import Predictions
     from charrnn.model.file import ModelFile
     from charrnn.model.network import CharRNN
-    from charrnn.training.plan import RunPlan
 
-NUM_TOP = 5  # likeliest characters shown for each character
 EXCERPT = 400  # characters of the text, coloured by surprisal
-MAX_SHOWN = 120_000  # characters of the text on a page
-NUM_HARDEST = 20  # lines on a page
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def evaluate(
             metavar="[TEXT]", help="Text to score, or - for stdin.", show_default="the part held out in training"
         ),
     ] = None,
-    model: ModelName = None,
+    model: ModelNames = None,
     yardsticks: Annotated[
         bool, typer.Option(help="Compare with baselines (n-grams, xz) and measure copied text.")
     ] = True,
@@ -103,6 +101,7 @@ def evaluate(
       charrnn eval
       charrnn eval chapter.txt --worst 5
       charrnn eval -m poems --adapt --html report.html
+      charrnn eval -m poems -m sonnets chapter.txt
     """
     items = Items(per_line, per_char, worst)
     if adapt_rate is not None and not (adapt and 0 <= adapt_rate <= 1):
@@ -110,23 +109,26 @@ def evaluate(
     if html is not None:
         check_target(html)
     wants_score = html is not None or not items.are_wanted
+    several = model if model is not None and len(model) > 1 else []
+    if several and (items.are_wanted or html is not None or adapt):
+        raise UsageError("--per-line, --per-char, --worst, --html and --adapt need one model; give -m once")
     if text is None and (encoding or errors):
         raise UsageError("--encoding and --errors need a TEXT; the held-out text is read as in training")
-    if train_text and text is not None and not (wants_score and (yardsticks or adapt)):
+    if train_text and text is not None and not (wants_score and (yardsticks or adapt) and not several):
         raise UsageError("--train-text has no effect here: nothing is compared with the training text; leave it out")
+    settings = given(documents=documents, encoding=encoding, errors=errors)
+    if several:
+        compare(several, text, train_text, settings, device=device, threads=threads, json=json)
+        return
     from charrnn.hardware import count_threads, set_up_torch
     from charrnn.model.file import load_model
     from charrnn.training.folder import find_model
 
-    path = find_model(model)
+    path = find_model(model[0] if model else None)
     file = load_model(path)
+    needs_corpus = bool(text is None or train_text or adapt)
     eval_text, corpus = read_texts(
-        file,
-        text,
-        train_text,
-        given(documents=documents, encoding=encoding, errors=errors),
-        needs_corpus=bool(text is None or train_text or adapt),
-        wants_corpus=yardsticks and wants_score,
+        file, text, train_text, settings, needs_corpus=needs_corpus, wants_corpus=yardsticks and wants_score
     )
     cores = count_threads(threads)
     target = set_up_torch(device, cores)
@@ -134,10 +136,8 @@ def evaluate(
 
     from charrnn.evaluation.assessment import assess
     from charrnn.evaluation.scores import Assessment
-    from charrnn.model.network import CharRNN
 
-    config = replace(file.config, reset_id=eval_text.reset_id)
-    network = CharRNN.from_arrays(config, file.tensors).to(target)
+    network = load_network(file, eval_text, target)
     with console.slow_notice("scoring the text"):
         found = score(network, file, eval_text, items, for_page=html is not None)
         if worst is not None:
@@ -146,16 +146,9 @@ def evaluate(
             return
         assessment = Assessment(found.score)
         if corpus is not None:
-            rate = ADAPT_RATE if adapt_rate is None else adapt_rate
-            assessment = assess(
-                found.score,
-                file,
-                network,
-                eval_text,
-                corpus.train_ids,
-                with_baselines=yardsticks,
-                adapt_rate=rate if adapt else None,
-            )
+            rate = (ADAPT_RATE if adapt_rate is None else adapt_rate) if adapt else None
+            parts = found.score, file, network, eval_text, corpus.train_ids
+            assessment = assess(*parts, with_baselines=yardsticks, adapt_rate=rate)
     if not items.are_wanted:
         print_assessment(path, file, eval_text, found, assessment, json=json)
     if html is not None:
@@ -163,13 +156,62 @@ def evaluate(
         console.note(f"wrote {html}")
 
 
-def check_target(path: str) -> None:
-    """Check that the report page can be written, before the work is done."""
-    folder = os.path.dirname(path) or "."
-    if os.path.isdir(path) or not path:
-        raise UsageError(f"--html {path!r} is not a file name; name one, for example --html report.html")
-    if not os.path.isdir(folder) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
-        raise CharrnnError(f"{path}: can't be written; --html needs an existing folder that you can write to")
+def compare(
+    names: list[str],
+    text: str | None,
+    train_text: list[str] | None,
+    settings: Mapping[str, Any],
+    *,
+    device: str,
+    threads: int | None,
+    json: bool,
+) -> None:
+    """Score a text by several models, and print their scores side by side, the best first."""
+    from charrnn.evaluation import comparison
+    from charrnn.evaluation.scoring import predict
+    from charrnn.hardware import count_threads, set_up_torch
+    from charrnn.model.file import load_model
+    from charrnn.training.folder import find_model
+
+    paths = [find_model(name) for name in names]
+    files = [load_model(path) for path in paths]
+    comparison.check_comparable(names, files, on_held_out=text is None)
+    texts = read_same_text(files, text, train_text, settings)
+    target = set_up_torch(device, count_threads(threads))
+    compile_kernels(training=False)
+    with console.slow_notice("scoring the text"):
+        nats = []
+        for file, own in zip(files, texts, strict=True):
+            parts = predict(load_network(file, own, target), own.ids, context=own.context, mixture=file.mixture)
+            nats.append(comparison.align(parts, own, file.vocab))
+        found = comparison.compare([str(path) for path in paths], nats, texts)
+    if json:
+        for one in found:
+            console.result_json({"model": one.model, "text": texts[0].name, **one.record()})
+    else:
+        console.table(messages.compared_facts(texts[0].name, found))
+        console.table([messages.compared_row(one) for one in found], header=messages.COMPARED_HEADER)
+
+
+def read_same_text(
+    files: "list[ModelFile]", name: str | None, train_text: list[str] | None, settings: Mapping[str, Any]
+) -> "list[EvalText]":
+    """Read the text to score for each of several models; a name of None means their held-out text."""
+    from charrnn.data.cache import Cache
+    from charrnn.evaluation.texts import find_training_text, held_out_text, separate_texts
+
+    with console.slow_notice("reading the text"), Cache.for_user().writable() as cache:
+        if name is not None:
+            return separate_texts(files, name, settings, cache)
+        documents = settings.get("documents", "")
+        return [held_out_text(file, find_training_text(file, train_text, cache), documents=documents) for file in files]
+
+
+def load_network(file: "ModelFile", text: "EvalText", target: "torch.device") -> "CharRNN":
+    """Make a model's network, which resets its state where the text says so."""
+    from charrnn.model.network import CharRNN
+
+    return CharRNN.from_arrays(replace(file.config, reset_id=text.reset_id), file.tensors).to(target)
 
 
 def read_texts(
@@ -237,7 +279,7 @@ def print_items(
     parts: "Iterator[Predictions]", text: "EvalText", file: "ModelFile", items: Items
 ) -> "Iterator[Predictions]":
     """Pass predictions on, and print each line or each character of them, if that is wanted."""
-    from charrnn.evaluation.lines import LineSplitter
+    from charrnn.evaluation.summary import LineSplitter
 
     splitter = LineSplitter(text, file.vocab)
     for part in parts:
@@ -283,59 +325,3 @@ def print_assessment(
         excerpt = file.vocab.decode(found.first.ids[:EXCERPT])
         shown = excerpt.rfind("\n") + 1 or len(excerpt)  # whole lines
         console.surprisal(excerpt[:shown].rstrip("\n"), found.first.nats)
-
-
-def write_page(
-    target: Path,
-    path: Path,
-    file: "ModelFile",
-    text: "EvalText",
-    found: "Summary",
-    assessment: "Assessment",
-    *,
-    threads: int,
-) -> None:
-    """Write the report page. path: of the model file."""
-    from charrnn.evaluation.verdict import verdict
-    from charrnn.files import write_atomically
-    from charrnn.pages.report import Report, draw_samples, render
-    from charrnn.training.log import read_log
-
-    page = render(
-        Report(
-            model=str(path),
-            text=text.title,
-            card=messages.card_rows(messages.card(str(path), file)),
-            assessment=assessment,
-            verdict=verdict(assessment),
-            vocab=file.vocab,
-            predictions=found.first,
-            hardest=found.hardest[:NUM_HARDEST],
-            samples=draw_samples(file, threads=threads),
-            log=read_log(path.parent),
-        )
-    )
-    if target.exists() and not target.is_file():  # a pipe, for example
-        target.write_bytes(console.faithful(page))
-    else:
-        write_atomically(target, console.faithful(page))
-
-
-def write_run_report(plan: "RunPlan") -> Path:
-    """Write the report page about a finished run next to its model; return its path."""
-    from charrnn.evaluation.assessment import assess
-    from charrnn.evaluation.scoring import predict
-    from charrnn.evaluation.summary import summarise
-    from charrnn.evaluation.texts import held_out_text
-    from charrnn.training.folder import REPORT_NAME
-    from charrnn.training.saving import load_best_model
-
-    file, network = load_best_model(plan)
-    corpus, threads = plan.task.corpus, plan.environment.threads
-    text = held_out_text(file, corpus)
-    parts = predict(network, text.ids, context=text.context, num_top=NUM_TOP, mixture=file.mixture)
-    found = summarise(parts, text, file.vocab, num_first=MAX_SHOWN, num_hardest=NUM_HARDEST)
-    assessment = assess(found.score, file, network, text, corpus.train_ids, with_baselines=True, adapt_rate=None)
-    target = plan.run.folder / REPORT_NAME
-    write_page(target, plan.run.model_path, file, text, found, assessment, threads=threads)
-    return target

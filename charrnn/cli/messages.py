@@ -18,12 +18,14 @@ from charrnn.evaluation.verdict import sentences
 from charrnn.events import Evaluated, Event, Finished, Plan, Resumed, Sample, Stopped, Warned, bits
 
 if TYPE_CHECKING:
+    from charrnn.evaluation.comparison import Compared
     from charrnn.kernels.head import Predictions
     from charrnn.model.file import ModelFile
 
 COMPILING = "loading kernels, which are compiled for this processor the first time"
 COMPARING = "comparing with n-grams and xz"
 COMPARISON_HEADER = ("predictor", "bits/char", "")
+COMPARED_HEADER = ("model", "bits/char", "behind the best", "standard error")
 CARD_HEADER = ("run", "network", "parameters", "bits/char", "trained on")
 MAX_NAMED = 10  # unknown characters
 MAX_SHOWN = 200  # characters of a vocabulary
@@ -145,6 +147,21 @@ def comparison_lines(found: Assessment) -> str:
     width = max(len(name) for name, _, _ in rows)
     lines = [f"{name:<{width}}  {figure} bits/char{f' ({note})' if note else ''}" for name, figure, note in rows]
     return "\n".join([*lines, *sentences(found)])
+
+
+def compared_facts(text: str, found: "Sequence[Compared]") -> list[tuple[str, str]]:
+    """Return what a comparison of models was made on, as rows of a table."""
+    rows = [("text", text), ("characters scored", f"{found[0].score.num_chars:,}")]
+    if num_left_out := found[0].num_left_out:
+        rows.append(("characters left out", f"{num_left_out:,}, which not all of the models know"))
+    return rows
+
+
+def compared_row(found: "Compared") -> tuple[str, ...]:
+    """Return a model's score, and how far it is behind the best, as a row of a table; empty cells for the best."""
+    error = "" if found.error is None else f"{bits(found.error):.3f}"
+    behind = f"+{bits(found.difference):.3f}" if found.difference else ""
+    return found.model, f"{found.score.bits_per_char:.3f}", behind, error
 
 
 def line_header(lines: Sequence[Line]) -> tuple[str, ...]:

@@ -214,6 +214,16 @@ Errors = Annotated[
         show_default=default(CorpusConfig, "errors"),
     ),
 ]
+ModelNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="Run name or model file; repeat it to compare models on the same text.",
+        show_default="the newest model in ./checkpoints",
+    ),
+]
 ModelName = Annotated[
     str | None,
     typer.Option(

@@ -254,7 +254,7 @@ def show_plan(plan: "RunPlan", *, json: bool) -> None:
 def run_plan(plan: "RunPlan", view: TrainView, *, save_every: float, fresh: bool) -> bool:
     """Train as planned and show the events. Returns False if the run had finished before."""
     from charrnn import precompile
-    from charrnn.cli.signals import catching_signals
+    from charrnn.signals import catching_signals
     from charrnn.training.run import lock, train_and_log
 
     ranks = plan.environment.ranks
@@ -272,7 +272,7 @@ def run_plan(plan: "RunPlan", view: TrainView, *, save_every: float, fresh: bool
 
 def compare(plan: "RunPlan", *, with_baselines: bool, report: bool, quiet: bool) -> None:
     """Compare a finished run's score with baselines, and write the report page."""
-    from charrnn.cli.evaluate import write_run_report
+    from charrnn.cli.report import write_run_report
     from charrnn.data.batches import MAX_COUNTED_CHARS
     from charrnn.evaluation.assessment import compute_baselines
     from charrnn.evaluation.scores import Assessment, Evaluation

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -97,24 +97,28 @@ def read_prompt(name: str, vocab: Vocab, cache: Cache) -> str:
 
 
 def encode_text(
-    name: str, vocab: Vocab, config: CorpusConfig, source_config: SourceConfig, cache: Cache
-) -> tuple[Ids, UnknownChars]:
-    """Read a text, or a folder of texts, as ids of a model's vocabulary and the characters without one.
+    name: str, vocabs: Sequence[Vocab], config: CorpusConfig, source_config: SourceConfig, cache: Cache
+) -> list[tuple[Ids, UnknownChars]]:
+    """Read a text, or a folder of texts, once as ids of each vocabulary and the characters without one.
 
     Both are as in Vocab.encode_around, mapped from files without a name.
     """
     sources = find_sources([name], source_config).sources
-    num_ids = 0
     with ReadLimit(source_config, cache.folder) as limit, cache.explaining_errors():
-        id_file, unknown_file = limit.new_copy(), limit.new_copy()
+        files = [(limit.new_copy(), limit.new_copy()) for _ in vocabs]
+        num_ids = [0] * len(vocabs)
         texts = Texts(sources, len(sources), config, limit)
         for piece in texts.pieces():
-            ids, unknown = vocab.encode_around(piece)
-            unknown["place"] += num_ids
-            num_ids += len(ids)
-            id_file.write(ids.data)
-            unknown_file.write(unknown.tobytes())
-        return _map_file(id_file, vocab.dtype), _map_file(unknown_file, UNKNOWN_CHAR)
+            for index, (vocab, (id_file, unknown_file)) in enumerate(zip(vocabs, files, strict=True)):
+                ids, unknown = vocab.encode_around(piece)
+                unknown["place"] += num_ids[index]
+                num_ids[index] += len(ids)
+                id_file.write(ids.data)
+                unknown_file.write(unknown.tobytes())
+        return [
+            (_map_file(id_file, vocab.dtype), _map_file(unknown_file, UNKNOWN_CHAR))
+            for vocab, (id_file, unknown_file) in zip(vocabs, files, strict=True)
+        ]
 
 
 def _map_file(file: IO[bytes], dtype: DTypeLike) -> NDArray[Any]:

@@ -56,14 +56,20 @@ def separate_text(file: ModelFile, name: str, given: Mapping[str, Any], cache: C
     so. given: settings for reading the text.
     Raises InputError if there is nothing to score.
     """
-    config, reset_id = _read_alike(file), file.vocab.id_of(END)
+    return separate_texts([file], name, given, cache)[0]
+
+
+def separate_texts(files: Sequence[ModelFile], name: str, given: Mapping[str, Any], cache: Cache) -> list[EvalText]:
+    """Read a separate text once for several models, which were trained on texts of the same kind, as separate_text."""
+    config, reset_ids = read_alike(files[0]), [file.vocab.id_of(END) for file in files]
     if "documents" in given:
         config = dataclasses.replace(config, documents="", keep_separator=False)
     config = overlay(config, given)
-    if reset_id is None and config.documents:
-        config, reset_id = dataclasses.replace(config, documents=""), _line_start(file, config.documents)
-    ids, unknown_chars = encode_text(name, file.vocab, config, SourceConfig(), cache)
-    return _eval_text(name, ids, unknown_chars, reset_id)
+    if reset_ids[0] is None and config.documents:
+        reset_ids = [_line_start(file, config.documents) for file in files]
+        config = dataclasses.replace(config, documents="")
+    found = encode_text(name, [file.vocab for file in files], config, SourceConfig(), cache)
+    return [_eval_text(name, *text, reset_id) for text, reset_id in zip(found, reset_ids, strict=True)]
 
 
 def _line_start(file: ModelFile, documents: str) -> int:
@@ -81,7 +87,7 @@ def _line_start(file: ModelFile, documents: str) -> int:
 
 def text_of_string(file: ModelFile, text: str) -> EvalText:
     """Turn a string into a text to score, as separate_text does with a file that holds it."""
-    vocab, config = file.vocab, _read_alike(file)
+    vocab, config = file.vocab, read_alike(file)
     chars = vocab.to_chars(text)
     if config.documents:
         pieces = end_documents(
@@ -101,7 +107,7 @@ def _eval_text(name: str, ids: Ids, unknown_chars: UnknownChars, reset_id: int |
     return EvalText(name, title, ids[num_fed:], context, unknown_chars, num_before=num_fed, reset_id=reset_id)
 
 
-def _read_alike(file: ModelFile) -> CorpusConfig:
+def read_alike(file: ModelFile) -> CorpusConfig:
     """Return how to read another text as the training text was read: as bytes, in documents."""
     config = read_corpus_config(file)
     return CorpusConfig(bytes=file.vocab.has_bytes, documents=config.documents, keep_separator=config.keep_separator)

@@ -202,6 +202,33 @@ def test_adapting_is_a_separate_score(at_home: Home) -> None:
     assert re.search(r"^adapting to the text\t\d\.\d{3}\tdynamic evaluation", call("eval", "--adapt").text, re.M)
 
 
+# several models
+
+
+def test_models_are_compared_side_by_side(desk: Path) -> None:
+    """On the same text, the best first, as a table and as JSON; each score is that of the model alone."""
+    assert call("train", "poems.txt", "--run", "worse", "--steps", "2", "-q", *TINY).code == 0
+    assert call("train", "poems.txt", "--run", "better", "--steps", "20", "-q", *TINY).code == 0
+    best, other = call("eval", "-m", "worse", "-m", "better", "--json").objects
+    assert [Path(one["model"]).parent.name for one in (best, other)] == ["better", "worse"]
+    for one in (best, other):
+        (alone,) = call("eval", "-m", one["model"], "--json", "--no-yardsticks").objects
+        assert one["nats_per_char"] == pytest.approx(alone["nats_per_char"], rel=1e-12)
+        assert one["num_chars"] == alone["num_chars"] == 400
+    assert (best["difference"], best["standard_error"], other["standard_error"]) == (0.0, None, None)
+    assert other["difference"] == pytest.approx(other["nats_per_char"] - best["nats_per_char"])
+    text = (make_text(3000, seed=4) + "é").encode()
+    lines = call("eval", "-m", "worse", "-m", "better", "-", stdin=text).text.splitlines()
+    assert lines[:3] == [
+        "text\t-",
+        "characters scored\t2,999",
+        "characters left out\t1, which not all of the models know",
+    ]
+    assert re.fullmatch(r"checkpoints/worse/model.safetensors\t\d\.\d{3}\t\+\d\.\d{3}\t0\.\d{3}", lines[-1])
+    assert_refused(call("eval", "-m", "worse", "-m", "better", "--worst", "3"), 2, "--worst", "-m")
+    assert_refused(call("eval", "-m", "worse", "-m", "better", "-", "--train-text", "poems.txt"), 2, "--train-text")
+
+
 # lines and characters
 
 

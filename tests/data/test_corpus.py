@@ -1121,7 +1121,7 @@ def test_find_corpus_returns_none_for_a_missing_or_damaged_entry(tmp_path, cache
 
 def known(name, vocab, cache, **config):
     """Read a text as ids of a vocabulary, as the command line does; count its other characters."""
-    ids, unknown = encode_text(name, vocab, CorpusConfig(**config), SourceConfig(), cache)
+    ((ids, unknown),) = encode_text(name, [vocab], CorpusConfig(**config), SourceConfig(), cache)
     return ids, count_unknown(unknown)
 
 
@@ -1256,6 +1256,6 @@ def test_encode_text_reports_a_full_disk(tmp_path, cache, allowed):
     resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, hard))
     try:
         with pytest.raises(CharrnnError, match="XDG_CACHE_HOME"):
-            encode_text(name, Vocab("a"), CorpusConfig(), SourceConfig(), cache)
+            encode_text(name, [Vocab("a")], CorpusConfig(), SourceConfig(), cache)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

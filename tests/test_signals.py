@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from charrnn.cli.signals import catching_signals
+from charrnn.signals import catching_signals
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -68,7 +68,7 @@ def test_an_ignored_signal_stays_ignored():
 
 START = f"""
 import os, signal, time
-from charrnn.cli.signals import catching_signals
+from charrnn.signals import catching_signals
 for name in {HANDLED!r}:
     signal.signal(getattr(signal, name), signal.SIG_DFL)
 """
