@@ -9,6 +9,7 @@ stand below the table and the exit status is 1.
 """
 
 import argparse
+import functools
 import json
 import platform
 import random
@@ -16,30 +17,95 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from fault_rows import controls, crashes, forks, hostile, poisons, processes, runs, saves
-from fault_rows.internals import available_cores
+from fault_rows import controls, disk, hostile, poisons, processes, runs, saves
+from fault_rows.internals import CELLS, available_cores
 from fault_rows.outcome import SCALES, Outcome, Row
 
+EQUAL = "model, newest state and log are, but for the clock, to the last byte an undisturbed run's"
+SAVED = "saved, ended by the signal, then equal ends"
+KILLED = "the old or the new state loads, the model too, and what is left over the next run takes away"
+FAILED = "what was saved before loads, the failure is reported exactly once, a later save works"
+LOGGED = "the failure is reported exactly once, each line is there once"
+LOADS = "the last whole state or a newer one loads, with its model and its part of the log; none is another's"
+REFUSED = "refused by an error that names the file; a run falls back to the state before it, and says so"
+HARMLESS = "exit 4 in one line, within a second, in four times the file's size of memory; nothing is executed"
 
-def rows_of(kind: str, scratch: Path, seed: int) -> list[Row]:
-    """The rows of the table about processes or files, in its order."""
-    if kind == "processes":
-        bench = runs.Bench(scratch, seed)
-        return [*processes.rows(bench), *poisons.rows(bench), *controls.rows(bench)]
-    scene = saves.Scene(scratch / "saves")
-    return [*saves.rows(scene), *crashes.rows(scene), hostile.row(scratch / "hostile")]
+
+def about_processes(scratch: Path, seed: int) -> Iterator[Row]:
+    """The rows about runs in processes of their own."""
+    settings = runs.make_settings(seed)
+
+    def trial(function: Callable[..., None], *, precision: str = "", tries: int = 1, **options: Any) -> Any:
+        usable = [setting for setting in settings if precision in ("", setting.precision)]
+        return runs.Trials(scratch, usable, functools.partial(function, **options), tries)
+
+    yield "none, in a fresh process instead of a fork", EQUAL, (1, 3, 12), trial(processes.in_own_process)
+    for precision, num_ci in (("float32", 13), ("bfloat16", 12)):
+        killed = trial(processes.killed, precision=precision)
+        yield f"SIGKILL at random moments, {precision}", EQUAL, (1, num_ci, 50), killed
+    for number in processes.SIGNALS:
+        interrupted = trial(processes.interrupted, number=number)
+        yield f"{number.name} at a random moment", f"reported at once, {SAVED}", (1, 20, 100), interrupted
+    yield "a signal while a full pipe blocks stderr", SAVED, (1, 6, 30), trial(processes.blocked)
+    must_hold = "ended at once, whole files, then equal ends"
+    yield "a second signal after the first", must_hold, (1, 10, 50), trial(processes.twice)
+    must_hold = "one trains, the others exit 5 and name it"
+    yield "two to eight runs at once in a folder", must_hold, (1, 10, 100), trial(processes.together)
+    reads, counts = processes.READS, (1, 200 // processes.READS, 1000 // processes.READS)
+    beside = trial(processes.beside, tries=reads)
+    yield f"sample and eval beside a training run, {reads} times", "each exits 0, with a whole result", counts, beside
+    must_hold = "none in a file; reported, and trained to the end"
+    yield "NaN or infinity in a run, once", must_hold, (2, 12, 60), trial(poisons.poisoned, lasting=False)
+    must_hold = "none in a file; exit 7, best model whole; without it the run resumes"
+    yield "NaN or infinity in a run, for good", must_hold, (1, 8, 40), trial(poisons.poisoned, lasting=True)
+    for name in controls.LEFT_OUT:
+        counts = (int(name in (controls.NOTHING, controls.LANES)), 1, len(CELLS))
+        fault = f"control: {name}" + " left out of the state" * (name != controls.NOTHING)
+        must_hold = f"the check finds {'nothing' if name == controls.NOTHING else 'it'}"
+        yield fault, must_hold, counts, trial(controls.resumed_without, name=name)
+    for name in controls.CHANGES:
+        yield f"control: {name}", "the check finds it", (1, 1, 1), trial(controls.with_change, name=name)
+
+
+def about_files(scratch: Path) -> Iterator[Row]:
+    """The rows about what is left on a disk, and what is read from it."""
+    scene, errors = saves.Scene(scratch / "saves"), ", ".join(saves.ERRORS)
+    file_operation, system_call = "at every file operation of a save", "at every system call of a save, by strace"
+
+    def each(*how: Any) -> Any:
+        return (6, 10**6, 10**6), functools.partial(saves.at_every, scene, *how)
+
+    def damage(*ways: str) -> Any:
+        return functools.partial(saves.damage, scene, ways)
+
+    yield f"SIGKILL {file_operation}", KILLED, *each(saves.save_new, disk.KILLS, saves.kill)
+    yield f"SIGKILL {system_call}", KILLED, *each(saves.save_new, ["signal=KILL"], saves.kill)
+    fault = f"{errors}, short write {file_operation}"
+    yield fault, FAILED, *each(saves.write_new, saves.FAILURES, saves.fail_write)
+    fault = f"{errors}, short write where the log is written"
+    yield fault, LOGGED, *each(saves.log_one, saves.FAILURES, saves.fail_log)
+    by_strace = [f"error={error}" for error in saves.ERRORS]
+    yield f"{errors} {system_call}", FAILED, *each(saves.write_new, by_strace, saves.fail_write)
+    crash = functools.partial(saves.crash, scene)
+    yield "lost writes: a crash at every operation of some saves", LOADS, (20, 200, 1000), crash
+    yield "one random bit flipped in a model or a state", REFUSED, (20, 500, 3000), damage("flipped")
+    more = damage("truncated", "extended", "zeroed", "swapped", "moved")
+    yield "truncated, extended, blocks zeroed, swapped or moved", REFUSED, (20, 200, 1000), more
+    hostile_files = functools.partial(hostile.fill, scratch / "hostile")
+    yield "hostile files, with checksums that are right", HARMLESS, (15, 200, 2000), hostile_files
 
 
 def tried(scratch: Path, options: argparse.Namespace) -> Iterator[tuple[Outcome, float]]:
     """Try every row that is chosen: its outcome, and the seconds it took."""
     (scratch / "text.txt").write_text(runs.make_text(12_000), encoding="utf-8")
-    forks.prepare(scratch / "text.txt", scratch)
+    runs.prepare(scratch / "text.txt", scratch)
     words = options.only.lower().split()
-    for kind in ("processes", "files"):
-        for fault, must_hold, counts, fill in rows_of(kind, scratch, options.seed):
+    for kind, rows in (("processes", about_processes(scratch, options.seed)), ("files", about_files(scratch))):
+        for fault, must_hold, counts, fill in rows:
             count = counts[SCALES.index(options.scale)]
             if count and (not words or any(word == kind or word in fault.lower() for word in words)):
                 begun, outcome = time.monotonic(), Outcome(fault, must_hold)

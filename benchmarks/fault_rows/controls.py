@@ -4,41 +4,23 @@ import functools
 import math
 import shutil
 import signal
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from fault_rows.internals import CELLS, read_tensors, write_tensors
-from fault_rows.outcome import Broken, Row, expect
-from fault_rows.runs import Bench, Try
+from fault_rows.internals import read_tensors, write_tensors
+from fault_rows.outcome import Broken, expect
+from fault_rows.runs import Try
 
-_NOTHING, _LANES, _NAN = "nothing", "the lanes' states", "NaN in a state"
-_TENSORS = {_LANES: "hidden.", "the first moments": "exp_avg.", "the second moments": "exp_avg_sq."}
+NOTHING, LANES = "nothing", "the lanes' states"
+_TENSORS = {LANES: "hidden.", "the first moments": "exp_avg.", "the second moments": "exp_avg_sq."}
 _CURSOR = {"the cursor's pass": "pass_index", "the cursor's time": "time"}
 _FACTS = {"the rate factor": ("rate_factor", 0.5), "num_events": ("num_events", 0)}
-_LEFT_OUT = (_NOTHING, *_TENSORS, *_CURSOR, *_FACTS, "the step", "the average")
-_CHANGES = (
-    "a bit of the model turned",
-    "a bit of the newest state turned",
-    "a line of the log lost",
-    "a temporary file left behind",
-    _NAN,
-)
-
-
-def rows(bench: Bench) -> list[Row]:
-    """The rows of the table, in its order."""
-    table = []
-    for name in _LEFT_OUT:
-        fault = f"control: {name}" + " left out of the state" * (name != _NOTHING)
-        must_hold = f"the check finds {'nothing' if name == _NOTHING else 'it'}"
-        counts = (int(name in (_NOTHING, _LANES)), 1, len(CELLS))
-        table.append(bench.row(fault, must_hold, counts, functools.partial(resumed_without, name=name)))
-    for name in _CHANGES:
-        changed = functools.partial(with_change, name=name)
-        table.append(bench.row(f"control: {name}", "the check finds it", (1, 1, 1), changed))
-    return table
+LEFT_OUT = (NOTHING, *_TENSORS, *_CURSOR, *_FACTS, "the step", "the average")
+_BITS = {f"a bit of the {which} turned": which for which in ("model", "newest state")}
+_LINE, _LEFT, _NAN = "a line of the log lost", "a temporary file left behind", "NaN in a state"
+CHANGES = (*_BITS, _LINE, _LEFT, _NAN)
 
 
 def resumed_without(run: Try, *, name: str) -> None:
@@ -58,14 +40,19 @@ def resumed_without(run: Try, *, name: str) -> None:
     for path in run.states():
         path.unlink()
     leave_out(name, tensors, meta)
-    write_state(run.run / f"state-{meta['step']}.safetensors", tensors, meta)
+    write_tensors(run.run / f"state-{meta['step']}.safetensors", tensors, kind="state", meta=meta)
     run.finish()
+    found = found_by(functools.partial(run.check_equal, run.whole))
+    expect((found == "") == (name == NOTHING), f"the check found: {found or 'nothing'}")
+
+
+def found_by(check: Callable[[], None]) -> str:
+    """What a check finds wrong; nothing if all is well."""
     try:
-        run.check_equal(run.whole)
-    except Broken as found:
-        expect(name != _NOTHING, f"the check found: {found}")
-    else:
-        expect(name == _NOTHING, "the runs ended alike")
+        check()
+    except Broken as problem:
+        return str(problem)
+    return ""
 
 
 def leave_out(name: str, tensors: dict[str, Any], meta: dict[str, Any]) -> None:
@@ -84,32 +71,23 @@ def leave_out(name: str, tensors: dict[str, Any], meta: dict[str, Any]) -> None:
         meta |= {key: min(meta[key], meta["step"]) for key in ("evaluated_step", "best_step")}
 
 
-def write_state(path: Path, tensors: dict[str, Any], meta: dict[str, Any]) -> None:
-    """Write a state whose description was read from a file."""
-    facts = {key: value for key, value in meta.items() if key not in ("format", "kind", "file_sha256")}
-    write_tensors(path, tensors, kind="state", meta=facts)
-
-
 def with_change(run: Try, *, name: str) -> None:
     """Change the files of an undisturbed run's copy."""
     shutil.copytree(run.whole.folder, run.folder, dirs_exist_ok=True)
     run.check_equal(run.whole)
-    newest = run.states()[0]
-    if name.startswith("a bit"):
-        path = run.model if "model" in name else newest
+    newest, check = run.states()[0], functools.partial(run.check_equal, run.whole)
+    if name in _BITS:
+        path = {"model": run.model, "newest state": newest}[_BITS[name]]
         data = path.read_bytes()
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    elif name == "a line of the log lost":
+    elif name == _LINE:
         lines = run.log.read_bytes().splitlines(keepends=True)
         run.log.write_bytes(b"".join(lines[:5] + lines[6:]))
-    elif name == "a temporary file left behind":
+    elif name == _LEFT:
         (run.run / ".x.tmp").touch()
     else:
         tensors, meta = read_tensors(newest, kind="state")
         tensors["weights.head.bias"][0] = math.nan
-        write_state(newest, tensors, meta)
-    try:
-        run.check_whole() if name == _NAN else run.check_equal(run.whole)
-    except Broken:
-        return
-    raise Broken("the check saw nothing")
+        write_tensors(newest, tensors, kind="state", meta=meta)
+        check = run.check_whole
+    expect(found_by(check), "the check found nothing")

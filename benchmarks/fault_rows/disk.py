@@ -9,6 +9,7 @@ import errno
 import functools
 import io
 import os
+import random
 import re
 import signal
 import subprocess
@@ -33,10 +34,10 @@ _SET_PTRACER = 0x59616D61  # of prctl: who may attach, where only parents may
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation on the disk.
+    """One operation on the disk: open, write, truncate, fsync, close, replace or unlink.
 
-    kind: open, write, truncate, fsync, close, replace or unlink. act: does it; for a write it
-    takes the number of bytes to stop at. data: what is written. target: where replace puts the file.
+    act: does it; for a write it takes the number of bytes to stop at. data: what is written.
+    target: where replace puts the file.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Operation:
     target: Path | None = None
 
 
+Files = dict[str, bytes]  # contents by name
 Handler = Callable[[Operation], Any]  # does the operation or something else
 
 
@@ -74,24 +76,22 @@ def watched(folder: Path, handler: Handler) -> Iterator[None]:
     open_file, handles = Path.open, dict[int, Path]()
 
     def is_watched(path: Any) -> bool:
-        path = Path(path) if isinstance(path, (str, Path)) else Path()
+        path = Path(os.fsdecode(path))
         return folder in (path, path.parent) and not path.name.startswith(".lock")
 
     def watched_file(path: Path, mode: str = "r", buffering: int = -1, **options: Any) -> Any:
         if not is_watched(path) or not set(mode) & set("wax+"):
             return open_file(path, mode, buffering, **options)
-        file = handler(Operation("open", path, lambda: _File(path, mode, handler)))
-        handles[file.fileno()] = path
+        file = by_path("open", _File, path, mode, handler)
         return file if buffering == 0 else io.BufferedWriter(file)
 
     def by_path(kind: str, function: Callable[..., Any], path: Any, *more: Any, **options: Any) -> Any:
         act = functools.partial(function, path, *more, **options)
         if not is_watched(path):
             return act()
-        target = Path(more[0]) if kind == "replace" else None
-        result = handler(Operation(kind, Path(path), act, target=target))
+        result = handler(Operation(kind, Path(path), act, target=Path(more[0]) if kind == "replace" else None))
         if kind == "open":
-            handles[result] = Path(path)
+            handles[result if isinstance(result, int) else result.fileno()] = Path(path)
         return result
 
     def by_handle(kind: str, function: Callable[..., Any], handle: int) -> Any:
@@ -113,8 +113,8 @@ def watched(folder: Path, handler: Handler) -> Iterator[None]:
 class Fault:
     """A failure or a kill at the n-th operation of some work (from 0), until it is healed.
 
-    how: NOTHING, "kill before", "kill half" or "kill after", SHORT, TORN or the name of an error; or
-    in strace's words, as "error=EIO", at the n-th system call of a kind. operations: those so far.
+    how: NOTHING, one of KILLS, SHORT, TORN or the name of an error; or in strace's words, as
+    "error=EIO", at the n-th system call of a kind. operations: those so far.
     """
 
     how: str = NOTHING
@@ -124,10 +124,10 @@ class Fault:
     healed: bool = False
 
     @property
-    def reason(self) -> str:
-        """What the system calls the error."""
-        name = self.how.removesuffix(FOR_A_WHILE).removeprefix("error=")
-        return os.strerror(getattr(errno, name, errno.EIO))
+    def error(self) -> OSError:
+        """What the system says when the operation fails."""
+        number = getattr(errno, self.how.removesuffix(FOR_A_WHILE).removeprefix("error="), errno.EIO)
+        return OSError(number, os.strerror(number))
 
     def __call__(self, operation: Operation) -> Any:
         """Do an operation, fail it or die."""
@@ -145,7 +145,7 @@ class Fault:
             operation.act()  # after an error of close, too, the handle is gone
         if how.startswith("kill"):
             os.kill(os.getpid(), signal.SIGKILL)
-        raise OSError(getattr(errno, how, errno.EIO), self.reason, str(operation.path))
+        raise self.error
 
     def at(self, folder: Path, *, thread: int | None = None) -> AbstractContextManager[Any]:
         """Let it happen in a folder of this process, or by strace to one of its threads."""
@@ -184,3 +184,46 @@ def system_calls(log: Path) -> list[tuple[str, int]]:
     """The system calls in a log of strace, each by name and number, from 1."""
     counts = Counter(re.findall(r"^(\w+)\(", log.read_text(encoding="utf-8", errors="replace"), re.M))
     return [(name, n) for name, count in counts.items() for n in range(1, count + 1)]
+
+
+class _Bytes:
+    """A file's bytes, of which the first so many are flushed."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.data, self.flushed = data, len(data)
+
+    def after_crash(self, rng: random.Random) -> bytes:
+        """What is flushed, and of the rest the whole, nothing, a part, or zeros."""
+        rest = self.data[self.flushed :]
+        cut = rest[: rng.randint(0, len(rest))]
+        blocks = [rest[start : start + 512] for start in range(0, len(rest), 512)]
+        holes = b"".join(rng.choice((block, bytes(len(block)))) for block in blocks)
+        return self.data[: self.flushed] + rng.choice((b"", rest, cut, bytes(len(rest)), holes, bytes(len(cut))))
+
+
+def after_crash(begin: Files, operations: list[Operation], folder: str, rng: random.Random) -> Files:
+    """A folder's files by name after these operations and a crash; begin: before them.
+
+    Of the changes of names since the folder was last flushed some are left, or those up to a moment.
+    """
+    seen: dict[str, _Bytes | None] = {name: _Bytes(data) for name, data in begin.items()}
+    flushed, waiting = dict(seen), list[dict[str, _Bytes | None]]()
+    for operation in operations:
+        kind, name = operation.kind, operation.path.name
+        file, change = seen.get(name), dict[str, _Bytes | None]()
+        if kind == "fsync" and name == folder:
+            flushed, waiting = dict(seen), []
+        elif kind == "fsync" and file:
+            file.flushed = len(file.data)
+        elif kind == "write" and file:
+            file.data += operation.data
+        elif kind == "open" and file is None and name != folder:
+            change = {name: _Bytes()}
+        elif kind in ("replace", "unlink"):
+            change = {name: None} | ({operation.target.name: file} if operation.target else {})
+        seen |= change
+        waiting += [change] if change else []
+    end, in_order = rng.randint(0, len(waiting)), rng.random() < 0.5
+    left = [change for i, change in enumerate(waiting) if (i < end if in_order else rng.random() < 0.5)]
+    names = functools.reduce(dict.__or__, left, flushed)
+    return {name: file.after_crash(rng) for name, file in names.items() if file}

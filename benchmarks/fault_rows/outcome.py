@@ -40,13 +40,13 @@ class Outcome:
     def note(self, name: str, problem: str | None, *, tries: int = 1) -> None:
         """Count tries that had this problem, or none."""
         self.tried += tries
-        self.survived += tries if problem is None else 0
-        if problem is not None and len(self.failures) < 20:
+        if problem is None:
+            self.survived += tries
+        elif len(self.failures) < 20:
             self.failures.append(f"{name}: {problem}")
 
     @property
     def held(self) -> bool:
-        """Whether every try survived, and there were some, or none could be made."""
         return bool(self.skipped) or (self.tried > 0 and self.survived == self.tried)
 
 

@@ -12,22 +12,11 @@ from typing import Any
 import numpy as np
 
 from fault_rows.internals import load_model
-from fault_rows.outcome import Row, expect
-from fault_rows.runs import SAVE_EVERY, Bench, Try
+from fault_rows.outcome import expect
+from fault_rows.runs import SAVE_EVERY, Try
 
 _POISONS = ("loss", "gradient", "weight", "lane state", "moment", "average")
 _NOT_FINITE = Path("not-finite")  # a file that poison makes when such a value is written
-_ONCE = "none in a file; reported, and trained to the end"
-_FOR_GOOD = "none in a file; exit 7, best model whole; without it the run resumes"
-
-
-def rows(bench: Bench) -> list[Row]:
-    """The rows of the table, in its order."""
-    once, for_good = functools.partial(poisoned, lasting=False), functools.partial(poisoned, lasting=True)
-    return [
-        bench.row("NaN or infinity in a run, once", _ONCE, (2, 12, 60), once),
-        bench.row("NaN or infinity in a run, for good", _FOR_GOOD, (1, 8, 40), for_good),
-    ]
 
 
 def poisoned(run: Try, *, lasting: bool) -> None:
@@ -59,34 +48,23 @@ def poison(kind: str, at: int, value: float, *, lasting: bool) -> None:
     compute, apply, write = loop.Workers.compute, loop.apply_gradient, file.write_tensors
     windows, updates = itertools.count(1), itertools.count(1)
 
-    def is_due(number: int) -> bool:
-        return number >= at if lasting else number == at
-
-    def spoil(tensor: Any) -> None:
-        tensor.view(-1)[at % tensor.numel()] = value
+    def spoil(number: int, tensors: dict[str, Any]) -> None:
+        if kind in tensors and (number == at or (lasting and number > at)):
+            tensors[kind].view(-1)[at % tensors[kind].numel()] = value
 
     def spoilt_compute(*arguments: Any) -> Any:
-        result = compute(*arguments)
-        if not is_due(next(windows)):
-            return result
-        if kind == "loss":
+        result, number = compute(*arguments), next(windows)
+        if kind == "loss" and (number == at or (lasting and number > at)):
             return replace(result, nats=value)
-        if kind in ("gradient", "lane state"):
-            spoil({"gradient": result.gradient, "lane state": result.state[0]}[kind])
+        spoil(number, {"gradient": result.gradient, "lane state": result.state[0]})
         return result
 
     def spoilt_apply(state: Any, *more: Any, **options: Any) -> None:
         apply(state, *more, **options)
-        if not is_due(next(updates)):
-            return
-        parameters = list(state.model.parameters())
-        nth = at % len(parameters)
-        if kind == "weight":
-            spoil(parameters[nth].data)
-        if kind == "moment":
-            spoil(state.moments["exp_avg"][nth])
-        if kind == "average":
-            spoil(list(state.ema.parameters())[nth].data)
+        weights, means = list(state.model.parameters()), list(state.ema.parameters())
+        nth = at % len(weights)
+        moment = state.moments["exp_avg"][nth]
+        spoil(next(updates), {"weight": weights[nth].data, "moment": moment, "average": means[nth].data})
 
     def watched(path: Path, tensors: Any, **options: Any) -> None:
         meta = json.dumps(options["meta"])

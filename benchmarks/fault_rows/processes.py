@@ -14,36 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from fault_rows.disk import KILLS, Fault, Operation, watched
-from fault_rows.forks import PATIENCE, Child, ended, nothing, wait_until
-from fault_rows.outcome import Row, expect
-from fault_rows.runs import FILES, RUN, SAVE_EVERY, Bench, Try
+from fault_rows.outcome import expect
+from fault_rows.runs import FILES, FORK, PATIENCE, RUN, SAVE_EVERY, Child, Try, ended, wait_until
 
 _PACKAGE = Path(__file__).parents[2]
 _AT_ONCE = 1.0  # seconds, on a busy machine
 _HEARD = "stopping after this step"
 _ENDLESS = 10**6  # steps
-_READS = 25  # in a try
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_EQUAL = "model, newest state and log are, but for the clock, to the last byte an undisturbed run's"
-_SAVED = "saved, ended by the signal, then equal ends"
-_ONE_TRAINS = "one trains, the others exit 5 and name it"
-_TWICE = "ended at once, whole files, then equal ends"
-
-
-def rows(bench: Bench) -> list[Row]:
-    """The rows of the table, in its order."""
-    row, reads = bench.row, f"sample and eval beside a training run, {_READS} times"
-    by_signal = [(f"{n.name} at a random moment", functools.partial(interrupted, number=n)) for n in _SIGNALS]
-    return [
-        row("none, in a fresh process instead of a fork", _EQUAL, (1, 3, 12), in_own_process),
-        row("SIGKILL at random moments, float32", _EQUAL, (1, 13, 50), killed, precision="float32"),
-        row("SIGKILL at random moments, bfloat16", _EQUAL, (1, 12, 50), killed, precision="bfloat16"),
-        *(row(fault, f"reported at once, {_SAVED}", (1, 20, 100), trial) for fault, trial in by_signal),
-        row("a signal while a full pipe blocks stderr", _SAVED, (1, 6, 30), blocked),
-        row("a second signal after the first", _TWICE, (1, 10, 50), twice),
-        row("two to eight runs at once in a folder", _ONE_TRAINS, (1, 10, 100), together),
-        row(reads, "each exits 0, with a whole result", (1, 200 // _READS, 1000 // _READS), beside, tries=_READS),
-    ]
+READS = 25  # in a try
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def in_own_process(run: Try) -> None:
@@ -61,9 +40,8 @@ def killed(run: Try) -> None:
     life = float((run.whole.folder / "seconds").read_text())
     while run.counts["kills"] < wanted:
         at_disk = rng.random() < 0.4
-        fault = Fault(rng.choice(KILLS), rng.randint(0, 300))
-        die = watched(FILES, fault).__enter__
-        with run.train(save_every=rng.choice(SAVE_EVERY), before=die if at_disk else nothing) as child:
+        die = watched(FILES, Fault(rng.choice(KILLS), rng.randint(0, 300))).__enter__
+        with run.train(save_every=rng.choice(SAVE_EVERY), **({"before": die} if at_disk else {})) as child:
             code = child.wait(PATIENCE if at_disk else rng.uniform(0.0, life))
         if code == (-signal.SIGKILL if at_disk else None):
             run.counts["kills"] += 1
@@ -104,7 +82,7 @@ def interrupted(run: Try, *, number: int) -> None:
 
 def blocked(run: Try) -> None:
     """Send a signal in the middle of a print, as with a pager that nobody scrolls."""
-    number, (end, pipe) = run.rng.choice(_SIGNALS), os.pipe()
+    number, (end, pipe) = run.rng.choice(SIGNALS), os.pipe()
     os.set_blocking(pipe, False)
     with contextlib.suppress(BlockingIOError):
         while True:
@@ -124,17 +102,16 @@ def blocked(run: Try) -> None:
     run.check_resumed()
 
 
-def slowly(operation: Operation) -> Any:
-    """Make each flush a second longer while a file named slow is there."""
-    if operation.kind == "fsync" and os.path.exists("slow"):
-        time.sleep(1.0)
-    return operation.act()
-
-
 def twice(run: Try) -> None:
     """Send a second signal, while the disk is so slow that what the first asked for takes seconds."""
     rng, slow = run.rng, run.folder / "slow"
-    first, second, waits = rng.choice(_SIGNALS), rng.choice(_SIGNALS), rng.random() < 0.8
+    first, second, waits = rng.choice(SIGNALS), rng.choice(SIGNALS), rng.random() < 0.8
+
+    def slowly(operation: Operation) -> Any:
+        if operation.kind == "fsync" and slow.exists():
+            time.sleep(1.0)
+        return operation.act()
+
     with run.train(save_every=rng.choice(SAVE_EVERY), before=watched(FILES, slowly).__enter__) as child:
         run.wait_for_line(child, rng.randrange(1, run.whole.num_lines() - 20))
         if waits:
@@ -158,28 +135,21 @@ def twice(run: Try) -> None:
 def together(run: Try) -> None:
     """Start many at once; and once more after the one that trained was killed."""
     count, command = run.rng.randint(2, 8), run.command(steps=_ENDLESS)
-    for round_, number in enumerate((signal.SIGKILL, signal.SIGTERM)):
+    for number in (signal.SIGKILL, signal.SIGTERM):
         run.counts["processes"] += count
-        end, gate = os.pipe()
-
-        def wait_at_gate(end: int = end, gate: int = gate) -> None:
-            os.close(gate)
-            os.read(end, 1)  # until every process has closed the gate
-
         with contextlib.ExitStack() as stack:
+            gate = FORK.Barrier(count)
             children = [
-                stack.enter_context(Child(command, run.folder, tag=f"{round_}-{index}", before=wait_at_gate))
+                stack.enter_context(Child(command, run.folder, tag=f"{number}-{index}", before=gate.wait))
                 for index in range(count)
             ]
-            time.sleep(0.1)
-            os.close(gate)
-            os.close(end)
-            trains, *more = wait_for_one(children)
+            wait_until(lambda children=children: sum(child.wait(0.0) is None for child in children) <= 1)
+            trains, *more = [child for child in children if child.wait(0.0) is None]
             expect(not more, f"{1 + len(more)} of {count} train")
-            in_use = f"{FILES} is in use by process {trains.process.pid}; "
+            in_use = f"{FILES} is in use by process {trains.pid}; "
             for child in children:
                 right = child is trains or (child.wait() == 5 and in_use in child.errors())
-                expect(right, f"one ended with {child.process.exitcode}: {child.last_line()}")
+                expect(right, f"one ended with {child.exitcode}: {child.last_line()}")
             expect(run.wait_for_line(trains, 3), f"it ended: {trains.last_line()}")
             trains.send(number)
             code = trains.wait()
@@ -188,48 +158,36 @@ def together(run: Try) -> None:
     expect(len(run.events("plan")) == 1, f"{len(run.events('plan'))} runs began")
 
 
-def evaluate_always() -> None:
-    """Score, and so write a better model, after every step."""
-    from charrnn.training import loop, state
-
-    state.EMA_EVERY = 1
-    loop.evaluation_is_due = lambda *_: True
-
-
-def wait_for_one(children: list[Child]) -> list[Child]:
-    """Wait until all but one have ended; those that go on."""
-    wait_until(lambda: sum(child.wait(0.0) is None for child in children) <= 1)
-    return [child for child in children if child.wait(0.0) is None]
-
-
 def beside(run: Try) -> None:
     """Read the model again and again while each step of a training run writes a better one."""
-    slowly = ["--patience", 0, "--learning-rate", 0.0001]  # so that it gets better for long
+
+    def evaluate_always() -> None:
+        from charrnn.training import loop, state
+
+        state.EMA_EVERY = 1
+        loop.evaluation_is_due = lambda *_: True
+
+    slowly = ("--patience", 0, "--learning-rate", 0.0001)  # so that it gets better for long
     command = run.command(*slowly, steps=_ENDLESS, save_every=0.0)
     with Child(command, run.folder, tag="train", before=evaluate_always) as child:
         child.wait_for(run.model.exists)
-        for number in range(_READS):
-            read_sample(run) if number % 2 else read_score(run)
+        for number in range(READS):
+            read(run, "sample" if number % 2 else "eval")
             expect(child.wait(0.0) is None, f"training ended: {child.last_line()}")
         child.send(signal.SIGTERM)
         child.wait()
     run.counts["models were written"] += len(run.events("saved"))
 
 
-def read_sample(run: Try) -> None:
-    """Draw a text; it must have the length that was asked for."""
+def read(run: Try, command: str) -> None:
+    """Draw a text, which must have the length that was asked for, or score the text that was held out."""
     length, seed, threads = run.rng.randint(20, 200), run.rng.randrange(10**6), run.rng.randint(1, 2)
-    command = f"sample -m {RUN} -n {length} --no-echo --seed {seed} --threads {threads}"
-    code, child = ended(command.split(), run.folder, tag="sample")
-    found = len(child.out.read_text(encoding="utf-8"))
-    expect(
-        code == 0 and found == length, f"sample ended with {code}, {found} of {length} characters: {child.last_line()}"
-    )
-
-
-def read_score(run: Try) -> None:
-    """Score the text that was held out."""
-    code, child = ended(["eval", "-m", RUN, "--json", "--device", "cpu"], run.folder, tag="eval")
-    expect(code == 0, f"eval ended with {code}: {child.last_line()}")
-    facts = json.loads(child.out.read_text(encoding="utf-8"))
-    expect(facts["num_chars"] == 1200 and 0.0 < facts["nats_per_char"] < 10.0, f"eval printed {facts}")
+    options = {"sample": f"-n {length} --no-echo --seed {seed} --threads {threads}", "eval": "--json --device cpu"}
+    code, child = ended(f"{command} -m {RUN} {options[command]}".split(), run.folder, tag=command)
+    out = child.out.read_text(encoding="utf-8")
+    expect(code == 0, f"{command} ended with {code}: {child.last_line()}")
+    if command == "sample":
+        expect(len(out) == length, f"sample printed {len(out)} of {length} characters")
+    else:
+        facts = json.loads(out)
+        expect(facts["num_chars"] == 1200 and 0.0 < facts["nats_per_char"] < 10.0, f"eval printed {facts}")

@@ -1,28 +1,43 @@
-"""The scene of every row about processes: something happens to a run, and it must end as if nothing had.
+"""Runs in forked processes: something happens to one, and it must end as if nothing had.
 
-The same command is given again, and then everything that the run has written is compared with
-what an undisturbed run of the same setting wrote, byte by byte.
+Forks save the seconds that imports and kernels take. After the fault the same command is given again,
+then all files of the run are compared with those of an undisturbed run of the same setting, byte by byte.
 """
 
+import contextlib
+import ctypes
 import functools
+import gc
 import itertools
 import json
 import math
+import multiprocessing
+import os
 import random
 import re
 import shutil
+import signal
+import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fault_rows.forks import PRECISIONS, Child, concurrently, ended
-from fault_rows.internals import CELLS, load_model, read_tensors
-from fault_rows.outcome import Outcome, Row, expect, problem_of
+from fault_rows.internals import CELLS, ModelFileError, available_cores, has_fast_bfloat16, load_model, read_tensors
+from fault_rows.outcome import Outcome, expect, problem_of
 
+PATIENCE = 120.0  # seconds, after which a process hangs
+PRECISIONS = ("float32", "bfloat16") if has_fast_bfloat16() else ("float32",)
+FORK = multiprocessing.get_context("fork")
+Before = Callable[[], Any]
+_PR_SET_PDEATHSIG = 1
+_SMALL = "--num-layers 1 --hidden-size 2 --embedding-dim 2 --batch-size 2 --seq-len 4 --steps 2 --device cpu --quiet"
+_DROP = "--dropout 0.5 --weight-drop 0.5"
 RUN = "run"  # the name of every run here
 FILES = Path("checkpoints", RUN)
 MODEL = "model.safetensors"
@@ -31,17 +46,133 @@ _SIZES = "--num-layers 2 --hidden-size 20 --embedding-dim 8 --batch-size 24 --se
 _DROPOUT = {True: "--dropout 0.2 --weight-drop 0.1", False: "--dropout 0"}
 _OF_THE_CLOCK = ("chars_per_second", "seconds_left")
 _OF_A_SITTING = ("resumed", "warning")  # events
-_WORDS = ("ba", "bane", "dor", "dorin", "e", "ilu", "kest", "lo", "mirra", "na", "ost", "sa", "tul", "ven")
+_WORDS = ("ba", "bane", "dor", "dorin", "e", "ilu", "kest", "lo", "mirra", "na", "ost", "sa", "tul.\n", "ven")
+
+
+def prepare(text: Path, folder: Path) -> None:
+    """Use every cell once in this process, so that forks find everything imported and every kernel loaded."""
+    commands = [
+        f"train {text} --run {cell}-{precision} --cell {cell} --precision {precision} {_SMALL} {_DROP}"
+        for cell, precision in itertools.product(CELLS, PRECISIONS)
+    ]
+    for command in (*commands, "eval --device cpu", "sample -n 5 --seed 1"):
+        with open(os.devnull, "w") as out, contextlib.redirect_stdout(out), contextlib.chdir(folder):
+            try:
+                _be_command([*command.split(), "--threads", "1"], folder)
+            except SystemExit as end:
+                expect(not end.code, f"{command}: exit code {end.code}")
+    expect(wait_until(lambda: threading.active_count() == 1), f"a fork would lack {threading.enumerate()}")
+    gc.freeze()  # a collection in a fork would copy everything that it shares with this process
+
+
+def _be_command(arguments: Sequence[str], folder: Path, before: Before = lambda: None) -> None:
+    from charrnn.cli import main as cli
+
+    os.chdir(folder)
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    sys.argv = ["charrnn", *arguments]
+    before()
+    cli.main()
+
+
+def in_fork(work: Callable[[], Any]) -> int | None:
+    """Do something in a process of its own; how that ended, -n by signal n, None if it hung."""
+    process = FORK.Process(target=work)
+    process.start()
+    process.join(PATIENCE)
+    process.kill()
+    return process.exitcode
+
+
+class Child(FORK.Process):
+    """One command in a process of its own, in a folder, with its output in files there; it dies with its parent.
+
+    before: what the process does first, in its folder; there it may break things.
+    """
+
+    def __init__(self, arguments: Sequence[str], folder: Path, *, tag: str = "last", **options: Before) -> None:
+        super().__init__()
+        self.out, self.err = folder / f"{tag}.out", folder / f"{tag}.err"
+        self._be_command = functools.partial(_be_command, arguments, folder, **options)
+        self.start()
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self.join()
+
+    def run(self) -> None:
+        """Be the command; it ends with SystemExit, which multiprocessing turns into the exit code."""
+        _die_with_parent()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        for number, path in ((1, self.out), (2, self.err)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644), number)
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+        self._be_command()
+
+    def wait(self, seconds: float = PATIENCE) -> int | None:
+        """How it ended, -n by signal n; None while it runs."""
+        self.join(seconds)
+        return self.exitcode
+
+    def wait_for(self, holds: Callable[[], bool]) -> bool:
+        """Wait until something holds; False if the process ended before it did."""
+        return wait_until(lambda: holds() or self.wait(0.0) is not None) and holds()
+
+    def send(self, number: int) -> None:
+        """Send a signal, unless the process has ended: its number may be another's by now."""
+        if self.exitcode is None:
+            os.kill(self.pid, number)
+
+    def errors(self) -> str:
+        return self.err.read_text(encoding="utf-8", errors="replace") if self.err.exists() else ""
+
+    def last_line(self) -> str:
+        return (self.errors().strip().splitlines() or ["(nothing)"])[-1]
+
+
+def ended(arguments: Sequence[str], folder: Path, **options: Any) -> tuple[int | None, Child]:
+    """Run a command to its end: its exit code, -n by signal n, None if it hung; and the process."""
+    with Child(arguments, folder, **options) as child:
+        return child.wait(), child
+
+
+def wait_until(holds: Callable[[], bool]) -> bool:
+    """Wait until something holds, but not forever; return whether it does."""
+    end = time.monotonic() + PATIENCE
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.001)
+    return holds()
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def concurrently(function: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
+    """A function's results, as many at a time as there are cores, from processes that may fork."""
+    with ProcessPoolExecutor(min(8, available_cores()), mp_context=FORK, initializer=_die_with_parent) as pool:
+        yield from pool.map(function, jobs)
 
 
 def make_text(length: int) -> str:
-    """Lines of words of a made-up language with some order in it."""
-    rng, text = random.Random(0), ""
-    while len(text) < length:
-        first = rng.randrange(len(_WORDS))
-        words = [_WORDS[(first + k * rng.choice((1, 1, 2))) % len(_WORDS)] for k in range(rng.randint(3, 7))]
-        text += " ".join(words) + ".\n"
-    return text[:length]
+    """Words of a made-up language."""
+    return " ".join(random.Random(0).choices(_WORDS, k=length))[:length]
+
+
+def refusal(path: Path) -> str:
+    """The error that a model or a state is refused with; nothing if it loads."""
+    try:
+        load_model(path) if path.name == MODEL else read_tensors(path, kind="state")
+    except ModelFileError as error:
+        return str(error)
+    return ""
 
 
 class Setting(NamedTuple):
@@ -62,26 +193,22 @@ class Files:
 
     def states(self) -> list[Path]:
         """The states, newest first."""
-        found = self.run.glob("state-*.safetensors")
-        return sorted(found, key=lambda path: -int(path.stem.removeprefix("state-")))
+        return sorted(self.run.glob("state-*.safetensors"), key=lambda path: -int(path.stem.removeprefix("state-")))
 
     def num_lines(self) -> int:
-        """Whole lines of the log."""
         return self.log.read_bytes().count(b"\n") if self.log.exists() else 0
 
     def events(self, kind: str = "") -> list[dict[str, Any]]:
         """The log's events, all or of a kind, without what the clock says and what belongs to one sitting."""
         text = self.log.read_text("utf-8")
         expect(not re.search(r"\bNaN\b|Infinity", text), "log.jsonl: a value that is not finite")
-        events = [json.loads(line) for line in text.splitlines()]
         return [
             {name: value for name, value in event.items() if name not in _OF_THE_CLOCK}
-            for event in events
+            for event in map(json.loads, text.splitlines())
             if event["event"] not in _OF_A_SITTING and kind in ("", event["event"])
         ]
 
     def is_over(self) -> bool:
-        """Whether the run has come to its end."""
         return self.num_lines() > 0 and self.events()[-1]["event"] == "finished"
 
     def check_whole(self) -> None:
@@ -119,24 +246,21 @@ class Try(Files):
 
     def __init__(self, setting: Setting, scratch: Path, number: int, seed: int) -> None:
         super().__init__(scratch / f"try-{seed}")
-        self.setting, self.number, self.rng, self.text = setting, number, random.Random(seed), scratch / "text.txt"
+        self.setting, self.number, self.text = setting, number, scratch / "text.txt"
         self.whole = Files(scratch / "-".join(map(str, setting)))
-        self.counts: Counter[str] = Counter()
+        self.rng, self.counts = random.Random(seed), Counter[str]()
 
     def command(self, *more: object, steps: int = 200, save_every: float = 0.02) -> list[str]:
         """The command line of the run; all runs read the same text, because files name its path."""
         cell, dropout, precision, threads = self.setting
-        where = ["--run", RUN, "--device", "cpu", "--cell", cell, "--precision", precision, "--threads", threads]
-        sizes = [*_SIZES.split(), *_DROPOUT[dropout].split(), "--test-fraction", "0.05"]
-        budget = ["--steps", steps, "--save-every", save_every]
-        return list(map(str, ["train", self.text, *where, *sizes, *budget, *more]))
+        where = f"--run {RUN} --device cpu --cell {cell} --precision {precision} --threads {threads}"
+        budget = f"--steps {steps} --save-every {save_every} --test-fraction 0.05"
+        return ["train", str(self.text), *f"{where} {_SIZES} {_DROPOUT[dropout]} {budget}".split(), *map(str, more)]
 
     def train(self, *more: object, save_every: float = 0.02, **options: Any) -> Child:
-        """Start the run."""
         return Child(self.command(*more, save_every=save_every), self.folder, **options)
 
     def wait_for_line(self, child: Child, number: int) -> bool:
-        """Wait until the log has so many lines; False if the process ended before."""
         return child.wait_for(lambda: self.num_lines() >= number)
 
     def finish(self, *more: object) -> None:
@@ -151,56 +275,45 @@ class Try(Files):
         self.check_equal(self.whole)
 
     def clear(self) -> None:
-        """Empty the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
 
 
-class Bench:
-    """A folder for the runs of all rows, and their settings."""
+class Trials(NamedTuple):
+    """Calls a trial for one setting after the other, some at a time. tries: how many a call counts for."""
 
-    def __init__(self, scratch: Path, seed: int) -> None:
-        self.scratch, rng = scratch, random.Random(seed)
-        others = list(itertools.product((False, True), PRECISIONS, (1, 2, 3)))
-        of_each = [[Setting(cell, *other) for other in rng.sample(others, len(others))] for cell in CELLS]
-        self.settings = list(itertools.chain(*zip(*of_each, strict=True)))  # every cell before one comes again
+    scratch: Path
+    settings: list[Setting]
+    trial: Callable[[Try], None]
+    tries: int
 
-    def row(
-        self,
-        fault: str,
-        must_hold: str,
-        counts: tuple[int, int, int],
-        trial: Callable[[Try], None],
-        *,
-        precision: str | None = None,
-        tries: int = 1,
-    ) -> Row:
-        """A row that calls a trial for one setting after the other. tries: how many a trial counts for."""
+    def __call__(self, outcome: Outcome, count: int, rng: random.Random) -> None:
+        outcome.skipped = "" if self.settings else "this processor has no fast bfloat16"
+        in_turn = enumerate(itertools.islice(itertools.cycle(self.settings), count))
+        runs = [Try(setting, self.scratch, number, rng.getrandbits(63)) for number, setting in in_turn]
+        total: Counter[str] = Counter()
+        for run, problem in concurrently(functools.partial(_attempt, self.trial), runs):
+            outcome.note(f"{run.setting}, number {run.number}", problem, tries=self.tries)
+            total += run.counts
+        outcome.fault += f" ({', '.join(f'{number} {what}' for what, number in total.items())})" if total else ""
 
-        def fill(outcome: Outcome, count: int, rng: random.Random) -> None:
-            usable = [setting for setting in self.settings if precision in (None, setting.precision)]
-            outcome.skipped = "" if usable else f"this processor has no fast {precision}"
-            settings = enumerate(itertools.islice(itertools.cycle(usable), count))
-            runs = [Try(setting, self.scratch, number, rng.getrandbits(63)) for number, setting in settings]
-            total: Counter[str] = Counter()
-            for run, problem in concurrently(functools.partial(_attempt, trial), runs):
-                outcome.note(f"{run.setting}, number {run.number}", problem, tries=tries)
-                total += run.counts
-            notes = ", ".join(f"{number} {what}" for what, number in total.items())
-            outcome.fault += f" ({notes})" if notes else ""
 
-        return fault, must_hold, counts, fill
+def make_settings(seed: int) -> list[Setting]:
+    """All settings in a random order in which every cell comes before one comes again."""
+    rng, others = random.Random(seed), list(itertools.product((False, True), PRECISIONS, (1, 2, 3)))
+    of_each = [[Setting(cell, *other) for other in rng.sample(others, len(others))] for cell in CELLS]
+    return list(itertools.chain(*zip(*of_each, strict=True)))
 
 
 def _attempt(trial: Callable[[Try], None], run: Try) -> tuple[Try, str | None]:
     """Call a trial, after the undisturbed run of its setting, if that is the first one."""
-    whole, seconds = run.whole, run.whole.folder / "seconds"
+    seconds = run.whole.folder / "seconds"
     if not seconds.exists():
-        whole.folder.mkdir()
+        run.whole.folder.mkdir()
         begun = time.monotonic()
-        code, child = ended(run.command(), whole.folder)
+        code, child = ended(run.command(), run.whole.folder)
         expect(code == 0, f"{run.setting}: exit code {code}: {child.errors()}")
-        whole.check_ended()
+        run.whole.check_ended()
         seconds.write_text(str(time.monotonic() - begun))
     run.clear()
     return run, problem_of(trial, run)

@@ -1,8 +1,9 @@
-"""Rows about saves: each operation of a save is killed, or fails once or for a while, as on a full or broken disk."""
+"""Rows about saves: each operation is killed or fails, its writes are lost in a crash, files are damaged later."""
 
 import contextlib
 import errno
 import functools
+import itertools
 import json
 import os
 import random
@@ -15,21 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from fault_rows.disk import FOR_A_WHILE, KILLS, SHORT, TORN, Fault, lack_of_strace, system_calls, traced
-from fault_rows.forks import PATIENCE, in_fork
+from fault_rows.disk import FOR_A_WHILE, KILLS, SHORT, TORN, Fault, after_crash, lack_of_strace, system_calls, traced
 from fault_rows.internals import Log, ModelConfig, ModelFile, Run, StateSnapshot, Vocab, Writer, load_model, save_model
-from fault_rows.outcome import Outcome, Row, expect, problem_of
-from fault_rows.runs import MODEL, RUN
+from fault_rows.outcome import Outcome, expect, problem_of
+from fault_rows.runs import MODEL, PATIENCE, RUN, in_fork, refusal
 
-OLDEST, OLD, NEW, LATER, LAST = 10, 20, 30, 40, 50  # steps of the states: the first two are there from the start
-ALL = 10**6
+MODELS = {2: 0, 4: 0, 6: 1, 8: 1, 10: 2}  # steps of states, and the number of the model that each counts on
+OLDEST, OLD, NEW, LATER, LAST = MODELS  # the first two are there from the start; each step logs an event
 ERRORS = ("ENOSPC", "EIO", "EACCES", "EROFS")
+FAILURES = tuple(how + more for how in (*ERRORS, SHORT, TORN) for more in ("", FOR_A_WHILE))
 Around = Callable[..., contextlib.AbstractContextManager[Any]]  # a context for some work
-_OF_A_WRITE = (KILLS[1], SHORT, TORN)
 _CHARS = "\n .abcdefghijklmnopqrstuvwxyz"
-_KILLED = "the old or the new state loads, the model too, and what is left over the next run takes away"
-_FAILED = "what was saved before loads, the failure is reported exactly once, a later save works"
-_LOGGED = "the failure is reported exactly once, each line is there once"
 
 
 def make_model(number: int) -> ModelFile:
@@ -44,46 +41,39 @@ def make_state(step: int) -> StateSnapshot:
     """A small state, another for each step."""
     rng = np.random.default_rng(step)
     tensors = {f"weights.{name}": rng.normal(size=(40, 50)).astype(np.float32) for name in "abc"}
-    return StateSnapshot(step, tensors, {"step": step, "num_events": num_events(step), "finished": False})
-
-
-def num_events(step: int) -> int:
-    """How many events of the log a state counts on."""
-    return step // 5
-
-
-def save_state(run: Run, step: int) -> None:
-    """Save a state as a run does."""
-    state = make_state(step)
-    run.save_state(step, state.tensors, state.meta)
+    return StateSnapshot(step, tensors, {"step": step, "num_events": step, "finished": False})
 
 
 def log_events(run: Run, first: int, last: int) -> None:
-    """Append events to the log as a run does, from number first on."""
+    """Append the events of some steps to the log as a run does."""
     log = Log(run)
-    for number in range(first, last):
-        problem = log.append({"event": "progress", "step": number, "nats_per_char": 1 / (number + 1)})
+    for step in range(first, last):
+        problem = log.append({"event": "progress", "step": step, "nats_per_char": 1 / (step + 1)})
         expect(problem is None, f"the log: {problem}")
+
+
+def save(run: Run, before: int, step: int) -> None:
+    """What a run does at a step, after the state before it: the log, the model, the state; the oldest state goes."""
+    log_events(run, before, step)
+    if MODELS[step] > MODELS.get(before, -1):
+        save_model(run.model_path, make_model(MODELS[step]))
+    state = make_state(step)
+    run.save_state(step, state.tensors, state.meta)
 
 
 class Scene:
     """A folder with a model, two states and a log; and the bytes of every model and state that is ever saved."""
 
     def __init__(self, root: Path) -> None:
-        self.root, proofs, base = root, Run("proofs", root), Run(RUN, root / "base")
-        self.states, self.models = dict[int, bytes](), list[bytes]()
-        proofs.folder.mkdir(parents=True)
-        base.folder.mkdir(parents=True)
-        for step in (OLDEST, OLD, NEW, LATER, LAST):
-            save_state(proofs, step)
-            self.states[step] = proofs.state_path(step).read_bytes()
-        for number in range(3):
-            save_model(proofs.model_path, make_model(number))
-            self.models.append(proofs.model_path.read_bytes())
-        for step in (OLDEST, OLD):
-            base.state_path(step).write_bytes(self.states[step])
-        base.model_path.write_bytes(self.models[0])
-        log_events(base, 0, num_events(OLD))
+        self.root, self.states, self.models = root, dict[int, bytes](), dict[bytes, int]()
+        run = Run(RUN, root / "all")
+        run.folder.mkdir(parents=True)
+        for before, step in itertools.pairwise((0, *MODELS)):
+            save(run, before, step)
+            self.states[step] = run.state_path(step).read_bytes()
+            self.models[run.model_path.read_bytes()] = MODELS[step]
+            if step == OLD:
+                shutil.copytree(root / "all", root / "base")
 
     def copy(self) -> Run:
         """A new copy of the folder, in place of the last one."""
@@ -91,8 +81,8 @@ class Scene:
         shutil.copytree(self.root / "base", self.root / "try")
         return Run(RUN, self.root / "try")
 
-    def check(self, run: Run, *, least: int = OLD, damaged: bool = False) -> tuple[int, int]:
-        """A whole state and a whole model load, as they were saved; return the state's step and the model's number.
+    def check(self, run: Run, *, least: int = OLD, damaged: bool = False) -> int:
+        """A whole state and the model that it counts on load, as they were saved; return the state's step.
 
         least: the step of a state that had been saved before. damaged: states may be damaged, if
         they are passed over.
@@ -100,19 +90,18 @@ class Scene:
         saved = run.newest_state()
         load_model(run.model_path)
         expect(saved, "no state is left")
-        step, name = saved.meta["step"], saved.path.name
-        expect(step >= least, f"{name} is the newest, though the state of step {least} was saved")
+        step: int = saved.meta["step"]
+        expect(step >= least, f"{saved.path.name} is the newest, though the state of step {least} was saved")
         expect(damaged or not saved.damaged, f"there are damaged states: {saved.damaged}")
         right = saved.path == run.state_path(step) and saved.path.read_bytes() == self.states[step]
-        expect(right, f"{name} is not what was saved")
-        model = run.model_path.read_bytes()
-        expect(model in self.models, "the model is not one that was saved")
-        expect(step < NEW or model != self.models[0], "the new state is there, but its model isn't")
-        return step, self.models.index(model)
+        expect(right, f"{saved.path.name} is not what was saved")
+        model = self.models.get(run.model_path.read_bytes(), -1)
+        expect(model >= MODELS[step], f"the model is not one that was saved, or older than the state of step {step}")
+        return step
 
     def check_tidy(self, run: Run) -> None:
         """Nothing is left over, except temporary files, which the next run takes away."""
-        ours = {MODEL, "log.jsonl", ".lock", ".lock-holder", *(run.state_path(step).name for step in self.states)}
+        ours = {MODEL, "log.jsonl", ".lock", ".lock-holder", *(run.state_path(step).name for step in MODELS)}
         odd = {path.name for path in run.folder.iterdir()} - ours
         expect(all(name.startswith(".") and name.endswith(".tmp") for name in odd), f"left over: {odd}")
         with run.locked():
@@ -127,24 +116,7 @@ class Scene:
         expect(num_states == 2, f"{num_states} states are left")
 
 
-def rows(scene: Scene) -> list[Row]:
-    """The rows of the table, in its order."""
-    errors = ", ".join(ERRORS)
-    fails = [how + more for how in (*ERRORS, SHORT, TORN) for more in ("", FOR_A_WHILE)]
-    fails_by_strace = [f"error={error}" for error in ERRORS]
-    table = [
-        ("SIGKILL at every file operation of a save", _KILLED, save_new, KILLS, kill),
-        ("SIGKILL at every system call of a save, by strace", _KILLED, save_new, ["signal=KILL"], kill),
-        (f"{errors}, short write at every file operation of a save", _FAILED, write_new, fails, fail_write),
-        (f"{errors}, short write where the log is written", _LOGGED, log_one, fails, fail_log),
-        (f"{errors} at every system call of a save, by strace", _FAILED, write_new, fails_by_strace, fail_write),
-    ]
-    return [(fault, holds, (6, ALL, ALL), functools.partial(fill, scene, *how)) for fault, holds, *how in table]
-
-
-def fill(
-    scene: Scene, work: Any, hows: list[str], trial: Any, outcome: Outcome, count: int, rng: random.Random
-) -> None:
+def at_every(scene: Scene, work: Any, hows: Any, trial: Any, outcome: Outcome, count: int, rng: random.Random) -> None:
     """Call a trial for every fault at every operation of some work, or for so many of them."""
     run, fault, log = scene.copy(), Fault(), scene.root / "calls"
     if "=" not in hows[0]:
@@ -156,20 +128,16 @@ def fill(
     else:
         work(run, functools.partial(traced, "-o", str(log)))
         steps = system_calls(log)
-    faults = [
-        Fault(how, n, kind) for kind, n in steps for how in hows if kind == "write" or not how.startswith(_OF_A_WRITE)
-    ]
+    some = (KILLS[1], SHORT, TORN)  # of a write only
+    faults = [Fault(how, n, kind) for kind, n in steps for how in hows if kind == "write" or not how.startswith(some)]
     for fault in faults if len(faults) <= count else rng.sample(faults, count):
-        name = f"{fault.how} {fault.kind} {fault.nth}"
-        outcome.note(name, problem_of(trial, scene, scene.copy(), fault))
+        outcome.note(f"{fault.how} {fault.kind} {fault.nth}", problem_of(trial, scene, scene.copy(), fault))
 
 
 def save_new(run: Run, around: Around) -> None:
-    """What a run does at a new best model: the log, the model, the state; the oldest state goes."""
+    """Save as a run does at a new best model."""
     with around(), run.locked():
-        log_events(run, num_events(OLD), num_events(NEW))
-        save_model(run.model_path, make_model(1))
-        save_state(run, NEW)
+        save(run, OLD, NEW)
 
 
 def write_new(run: Run, around: Around, then: Callable[[Writer], None] = lambda writer: None) -> None:
@@ -178,7 +146,7 @@ def write_new(run: Run, around: Around, then: Callable[[Writer], None] = lambda 
         thread = next(thread.native_id for thread in threading.enumerate() if thread.name == "writer")
         with around(thread=thread):
             with writer._changed:  # so that it sees both at once
-                writer.put(make_model(1))
+                writer.put(make_model(MODELS[NEW]))
                 writer.put(make_state(NEW))
             writer.wait(PATIENCE)
             then(writer)
@@ -197,8 +165,7 @@ def kill(scene: Scene, run: Run, fault: Fault) -> None:
     scene.check(run)
     scene.check_tidy(run)
     with run.locked():
-        save_model(run.model_path, make_model(1))
-        save_state(run, LATER)
+        save(run, OLD, LATER)
     scene.check_later(run)
 
 
@@ -218,7 +185,7 @@ def fail_write(scene: Scene, run: Run, fault: Fault) -> None:
 
     write_new(run, functools.partial(fault.at, run.folder), then)
     harmless = fault.how.startswith(SHORT) or ("=" in fault.how and not messages)  # nothing may depend on a system call
-    check_messages(messages, None if harmless else fault.reason)
+    check_messages(messages, "" if harmless else fault.error.strerror)
     scene.check_later(run)
 
 
@@ -233,10 +200,87 @@ def fail_log(scene: Scene, run: Run, fault: Fault) -> None:
         log.finish()
     after = run.log_path.read_text()
     expect(after == before + "".join(json.dumps(event) + "\n" for event in events), f"the log ends {after[-300:]!r}")
-    check_messages(messages, os.strerror(errno.ENOSPC) if fault.how.startswith(SHORT) else fault.reason)
+    check_messages(messages, os.strerror(errno.ENOSPC) if fault.how.startswith(SHORT) else fault.error.strerror)
 
 
-def check_messages(messages: list[str], reason: str | None) -> None:
-    """There is one message, which names the reason; or none, if reason is None."""
-    expect(len(messages) == (reason is not None), f"{len(messages)} messages: {messages}")
-    expect(reason is None or reason in messages[0], f"{reason} is not in {messages}")
+def check_messages(messages: list[str], reason: str) -> None:
+    """There is one message, which names the reason; or none, if there is no reason."""
+    expect(len(messages) == bool(reason), f"{len(messages)} messages: {messages}")
+    expect(not reason or reason in messages[0], f"{reason} is not in {messages}")
+
+
+def crash(scene: Scene, outcome: Outcome, count: int, rng: random.Random) -> None:
+    """Crash after every operation of a resumed run that saves three states, with other losses each time."""
+    run, fault, ends = scene.copy(), Fault(), {OLD: 0}
+    log_events(run, OLD, OLD + 3)  # they will be logged again
+    begin = {path.name: path.read_bytes() for path in run.folder.iterdir()}
+    with fault.at(run.folder):
+        run.rewind_log(OLD)
+        for before, step in itertools.pairwise((OLD, NEW, LATER, LAST)):
+            save(run, before, step)
+            ends[step] = len(fault.operations)
+    log = run.log_path.read_bytes().splitlines(keepends=True)
+    moments = rng.sample(range(len(fault.operations) + 1), len(fault.operations) + 1)
+    for number, done in enumerate(itertools.islice(itertools.cycle(moments), count)):
+        left = after_crash(begin, fault.operations[:done], RUN, rng)
+        least = max(step for step, end in ends.items() if end <= done)
+        outcome.note(f"crash {number}, after {done} operations", problem_of(check_crash, scene, left, least, log))
+
+
+def check_crash(scene: Scene, left: dict[str, bytes], least: int, log: list[bytes]) -> None:
+    """The newest state that had been saved is there, with its model and its log, and nothing else loads."""
+    run = scene.copy()
+    for path in run.folder.iterdir():
+        path.unlink()
+    for name, data in left.items():
+        (run.folder / name).write_bytes(data)
+    step = scene.check(run, least=least, damaged=True)
+    for path in run.folder.glob("*.safetensors"):
+        saved = path.read_bytes() in (*scene.models, *scene.states.values())
+        expect(saved or refusal(path), f"{path.name} loads, but nobody saved it")
+    scene.check_tidy(run)
+    run.rewind_log(step)
+    right = run.log_path.read_bytes() == b"".join(log[:step])
+    expect(right, f"the log lacks what the state of step {step} counts on")
+
+
+def damaged(way: str, data: bytes, rng: random.Random) -> bytes:
+    """Bytes of which a block is lost, repeated or changed: at the beginning, in the middle or at the end."""
+    if way == "flipped":  # half of the time in the header, which is the smaller part
+        bit = rng.randrange(8 * rng.choice((8 + int.from_bytes(data[:8], "little"), len(data))))
+        return data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :]
+    size = min(len(data), rng.choice((1, 8, 16, 64, 512, 4096, rng.randrange(1, len(data)), len(data))))
+    start, second = (rng.randrange(len(data) - size + 1) for _ in range(2))
+    if way in ("truncated", "extended"):
+        start = rng.choice((0, len(data) - size))
+    block, other, end = data[start : start + size], data[second : second + size], start + size
+    if way == "extended":
+        more = rng.choice((bytes(size), rng.randbytes(size), b"\n" * size, data))
+        return data + more if start else more + data
+    if way == "swapped" and rng.random() < 0.7:  # both change places
+        data = data[:second] + block + data[second + size :]
+    zeroed, moved = rng.choice((b"\0", b"\xff")) * size, rng.choice((b"", 2 * block))
+    return data[:start] + {"truncated": b"", "zeroed": zeroed, "moved": moved, "swapped": other}[way] + data[end:]
+
+
+def damage(scene: Scene, ways: list[str], outcome: Outcome, count: int, rng: random.Random) -> None:
+    """Damage the model and the newest state in turn, in each way in turn."""
+    run = scene.copy()
+    for number in range(count):
+        way, path = ways[number // 2 % len(ways)], run.state_path(OLD) if number % 2 else run.model_path
+        good = bad = path.read_bytes()
+        while bad == good:  # as zeros where there were zeros
+            bad = damaged(way, good, rng)
+        path.write_bytes(bad)
+        outcome.note(f"{way}, number {number}, {path.name}", problem_of(check_damaged, run, path))
+        path.write_bytes(good)
+
+
+def check_damaged(run: Run, path: Path) -> None:
+    """A damaged file is refused by name; the run falls back to the state before it."""
+    error = refusal(path)
+    expect(error.startswith(f"{path}: "), f"refused with: {error}")
+    if path != run.model_path:
+        saved = run.newest_state()
+        right = saved and saved.path == run.state_path(OLDEST) and saved.damaged == (error,)
+        expect(right, f"fell back to {saved and saved.path}, of {saved and saved.damaged}")
