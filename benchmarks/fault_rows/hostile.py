@@ -288,7 +288,8 @@ def fill(folder: Path, outcome: Outcome, count: int, rng: random.Random) -> None
     code, child = ended(f"{_TRAIN} --run good {_GOOD} --steps 30".split(), folder)
     expect(code == 0, child.errors())
     good = folder / "checkpoints" / "good"
-    model, state = Good(good / MODEL, "model"), Good(good / "state-24.safetensors", "state")
+    unfinished = min(good.glob("state-*"), key=lambda path: int(path.stem.removeprefix("state-")))
+    model, state = Good(good / MODEL, "model"), Good(unfinished, "state")
     families = [family for both in zip(model.cases(), state.cases(), strict=True) for family in both]
     for family in families:
         rng.shuffle(family)
