@@ -14,6 +14,11 @@ def bits(nats: float) -> float:
     return nats / math.log(2)
 
 
+def bits_per(unit: str) -> str:
+    """Return the short name of bits per character or per byte."""
+    return "bits/byte" if unit == "byte" else "bits/char"
+
+
 @dataclass(frozen=True)
 class Event:
     """Something that happened in a run after `step` optimiser updates."""
@@ -30,6 +35,7 @@ class Event:
 class Plan(Event):
     """What a run will do, with every setting resolved. Sizes are in characters or bytes.
 
+    unit: what the network predicts, a character or a byte; counts of characters are in this unit.
     valid: the held-out file, or None if the end of the text is held out. threads: per process.
     steps: None if the budget is a time; the first steps then measure the speed and determine it.
     """
@@ -55,6 +61,7 @@ class Plan(Event):
     precision: str
     notes: list[str]
     reasons: dict[str, str]
+    unit: str = "character"
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,7 @@ class Evaluated(Event):
     num_chars: int
     whole: bool
     best: bool
+    unit: str = "character"
 
 
 @dataclass(frozen=True)
@@ -146,3 +154,4 @@ class Finished(Event):
     num_test_chars: int = 0
     network_nats_per_char: float | None = None
     ngram_nats_per_char: float | None = None
+    unit: str = "character"

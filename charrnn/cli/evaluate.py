@@ -141,10 +141,10 @@ def evaluate(
     with console.slow_notice("scoring the text"):
         found = score(network, file, eval_text, items, for_page=html is not None)
         if worst is not None:
-            print_worst(found, worst, json=json)
+            print_worst(found, worst, file.vocab.unit, json=json)
         if not wants_score:
             return
-        assessment = Assessment(found.score)
+        assessment = Assessment(found.score, unit=file.vocab.unit)
         if corpus is not None:
             rate = (ADAPT_RATE if adapt_rate is None else adapt_rate) if adapt else None
             parts = found.score, file, network, eval_text, corpus.train_ids
@@ -189,8 +189,9 @@ def compare(
         for one in found:
             console.result_json({"model": one.model, "text": texts[0].name, **one.record()})
     else:
-        console.table(messages.compared_facts(texts[0].name, found))
-        console.table([messages.compared_row(one) for one in found], header=messages.COMPARED_HEADER)
+        unit = files[0].vocab.unit
+        console.table(messages.compared_facts(texts[0].name, unit, found))
+        console.table([messages.compared_row(one) for one in found], header=messages.compared_header(unit))
 
 
 def read_same_text(
@@ -299,13 +300,13 @@ def print_lines(lines: "Iterable[Line]") -> None:
         console.result_json(line.record())
 
 
-def print_worst(found: "Summary", count: int, *, json: bool) -> None:
-    """Print the least predictable lines."""
+def print_worst(found: "Summary", count: int, unit: str, *, json: bool) -> None:
+    """Print the least predictable lines. unit: what the model predicts, a character or a byte."""
     lines = found.hardest[:count]
     if json:
         print_lines(lines)
     else:
-        console.table([messages.line_row(line) for line in lines], header=messages.line_header(lines))
+        console.table([messages.line_row(line) for line in lines], header=messages.line_header(lines, unit))
 
 
 def print_assessment(
@@ -317,9 +318,9 @@ def print_assessment(
         return
     from charrnn.evaluation.verdict import sentences
 
-    console.table(messages.score_rows(str(path), text.name, found.score))
+    console.table(messages.score_rows(str(path), text.name, found.score, assessment.unit))
     if assessment.baselines or assessment.adapted or found.score.experts:
-        console.table(messages.comparison_rows(assessment), header=messages.COMPARISON_HEADER)
+        console.table(messages.comparison_rows(assessment), header=messages.comparison_header(assessment))
     console.sentences(sentences(assessment))
     if console.uses_colour():
         excerpt = file.vocab.decode(found.first.ids[:EXCERPT])

@@ -15,7 +15,7 @@ from charrnn.data.vocab import END, UNKNOWN, Vocab
 from charrnn.data.vocab import describe as unicode_name
 from charrnn.evaluation.scores import Assessment, Evaluation, Line
 from charrnn.evaluation.verdict import sentences
-from charrnn.events import Evaluated, Event, Finished, Plan, Resumed, Sample, Stopped, Warned, bits
+from charrnn.events import Evaluated, Event, Finished, Plan, Resumed, Sample, Stopped, Warned, bits, bits_per
 
 if TYPE_CHECKING:
     from charrnn.evaluation.comparison import Compared
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
 COMPILING = "loading kernels, which are compiled for this processor the first time"
 COMPARING = "comparing with n-grams and xz"
-COMPARISON_HEADER = ("predictor", "bits/char", "")
-COMPARED_HEADER = ("model", "bits/char", "behind the best", "standard error")
-CARD_HEADER = ("run", "network", "parameters", "bits/char", "trained on")
+CARD_HEADER = ("run", "network", "parameters", "score", "trained on")
 MAX_NAMED = 10  # unknown characters
 MAX_SHOWN = 200  # characters of a vocabulary
 MAX_LINES, MAX_WIDTH = 4, 100  # of a sample during training
@@ -43,9 +41,9 @@ def describe(event: Event) -> str:
         case Resumed():
             return event.note
         case Evaluated():
-            score = f"{event.nats_per_char:.4f} nats, {event.bits_per_char:.3f} bits/char"
+            score = f"{event.nats_per_char:.4f} nats, {event.bits_per_char:.3f} {bits_per(event.unit)}"
             best = ", best" if event.best else ""
-            return f"step {event.step}: {score} on {event.num_chars:,} held-out characters{best}"
+            return f"step {event.step}: {score} on {event.num_chars:,} held-out {event.unit}s{best}"
         case Sample():
             return "\n".join(sample_lines(event.text))
         case Warned():
@@ -68,7 +66,7 @@ def sample_lines(text: str) -> list[str]:
 def result_lines(event: Finished) -> str:
     """Return the final scores, each with what it means."""
     lines = [
-        f"{_loss(event.nats_per_char)} on all {event.num_chars:,} held-out characters",
+        f"{_loss(event.nats_per_char, event.unit)} on all {event.num_chars:,} held-out {event.unit}s",
         f"(best weights: step {event.best_step} of {event.step}; slightly optimistic: this text chose them)",
     ]
     if event.network_nats_per_char is not None and event.ngram_nats_per_char is not None:
@@ -76,7 +74,7 @@ def result_lines(event: Finished) -> str:
         lines.append(f"(with n-grams mixed in; the network alone {alone})")
     if event.test_nats_per_char is not None:
         lines += [
-            f"{_loss(event.test_nats_per_char)} on {event.num_test_chars:,} test characters",
+            f"{_loss(event.test_nats_per_char, event.unit)} on {event.num_test_chars:,} test {event.unit}s",
             "(unbiased: this text chose nothing)",
         ]
     return "\n".join(lines)
@@ -95,10 +93,10 @@ def plan_lines(plan: Plan, *, with_reasons: bool = False) -> str:
     test = f", then {plan.num_test_chars:,} for the test" if plan.num_test_chars else ""
     base = f", starting from {one_line(training['init_from'])}" if training.get("init_from") else ""
     lines = [
-        f"{one_line(texts)}: {plan.num_chars:,} characters, {plan.vocab_size:,} distinct; {part} held out{test}",
+        f"{one_line(texts)}: {plan.num_chars:,} {plan.unit}s, {plan.vocab_size:,} distinct; {part} held out{test}",
         f"{_network(model)}, embedding {model['embedding_dim']}, "
         f"{plan.num_parameters:,} parameters, about {plan.memory_bytes / 1e6:,.0f} MB",
-        f"{budget}, {training['batch_size']}x{training['seq_len']} characters per step; "
+        f"{budget}, {training['batch_size']}x{training['seq_len']} {plan.unit}s per step; "
         f"{plan.device}, {threads}, {plan.precision}",
         f"dropout {training['dropout']:g}{weight_drop}, "
         f"learning rate {training['learning_rate']:g}, weight decay {training['weight_decay']:g}",
@@ -111,21 +109,26 @@ def plan_lines(plan: Plan, *, with_reasons: bool = False) -> str:
 # scores
 
 
-def score_rows(model: str, text: str, score: Evaluation) -> list[tuple[str, str]]:
-    """Return a score as rows of a table."""
+def score_rows(model: str, text: str, score: Evaluation, unit: str) -> list[tuple[str, str]]:
+    """Return a score as rows of a table. unit: what the model predicts, a character or a byte."""
     rows = [
         ("model", model),
         ("text", text),
-        ("characters scored", f"{score.num_chars:,}"),
-        ("nats per character", f"{score.nats_per_char:.6f}"),
-        ("bits per character", f"{score.bits_per_char:.6f}"),
+        (f"{unit}s scored", f"{score.num_chars:,}"),
+        (f"nats per {unit}", f"{score.nats_per_char:.6f}"),
+        (f"bits per {unit}", f"{score.bits_per_char:.6f}"),
         ("perplexity", f"{score.perplexity:.4f}"),
     ]
     if score.unknown:
         named = ", ".join(f"{unicode_name(char)} {count:,}x" for char, count in list(score.unknown.items())[:MAX_NAMED])
         more = f", and {len(score.unknown) - MAX_NAMED} more" if len(score.unknown) > MAX_NAMED else ""
-        rows.append(("unknown characters", f"{score.num_unknown:,}, not scored: {named}{more}"))
+        rows.append((f"unknown {unit}s", f"{score.num_unknown:,}, not scored: {named}{more}"))
     return rows
+
+
+def comparison_header(found: Assessment) -> tuple[str, ...]:
+    """Return the header of a table of scores."""
+    return "predictor", bits_per(found.unit), ""
 
 
 def comparison_rows(found: Assessment) -> list[tuple[str, str, str]]:
@@ -145,15 +148,22 @@ def comparison_lines(found: Assessment) -> str:
     """Return the comparison and its summary as lines of text."""
     rows = comparison_rows(found)
     width = max(len(name) for name, _, _ in rows)
-    lines = [f"{name:<{width}}  {figure} bits/char{f' ({note})' if note else ''}" for name, figure, note in rows]
+    lines = [
+        f"{name:<{width}}  {figure} {bits_per(found.unit)}{f' ({note})' if note else ''}" for name, figure, note in rows
+    ]
     return "\n".join([*lines, *sentences(found)])
 
 
-def compared_facts(text: str, found: "Sequence[Compared]") -> list[tuple[str, str]]:
+def compared_header(unit: str) -> tuple[str, ...]:
+    """Return the header of a table of models. unit: what they predict, a character or a byte."""
+    return "model", bits_per(unit), "behind the best", "standard error"
+
+
+def compared_facts(text: str, unit: str, found: "Sequence[Compared]") -> list[tuple[str, str]]:
     """Return what a comparison of models was made on, as rows of a table."""
-    rows = [("text", text), ("characters scored", f"{found[0].score.num_chars:,}")]
+    rows = [("text", text), (f"{unit}s scored", f"{found[0].score.num_chars:,}")]
     if num_left_out := found[0].num_left_out:
-        rows.append(("characters left out", f"{num_left_out:,}, which not all of the models know"))
+        rows.append((f"{unit}s left out", f"{num_left_out:,}, which not all of the models know"))
     return rows
 
 
@@ -164,9 +174,9 @@ def compared_row(found: "Compared") -> tuple[str, ...]:
     return found.model, f"{found.score.bits_per_char:.3f}", behind, error
 
 
-def line_header(lines: Sequence[Line]) -> tuple[str, ...]:
+def line_header(lines: Sequence[Line], unit: str) -> tuple[str, ...]:
     """Return the header of a table of lines, whose numbers are those of lines or of documents."""
-    return lines[0].numbered if lines else "line", "bits/char", "bits", "unknown", "text"
+    return lines[0].numbered if lines else "line", bits_per(unit), "bits", "unknown", "text"
 
 
 def line_row(line: Line) -> tuple[str, ...]:
@@ -227,14 +237,14 @@ def card_line(card: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a model as one row of the list of runs."""
     texts = card["provenance"].get("text", {}).get("paths", ["?"])
     names = ", ".join(os.path.basename(path) for path in texts[:3]) + (", …" if len(texts) > 3 else "")
-    return card["run"], _network(card["config"]), f"{card['num_parameters']:,}", _bits(card["scores"]), names
+    return card["run"], _network(card["config"]), f"{card['num_parameters']:,}", _rate(card, card["scores"]), names
 
 
 def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return a model's facts as rows of a table."""
     config, scores, provenance = card["config"], card["scores"], card["provenance"]
     text, split = provenance.get("text", {}), provenance.get("split", {})
-    training = provenance.get("training", {})
+    training, unit = provenance.get("training", {}), Vocab(card["vocab"]).unit
     part = "the held-out text" if scores.get("whole") else "parts of the held-out text"
     return [
         ("model", card["model"]),
@@ -245,9 +255,9 @@ def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("vocabulary", _vocabulary(card["vocab"])),
         ("text", ", ".join(text.get("paths", ["?"]))),
         ("text SHA-256", str(text.get("sha256", "?"))),
-        ("split", f"{split.get('num_train', 0):,} characters for training, {split.get('num_valid', 0):,} held out"),
-        ("score", f"{_bits(scores)} bits/char on {part}, which chose these weights (step {scores.get('step', '?')})"),
-        *([("test score", f"{_bits(scores['test'])} bits/char on the test text")] if "test" in scores else []),
+        ("split", f"{split.get('num_train', 0):,} {unit}s for training, {split.get('num_valid', 0):,} held out"),
+        ("score", f"{_rate(card, scores)} on {part}, which chose these weights (step {scores.get('step', '?')})"),
+        *([("test score", f"{_rate(card, scores['test'])} on the test text")] if "test" in scores else []),
         ("training", ", ".join(f"{name} {value}" for name, value in training.items() if value is not None)),
     ]
 
@@ -273,10 +283,11 @@ def _vocabulary(chars: str) -> str:
     return f"{len(chars):,} {kind}{special}: {json.dumps(chars[:MAX_SHOWN], ensure_ascii=False)[1:-1]}"
 
 
-def _loss(nats: float) -> str:
-    return f"{nats:.4f} nats, {bits(nats):.3f} bits per character"
+def _loss(nats: float, unit: str) -> str:
+    return f"{nats:.4f} nats, {bits(nats):.3f} bits per {unit}"
 
 
-def _bits(scores: Mapping[str, Any]) -> str:
+def _rate(card: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
+    """Return a score of a model in bits per character or per byte."""
     nats = scores.get("nats_per_char")
-    return "?" if nats is None else f"{bits(nats):.3f}"
+    return "?" if nats is None else f"{bits(nats):.3f} {bits_per(Vocab(card['vocab']).unit)}"

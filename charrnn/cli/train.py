@@ -288,7 +288,7 @@ def compare(plan: "RunPlan", *, with_baselines: bool, report: bool, quiet: bool)
                 corpus.train_ids, text.ids, context=text.context, vocab=file.vocab, max_read=MAX_COUNTED_CHARS
             )
             score = Evaluation(nats * num_chars, num_chars, {})
-            console.paragraph(messages.comparison_lines(Assessment(score, baselines)))
+            console.paragraph(messages.comparison_lines(Assessment(score, baselines, unit=file.vocab.unit)))
         if report:
             path = write_run_report(plan)
     if report and not quiet:

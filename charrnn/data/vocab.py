@@ -96,6 +96,11 @@ class Vocab:
         """Whether some characters stand for bytes that aren't ASCII."""
         return any("\udc80" <= char <= "\udcff" for char in self.chars)
 
+    @property
+    def unit(self) -> str:
+        """What a model of this vocabulary predicts, as in "bits per byte"."""
+        return "byte" if self.has_bytes else "character"
+
     def to_chars(self, text: str) -> str:
         """Convert ordinary text to this vocabulary's characters: unchanged, or one per byte of its UTF-8."""
         return bytes_as_chars(text) if self.has_bytes else text

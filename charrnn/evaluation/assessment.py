@@ -52,9 +52,9 @@ def assess(
             mixture=file.mixture,
         )
     if not with_baselines:
-        return Assessment(score, adapted=adapted)
+        return Assessment(score, adapted=adapted, unit=file.vocab.unit)
     baselines = compute_baselines(train, text.ids, context=text.context, vocab=file.vocab)
-    return Assessment(score, baselines, adapted, measure_copying(file, train, text.ids))
+    return Assessment(score, baselines, adapted, measure_copying(file, train, text.ids), file.vocab.unit)
 
 
 def compute_baselines(

@@ -143,19 +143,22 @@ class CopiedShares(NamedTuple):
 class Assessment:
     """A model's score on a text and the comparisons that were asked for; the others are empty.
 
-    adapted: the score of a copy of the model that learns from the text as it reads.
+    adapted: the score of a copy of the model that learns from the text as it reads. unit: what the
+    model predicts, a character or a byte.
     """
 
     score: Evaluation
     baselines: tuple[Baseline, ...] = ()
     adapted: Evaluation | None = None
     copied: CopiedShares | None = None
+    unit: str = "character"
 
     def record(self) -> dict[str, Any]:
         """Return the assessment as the JSON object of `--json`; what wasn't asked for is null or empty."""
         experts = self.score.experts
         return {
             **self.score.record(),
+            "unit": self.unit,
             "num_unknown": self.score.num_unknown,
             "unknown": self.score.unknown,
             "yardsticks": [asdict(one) | {"bits_per_char": one.bits_per_char} for one in self.baselines],

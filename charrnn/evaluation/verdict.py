@@ -1,6 +1,6 @@
 """What an assessment comes to, in sentences."""
 
-from charrnn.evaluation.scores import COPIED_RUN, Assessment, Baseline, Copied, CopiedShares, Evaluation
+from charrnn.evaluation.scores import COPIED_RUN, Assessment, Baseline, Copied, CopiedShares
 
 MIN_CHARS = 1_000  # scored characters; a score of less is no verdict
 _NOTHING = 0.01  # bits per character; two scores below that don't differ
@@ -19,10 +19,10 @@ def verdict(found: Assessment) -> str:
         return ""
     best = min(found.baselines, key=lambda baseline: baseline.nats_per_char)
     if found.score.num_chars < MIN_CHARS:
-        return f"No verdict: {found.score.num_chars:,} characters are too few, it takes {MIN_CHARS:,}."
+        return f"No verdict: {found.score.num_chars:,} {found.unit}s are too few, it takes {MIN_CHARS:,}."
     if found.copied and (known := _known_part(found.copied.text)):
         return f"No verdict: {known} in the training text. Score a text that the model has not seen."
-    return f"{_compare(found.score, best)} Perplexity {found.score.perplexity:.1f}."
+    return f"{_compare(found, best)} Perplexity {found.score.perplexity:.1f}."
 
 
 def _known_part(text: Copied) -> str:
@@ -32,12 +32,12 @@ def _known_part(text: Copied) -> str:
     return f"{text.long_share:.0%} of this text is" if text.long_share > 0.5 else ""
 
 
-def _compare(score: Evaluation, best: Baseline) -> str:
-    own, other = score.bits_per_char, best.bits_per_char
+def _compare(found: Assessment, best: Baseline) -> str:
+    own, other = found.score.bits_per_char, best.bits_per_char
     if own < _NOTHING and other < _NOTHING:
-        return f"As good as the best baseline ({best.name}): both need less than {_NOTHING} bits per character."
+        return f"As good as the best baseline ({best.name}): both need less than {_NOTHING} bits per {found.unit}."
     if other < _NOTHING:
-        return f"Not good yet: {own - other:.2f} bits per character more than the best baseline ({best.name})."
+        return f"Not good yet: {own - other:.2f} bits per {found.unit} more than the best baseline ({best.name})."
     fewer = 1 - own / other
     if fewer < -0.005:
         return f"Not good yet: {-fewer:.0%} more bits than the best baseline ({best.name})."

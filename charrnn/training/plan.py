@@ -217,6 +217,7 @@ class RunPlan:
             precision=environment.precision,
             notes=list(self.notes),
             reasons=dict(self.reasons),
+            unit=corpus.vocab.unit,
         )
 
     def _num_steps(self) -> int | None:

@@ -182,7 +182,8 @@ def evaluate_and_save(state: TrainState, plan: RunPlan, writer: Writer) -> Itera
         writer.put(model)
     else:
         state.bad_evaluations += 1
-    yield Evaluated(state.step, score.nats_per_char, score.bits_per_char, score.num_chars, whole=whole, best=best)
+    figures = score.nats_per_char, score.bits_per_char, score.num_chars
+    yield Evaluated(state.step, *figures, whole=whole, best=best, unit=corpus.vocab.unit)
     if ranks.is_first:
         yield draw_sample(model, seed=plan.task.training.seed, step=state.step)
     if best:
@@ -273,7 +274,7 @@ def finish_run(state: TrainState, plan: RunPlan, writer: Writer) -> Iterator[Eve
     state.num_events += 1  # the finished event, which is yielded when all is on the disk
     save_state(state, plan, writer)
     yield from wait_until_saved(plan.run, writer, state.step)
-    yield finished_event(plan.run, state.step, record)
+    yield finished_event(plan.run, state.step, record, corpus.vocab.unit)
 
 
 def read_finished_event(run: Run, step: int) -> Finished:
@@ -281,17 +282,18 @@ def read_finished_event(run: Run, step: int) -> Finished:
     path = run.model_path
     if not path.exists():
         raise ModelFileError(f"{path}: missing, but the run is finished; restore it, or start over with --fresh")
-    return finished_event(run, step, load_model(path).scores)
+    model = load_model(path)
+    return finished_event(run, step, model.scores, model.vocab.unit)
 
 
-def finished_event(run: Run, step: int, record: dict[str, Any]) -> Finished:
+def finished_event(run: Run, step: int, record: dict[str, Any], unit: str) -> Finished:
     """Make the last event of a run that ended after `step` from its model's score record."""
     path = run.model_path
     try:
         nats, test = record["nats_per_char"], record.get("test", {})
         rest = {"test_nats_per_char": test.get("nats_per_char"), "num_test_chars": test.get("num_chars", 0)}
         rest |= {f"{expert}_nats_per_char": record.get(expert) for expert in EXPERTS}
-        return Finished(step, str(path), record["step"], nats, bits(nats), record["num_chars"], **rest)
+        return Finished(step, str(path), record["step"], nats, bits(nats), record["num_chars"], **rest, unit=unit)
     except (KeyError, AttributeError):
         raise ModelFileError(f"{path}: has no scores of a finished run; --fresh starts over") from None
 

@@ -18,7 +18,7 @@ def test_runs_are_listed(copied_home: Path) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     assert [row[0] for row in rows] == ["run", "poems", "newer"]
     assert "gru 1x16" in rows[1]
-    assert f"{bits:.3f}" in rows[1]
+    assert f"{bits:.3f} bits/char" in rows[1]
     assert "poems.txt" in rows[1]
 
 
@@ -68,7 +68,7 @@ def test_a_run_without_a_model_is_named(copied_home: Path) -> None:
     for path in Path("checkpoints/poems").glob("model*"):
         path.unlink()
     outcome = call("info")
-    assert (outcome.code, outcome.out) == (0, b"run\tnetwork\tparameters\tbits/char\ttrained on\n")
+    assert (outcome.code, outcome.out) == (0, b"run\tnetwork\tparameters\tscore\ttrained on\n")
     assert outcome.err.startswith("run 'poems' was stopped before it saved a model")
     assert "the same charrnn train command resumes it" in outcome.err
 

@@ -157,7 +157,7 @@ def test_a_plan_escapes_names_from_outside() -> None:
 def test_score_rows_name_ten_unknown_characters() -> None:
     """The most frequent ones with their counts; the others are counted."""
     unknown = {chr(0x3B1 + number): 20 - number for number in range(12)}
-    rows = dict(messages.score_rows("m", "t", Evaluation(100.0, 100, unknown)))
+    rows = dict(messages.score_rows("m", "t", Evaluation(100.0, 100, unknown), "character"))
     text = rows["unknown characters"]
     assert text.startswith("174, not scored: U+03B1 'α' 20x, U+03B2 'β' 19x")
     assert text.count("U+") == 10
@@ -166,7 +166,7 @@ def test_score_rows_name_ten_unknown_characters() -> None:
 
 def test_score_rows_without_unknown_characters() -> None:
     """There is no row about them."""
-    rows = dict(messages.score_rows("m", "t", Evaluation(69.314718, 100, {})))
+    rows = dict(messages.score_rows("m", "t", Evaluation(69.314718, 100, {}), "character"))
     assert rows == {
         "model": "m",
         "text": "t",
@@ -240,13 +240,35 @@ def test_a_card_has_score_and_text() -> None:
         },
     )
     card = messages.card("checkpoints/poems/model.safetensors", model)
-    assert messages.card_line(card)[3:] == ("1.000", "a.txt, b.txt, c.txt, …")
+    assert messages.card_line(card)[3:] == ("1.000 bits/char", "a.txt, b.txt, c.txt, …")
     rows = dict(messages.card_rows(card))
     assert rows["text"].startswith("/home/me/a.txt, /home/me/b.txt")
     assert rows["score"] == "1.000 bits/char on the held-out text, which chose these weights (step 15)"
     assert rows["test score"] == "2.000 bits/char on the test text"
     assert rows["training"] == "seed 1"
     assert json.loads(json.dumps(card)) == card
+
+
+def test_a_model_of_bytes_has_bits_per_byte() -> None:
+    """In its events, its scores and the list of runs."""
+    evaluated = Evaluated(9, 1.0, 1.442695, 1000, whole=False, best=False, unit="byte")
+    assert messages.describe(evaluated) == "step 9: 1.0000 nats, 1.443 bits/byte on 1,000 held-out bytes"
+    finished = messages.describe(replace(FINISHED, unit="byte"))
+    assert finished.startswith("1.0000 nats, 1.443 bits per byte on all 4,070 held-out bytes\n")
+    assert messages.plan_lines(replace(PLAN, unit="byte")).startswith("poems.txt: 4,068 bytes, 20 distinct;")
+    rows = messages.score_rows("m", "t", Evaluation(10.0, 10, {"a": 1}), "byte")
+    assert [name for name, _ in rows[2:]] == [
+        "bytes scored",
+        "nats per byte",
+        "bits per byte",
+        "perplexity",
+        "unknown bytes",
+    ]
+    found = Assessment(score(2.0), (baseline("xz", 3.0),), unit="byte")
+    assert messages.comparison_lines(found).startswith("this model  2.000 bits/byte (")
+    assert messages.comparison_header(found)[1] == messages.line_header([], "byte")[1] == "bits/byte"
+    card = messages.card("m", small_model("a\udcff", scores={"nats_per_char": 0.693147}))
+    assert messages.card_line(card)[3] == "1.000 bits/byte"
 
 
 def test_a_vocabulary_shows_its_special_symbols() -> None:

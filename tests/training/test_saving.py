@@ -412,7 +412,7 @@ def test_a_bug_wakes_a_caller_that_waits(disk, run):
 def test_a_model_that_is_not_finished_has_no_last_event(run, record):
     """The error names the file and a way out."""
     with pytest.raises(ModelFileError, match=r"model\.safetensors: has no scores of a finished run; --fresh"):
-        finished_event(run, 24, record)
+        finished_event(run, 24, record, "character")
 
 
 # training on a disk that fails
