@@ -127,7 +127,7 @@ def _is_consistent(entry: Entry, known: str) -> bool:
     facts, ids = entry
     try:
         vocab, counts, num_joined = Vocab(facts["vocab"]), facts["counts"], facts["num_joined"]
-        numbers = [facts["num_chars"], facts["num_bytes"], facts["num_texts"], num_joined, *counts]
+        numbers = [*(facts[name] for name in ("num_chars", "num_bytes", "num_texts", "num_added")), num_joined, *counts]
         is_hash = re.fullmatch("[0-9a-f]{64}", facts["sha256"]) is not None
     except (KeyError, ValueError, TypeError):
         return False
@@ -174,6 +174,7 @@ def _read(texts: Texts, cache: Cache, notes: list[str]) -> Entry:
         "num_joined": num_joined,
         "num_bytes": sum(texts.sizes),
         "num_texts": len(texts.sources),
+        "num_added": texts.num_added,
     }
     return cache.add(key, facts, ids)
 
@@ -202,6 +203,9 @@ def _make_corpus(
         key=facts["key"],
         has_valid_file=config.valid is not None,
     )
+    if facts["num_added"]:
+        texts = "1 text ends" if facts["num_added"] == 1 else f"{facts['num_added']:,} texts end"
+        notes = [*notes, f"{texts} without a newline; one was added before the next text"]
     notes = [*notes, *_document_notes(corpus, facts, config), *_content_notes(vocab, np.array(facts["counts"]), config)]
     if len(corpus.valid_ids) < _SHORT:
         notes.append(f"only {len(corpus.valid_ids)} characters are held out, so scores are rough")
@@ -284,6 +288,11 @@ def _content_notes(vocab: Vocab, counts: NDArray[np.int64], config: CorpusConfig
             advice = "tr '\\r' '\\n' < TEXT > NEW turns them into newlines"
         notes.append(
             f"the text has {num_returns:,} carriage returns, which are learned like any other character; {advice}"
+        )
+    if num_marks := char_counts.get("\ufeff"):
+        notes.append(
+            f"the text has {num_marks:,} U+FEFF, which are learned like any other character; if they are byte-order "
+            "marks of files that were joined, name the files themselves"
         )
     num_replaced = char_counts.get("\ufffd") if config.errors == "replace" else None
     if num_replaced:

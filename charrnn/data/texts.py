@@ -31,12 +31,19 @@ class Texts:
         self.name = " ".join(source.name for source in sources[:num_joined])
 
     def pieces(self) -> Iterator[str]:
-        """Yield the characters. At the end, sizes (bytes) and lengths (characters) of each text and sha256 are set."""
+        """Yield the characters, with a newline between two texts where the first one ends without.
+
+        At the end, sizes (bytes) and lengths (characters) of each text, num_added (newlines) and sha256 are set.
+        """
         digest = hashlib.sha256()
-        self.sizes, self.lengths = [0] * len(self.sources), [0] * len(self.sources)
+        self.sizes, self.lengths, self.num_added = [0] * len(self.sources), [0] * len(self.sources), 0
         self.limit.reset()
+        last = "\n"
         for index, source in enumerate(self.sources):
-            chunks = self._measure(source.chunks(self.limit), index, digest)
+            if index == self.num_joined or self.config.documents or self.config.bytes:
+                last = "\n"  # the next text is not joined to the one before, or not as lines
+            is_cut = last not in "\r\n"
+            chunks = self._measure(source.chunks(self.limit), index, digest, after=b"\n" if is_cut else b"")
             pieces = decode(chunks, source.name, self.config)
             if self.config.documents:
                 pieces = end_documents(
@@ -46,14 +53,19 @@ class Texts:
                     is_bytes=self.config.bytes,
                 )
             for piece in pieces:
+                if is_cut:
+                    piece, is_cut = "\n" + piece, False
+                    self.num_added += 1
                 self.lengths[index] += len(piece)
+                last = piece[-1]
                 yield piece
         self.sha256 = digest.hexdigest()
 
-    def _measure(self, chunks: Iterator[bytes], index: int, digest: Any) -> Iterator[bytes]:
-        """Pass on a text's bytes; hash and count them."""
+    def _measure(self, chunks: Iterator[bytes], index: int, digest: Any, *, after: bytes) -> Iterator[bytes]:
+        """Pass on a text's bytes; count them and hash them, after others that join it to the text before."""
         for chunk in chunks:
-            digest.update(chunk)
+            digest.update(after + chunk)
+            after = b""
             self.sizes[index] += len(chunk)
             yield chunk
 

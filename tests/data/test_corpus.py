@@ -61,6 +61,14 @@ def parts(corpus):
     return [corpus.vocab.decode(ids) for ids in (corpus.train_ids, corpus.valid_ids, corpus.test_ids)]
 
 
+def joined(texts):
+    """Join texts, with a newline after each that ends without one, but for the last."""
+    whole = ""
+    for text in filter(None, texts):
+        whole += ("\n" if whole and whole[-1] not in "\r\n" else "") + text
+    return whole
+
+
 def naive_documents(text, kind):
     """Split a text into documents by the definition of their kind."""
     if kind == "blank-lines":  # the beginning and the end of a text count as blank lines
@@ -103,10 +111,10 @@ def settled(monkeypatch):
 @given(texts=st.lists(st.text(CHARS), max_size=3).flatmap(lambda short: TEXT.map(lambda text: [*short, text])))
 @example(texts=["a\r\nb\r\n" * 5, "a\rb\r" * 5, "a\n\n\nb", "a\u2028b\x0bc\x85", "no newline"])
 def test_files_are_joined_in_the_order_given(folder, shared, texts):
-    """Byte for byte, with nothing between them, whatever their line ends; the hash is that of the bytes."""
+    """Each on a new line, otherwise byte for byte, whatever their line ends; the hash is that of the bytes."""
     texts = [text.lstrip("\ufeff") for text in texts]  # a mark at the beginning of a file is not part of its text
     names = [write(folder, f"{len(texts) - index}.txt", text) for index, text in enumerate(texts)]
-    corpus, text = load(*names, cache=shared), "".join(texts)
+    corpus, text = load(*names, cache=shared), joined(texts)
     assert decoded(corpus) == text
     assert corpus.vocab.chars == "".join(sorted(set(text)))
     assert corpus.ids.dtype == corpus.vocab.dtype
@@ -158,9 +166,9 @@ def test_a_vocabulary_may_need_four_bytes_per_id(tmp_path, cache):
 
 def test_a_byte_order_mark_is_dropped(tmp_path, cache):
     """At the start of each file only; the hash is that of the original bytes."""
-    one, two = b"\xef\xbb\xbfone" + b" " * 20, b"\xef\xbb\xbftwo\xef\xbb\xbf"
+    one, two = b"\xef\xbb\xbfone" + b"\n" * 20, b"\xef\xbb\xbftwo\xef\xbb\xbf"
     corpus = load(write(tmp_path, "a", one), write(tmp_path, "b", two), cache=cache)
-    assert decoded(corpus) == "one" + " " * 20 + "two\ufeff"
+    assert decoded(corpus) == "one" + "\n" * 20 + "two\ufeff"
     assert corpus.sha256 == hashlib.sha256(one + two).hexdigest()
 
 
@@ -169,7 +177,7 @@ def test_a_file_named_twice_is_read_twice(tmp_path, cache):
     text = make_text(100)
     name = write(tmp_path, "a.txt", text)
     corpus = load(name, name, cache=cache)
-    assert decoded(corpus) == text + text
+    assert decoded(corpus) == joined([text, text])
     assert any("twice" in note for note in corpus.notes)
 
 
@@ -181,7 +189,7 @@ def test_names_are_absolute_paths(tmp_path, monkeypatch, cache):
 
 
 def test_a_folder_of_source_files_is_read_in_order(tmp_path, cache):
-    """The files of the standard library, joined in the order of their names."""
+    """The files of the standard library, each ending with a newline, joined in the order of their names."""
     (tmp_path / "library").mkdir()
     for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:30]:
         shutil.copy(path, tmp_path / "library")
@@ -199,6 +207,38 @@ def test_a_folders_checkpoints_are_not_read(tmp_path, cache):
     write(tmp_path, "texts/checkpoints/a/log.jsonl", "{}")
     after = load(str(tmp_path / "texts"), cache=cache)
     assert (after.key, decoded(after), after.names) == (before.key, decoded(before), before.names)
+
+
+@pytest.mark.parametrize("valid", [None, "held.txt"])
+def test_files_do_not_run_into_one_another(tmp_path, cache, valid):
+    """A newline is added and noted where a text ends without one, but not to the last text or the held-out one."""
+    texts = {"a": "alpha beta", "b": "gamma\n", "c": "", "d": "delta", "e": "", "f": "epsilon\r", "g": "zeta"}
+    names = [write(tmp_path, name, text) for name, text in texts.items()]
+    held = valid and write(tmp_path, valid, "held")
+    corpus = load(*names, cache=cache, valid=held)
+    whole = "alpha beta\ngamma\ndelta\nepsilon\rzeta"
+    assert decoded(corpus) == whole + ("held" if valid else "")
+    assert "2 texts end without a newline; one was added before the next text" in corpus.notes
+    assert load(*names, cache=cache, valid=held).notes == corpus.notes
+    joined_before = load(write(tmp_path, "whole", whole), cache=cache, valid=held)
+    assert (joined_before.sha256, decoded(joined_before)) == (corpus.sha256, decoded(corpus))
+    assert not [note for note in joined_before.notes if "newline" in note]
+
+
+@pytest.mark.parametrize("config", [{"bytes": True}, {"documents": "lines"}, {"documents": "|"}])
+def test_bytes_and_documents_are_not_joined_by_newlines(tmp_path, cache, config):
+    """Bytes stay as they are, and a document ends with its file."""
+    names = [write(tmp_path, name, text) for name, text in (("a", "alpha beta gamma"), ("b", "delta epsilon"))]
+    assert "\n" not in decoded(load(*names, cache=cache, valid_fraction=0.5, **config))
+
+
+def test_a_note_counts_marks_inside_a_text(tmp_path, cache):
+    """As `cat` leaves them."""
+    mark, text = "\ufeff", make_text(1200)
+    name = write(tmp_path, "a", (mark + text) * 3)
+    (note,) = load(name, cache=cache).notes
+    assert note.startswith("the text has 2 U+FEFF, which are learned")
+    assert load(write(tmp_path, "b", mark + text), cache=cache).notes == ()
 
 
 def feed_stdin(monkeypatch, data):
@@ -270,7 +310,7 @@ def test_an_unreadable_text_is_named(tmp_path, cache, content, config, words):
 def test_max_bytes_limits_all_texts_together(tmp_path, cache):
     """Each of the two passes may use the whole limit."""
     names = [write(tmp_path, "a", make_text(100)), write(tmp_path, "b", make_text(50))]
-    assert len(load_corpus(names, CorpusConfig(), SourceConfig(max_bytes=150), cache).ids) == 150
+    assert len(load_corpus(names, CorpusConfig(), SourceConfig(max_bytes=150), cache).ids) == 151  # with a newline
     names += [write(tmp_path, "c", "c")]
     with pytest.raises(InputError, match="--max-bytes") as caught:
         load_corpus(names, CorpusConfig(), SourceConfig(max_bytes=150), cache)
@@ -297,7 +337,7 @@ def test_glob_needs_a_folder(tmp_path, cache):
         load_corpus([name], CorpusConfig(), only_texts, cache)
     with pytest.raises(UsageError, match=r"--glob \*.txt"):
         load_corpus([name], CorpusConfig(valid=name), only_texts, cache)
-    assert len(load_corpus([name, folder], CorpusConfig(), only_texts, cache).ids) == 200
+    assert len(load_corpus([name, folder], CorpusConfig(), only_texts, cache).ids) == 201
     assert len(load_corpus([name], CorpusConfig(valid=folder), only_texts, cache).ids) == 200
 
 
@@ -485,13 +525,14 @@ def test_equal_bytes_share_an_entry(tmp_path, cache, monkeypatch, how):
 
 def test_equal_bytes_split_into_other_files_are_another_entry(tmp_path, cache, settled):
     """Byte-order marks and documents end where files do, so the boundaries matter."""
-    halves = [write(tmp_path, "a", make_text(100)[:50]), write(tmp_path, "b", make_text(100)[50:])]
-    whole, third = write(tmp_path, "c", make_text(100)), write(tmp_path, "d", make_text(100)[:30])
-    rest = write(tmp_path, "e", make_text(100)[30:])
+    text = "line\n" * 20
+    halves = [write(tmp_path, "a", text[:50]), write(tmp_path, "b", text[50:])]
+    whole, third = write(tmp_path, "c", text), write(tmp_path, "d", text[:30])
+    rest = write(tmp_path, "e", text[30:])
     found = [load(*names, cache=cache) for names in (halves, [whole], [third, rest])]
     found.append(load(halves[0], cache=cache, valid=halves[1]))
     assert len({corpus.key for corpus in found}) == 4
-    assert {decoded(corpus) for corpus in found} == {make_text(100)}
+    assert {decoded(corpus) for corpus in found} == {text}
     assert len({corpus.sha256 for corpus in found}) == 1
 
 
@@ -563,6 +604,7 @@ def test_a_damaged_entry_is_created_again(tmp_path, cache, monkeypatch, is_settl
         {"num_chars": 2000.0},
         {"num_bytes": None},
         {"num_texts": -1},
+        {"num_added": True},
         {"sha256": 7},
         {"sha256": "../a"},
     ],
@@ -588,7 +630,9 @@ def test_an_entry_without_the_characters_of_the_base_model_is_a_damaged_one(tmp_
     key = load(name, cache=cache, known="xyz").key
     facts = {"sha256": "0" * 64, "vocab": "ab", "counts": [50, 50], "dtype": "uint8", "num_chars": 100}
     cache.add(
-        key, facts | {"num_joined": 100, "num_bytes": 100, "num_texts": 1}, [np.tile(np.array([0, 1], np.uint8), 50)]
+        key,
+        facts | {"num_joined": 100, "num_bytes": 100, "num_texts": 1, "num_added": 0},
+        [np.tile(np.array([0, 1], np.uint8), 50)],
     )
     assert load(name, cache=cache, known="xyz").vocab.chars == "abxyz"
 
@@ -681,7 +725,7 @@ def test_a_text_that_changes_between_the_passes_is_refused(tmp_path, cache, monk
     assert list(cache.folder.iterdir()) == []
     for name in names:
         write(tmp_path, Path(name).name, "ab" * 50)
-    assert len(load(*names[:2], cache=cache, documents=documents, valid=names[2]).ids) == 300
+    assert len(load(*names[:2], cache=cache, documents=documents, valid=names[2]).ids) == (300 if documents else 301)
 
 
 def test_a_long_text_takes_little_memory(tmp_path, cache):
@@ -710,11 +754,11 @@ def test_a_separate_text_can_be_held_out(folder, shared, train, valid):
     """All of it is predicted except its first character, which has no context."""
     names = [write(folder, f"{index}.txt", text) for index, text in enumerate(train)]
     corpus = load(*names, cache=shared, valid=write(folder, "valid.txt", valid))
-    assert parts(corpus) == ["".join(train), valid[1:], ""]
+    assert parts(corpus) == [joined(train), valid[1:], ""]
     assert corpus.vocab.decode(corpus.valid_context) == valid[0]
-    assert decoded(corpus) == "".join(train) + valid
-    assert corpus.vocab.chars == "".join(sorted(set("".join(train) + valid)))
-    assert corpus.sha256 == hashlib.sha256(("".join(train) + valid).encode()).hexdigest()
+    assert decoded(corpus) == joined(train) + valid
+    assert corpus.vocab.chars == "".join(sorted(set(joined(train) + valid)))
+    assert corpus.sha256 == hashlib.sha256((joined(train) + valid).encode()).hexdigest()
     assert corpus.has_valid_file
     assert corpus.names == tuple(names)
 
@@ -729,7 +773,7 @@ def test_a_separate_held_out_text_is_found_in_the_cache(tmp_path, cache, monkeyp
     monkeypatch.setattr(sources.Source, "chunks", refuse)
     assert parts(load(one, cache=cache, valid=two)) == [made(50), made(30)[1:], ""]
     assert parts(load(two, cache=cache, valid=one)) == [made(30), made(50)[1:], ""]
-    assert "".join(parts(load(one, two, cache=cache))) == made(50) + made(30)
+    assert "".join(parts(load(one, two, cache=cache))) == joined([made(50), made(30)])
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -832,10 +876,11 @@ def test_rare_characters_become_one_symbol(folder, shared, text, min_count):
 
 def test_rare_characters_are_counted_over_all_texts(tmp_path, cache):
     """A character that occurs once in each of two texts occurs twice, even if one text is held out."""
-    one, two = write(tmp_path, "a", "é" + "ab" * 20), write(tmp_path, "b", "é" + "ab" * 20 + "ß")
+    text = "é" + "ab" * 20 + "\n"
+    one, two = write(tmp_path, "a", text), write(tmp_path, "b", text + "ß")
     for corpus in (load(one, two, cache=cache, min_count=2), load(one, cache=cache, min_count=2, valid=two)):
-        assert decoded(corpus) == ("é" + "ab" * 20) * 2 + UNKNOWN
-        assert corpus.vocab.chars == "abé" + UNKNOWN
+        assert decoded(corpus) == text * 2 + UNKNOWN
+        assert corpus.vocab.chars == "\nabé" + UNKNOWN
 
 
 def test_the_end_of_a_document_is_never_rare(tmp_path, cache):
@@ -1168,9 +1213,9 @@ def test_encode_text_joins_the_texts_of_a_folder(tmp_path, cache):
     """The ids outlive the files."""
     for name, text in (("b", "bbb"), ("a", "aab"), ("c", "cab")):
         write(tmp_path, f"texts/{name}", text)
-    ids, unknown = known(str(tmp_path / "texts"), Vocab("ab"), cache)
+    ids, unknown = known(str(tmp_path / "texts"), Vocab("\nab"), cache)
     shutil.rmtree(tmp_path / "texts")
-    assert Vocab("ab").decode(ids) == "aabbbbab"
+    assert Vocab("\nab").decode(ids) == "aab\nbbb\nab"
     assert unknown == {"c": 1}
     assert list(cache.folder.iterdir()) == []
     with pytest.raises(ValueError, match="read-only"):
