@@ -7,7 +7,8 @@ from charrnn.data.vocab import Vocab
 from charrnn.errors import CharrnnError, ModelFileError
 from charrnn.hardware import available_cores
 from charrnn.kernels.products import has_fast_bfloat16
-from charrnn.model.file import ModelFile, load_model, read_tensors, save_model, write_tensors
+from charrnn.model.container import read_tensors, write_tensors
+from charrnn.model.file import ModelFile, load_model, save_model
 from charrnn.training.folder import Run
 from charrnn.training.log import Log
 from charrnn.training.saving import StateSnapshot, Writer

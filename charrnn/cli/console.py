@@ -18,6 +18,7 @@ from charrnn.data.characters import one_line, printable
 from charrnn.errors import CharrnnError, OutputClosed
 from charrnn.events import bits
 
+MAX_HALF = 600  # characters of an error's beginning, which names a file, and of its end, which says what to do
 NOTICE_DELAY = 1.0  # seconds that something takes before a notice says what it is
 
 
@@ -115,8 +116,11 @@ def slow_notice(activity: str, *, quiet: bool = False) -> Iterator[None]:
 
 
 def error(text: str) -> None:
-    """Print the one line that a failed command ends with."""
-    note(f"charrnn: {one_line(text)}")
+    """Print the one line that a failed command ends with, without the middle of a very long one."""
+    line = one_line(text)
+    if len(line) > 2 * MAX_HALF:
+        line = f"{line[:MAX_HALF]} … {line[-MAX_HALF:]}"
+    note(f"charrnn: {line}")
 
 
 def faithful(text: str) -> bytes:

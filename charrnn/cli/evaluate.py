@@ -16,6 +16,7 @@ from charrnn.errors import InputError, UsageError
 if TYPE_CHECKING:
     import torch
 
+    from charrnn.data.cache import Cache
     from charrnn.data.corpus import Corpus
     from charrnn.evaluation.scores import Assessment, Line
     from charrnn.evaluation.summary import Summary
@@ -89,7 +90,10 @@ def evaluate(
     errors: Errors = None,
     train_text: Annotated[
         list[str] | None,
-        text_option(metavar="FILE", help="Where the training text is now; repeat it for each file, in the same order."),
+        text_option(
+            metavar="FILE",
+            help="Where the training text is; repeat it for each file, in the same order, a --valid file last.",
+        ),
     ] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -128,7 +132,7 @@ def evaluate(
     file = load_model(path)
     needs_corpus = bool(text is None or train_text or adapt)
     eval_text, corpus = read_texts(
-        file, text, train_text, settings, needs_corpus=needs_corpus, wants_corpus=yardsticks and wants_score
+        path, file, text, train_text, settings, needs_corpus=needs_corpus, wants_corpus=yardsticks and wants_score
     )
     cores = count_threads(threads)
     target = set_up_torch(device, cores)
@@ -176,7 +180,7 @@ def compare(
     paths = [find_model(name) for name in names]
     files = [load_model(path) for path in paths]
     comparison.check_comparable(names, files, on_held_out=text is None)
-    texts = read_same_text(files, text, train_text, settings)
+    texts = read_same_text(paths, files, text, train_text, settings)
     target = set_up_torch(device, count_threads(threads))
     compile_kernels(training=False)
     with console.slow_notice("scoring the text"):
@@ -195,17 +199,24 @@ def compare(
 
 
 def read_same_text(
-    files: "list[ModelFile]", name: str | None, train_text: list[str] | None, settings: Mapping[str, Any]
+    paths: list[Path],
+    files: "list[ModelFile]",
+    name: str | None,
+    train_text: list[str] | None,
+    settings: Mapping[str, Any],
 ) -> "list[EvalText]":
     """Read the text to score for each of several models; a name of None means their held-out text."""
     from charrnn.data.cache import Cache
-    from charrnn.evaluation.texts import find_training_text, held_out_text, separate_texts
+    from charrnn.evaluation.texts import held_out_text, separate_texts
 
     with console.slow_notice("reading the text"), Cache.for_user().writable() as cache:
         if name is not None:
             return separate_texts(files, name, settings, cache)
         documents = settings.get("documents", "")
-        return [held_out_text(file, find_training_text(file, train_text, cache), documents=documents) for file in files]
+        return [
+            held_out_text(file, find_training_text(path, file, train_text, cache), documents=documents)
+            for path, file in zip(paths, files, strict=True)
+        ]
 
 
 def load_network(file: "ModelFile", text: "EvalText", target: "torch.device") -> "CharRNN":
@@ -216,6 +227,7 @@ def load_network(file: "ModelFile", text: "EvalText", target: "torch.device") ->
 
 
 def read_texts(
+    path: Path,
     file: "ModelFile",
     name: str | None,
     train_text: list[str] | None,
@@ -226,11 +238,12 @@ def read_texts(
 ) -> "tuple[EvalText, Corpus | None]":
     """Read the text to score, and the text that the model was trained on.
 
-    name: of the text to score; None scores the held-out part of the training text. settings: how to read it.
-    needs_corpus: raise if the training text is missing. wants_corpus: if it is missing, say so and return None.
+    path: of the model file. name: of the text to score; None scores the held-out part of the training text.
+    settings: how to read it. needs_corpus: raise if the training text is missing. wants_corpus: if it is missing,
+    say so and return None.
     """
     from charrnn.data.cache import Cache
-    from charrnn.evaluation.texts import find_training_text, held_out_text, separate_text
+    from charrnn.evaluation.texts import held_out_text, separate_text
 
     with console.slow_notice("reading the text"), Cache.for_user().writable() as cache:
         if cache.problem:
@@ -238,7 +251,7 @@ def read_texts(
         corpus = None
         if needs_corpus or wants_corpus:
             try:
-                corpus = find_training_text(file, train_text, cache)
+                corpus = find_training_text(path, file, train_text, cache)
             except InputError as error:
                 if needs_corpus:
                     raise
@@ -247,6 +260,20 @@ def read_texts(
             return separate_text(file, name, settings, cache), corpus
         assert corpus is not None
         return held_out_text(file, corpus, documents=settings.get("documents", "")), corpus
+
+
+def find_training_text(path: Path, file: "ModelFile", train_text: list[str] | None, cache: "Cache") -> "Corpus":
+    """Find the text that a model was trained on: where the user says, in the cache, or where its run says."""
+    from charrnn.evaluation.texts import cached_training_text, read_training_text
+
+    if train_text:
+        return read_training_text(file, train_text, cache)
+    corpus = cached_training_text(file, cache)
+    if corpus is not None:
+        return corpus
+    from charrnn.training.resume import recorded_texts
+
+    return read_training_text(file, recorded_texts(path, file.provenance["text"]["sha256"]), cache)
 
 
 def compile_kernels(*, training: bool) -> None:

@@ -41,14 +41,15 @@ def write_page(
     """Write the report page. path: of the model file."""
     from charrnn.evaluation.verdict import verdict
     from charrnn.files import write_atomically
+    from charrnn.model.file import name_model
     from charrnn.pages.report import Report, draw_samples, render
     from charrnn.training.log import read_log
 
     page = render(
         Report(
-            model=str(path),
+            model=name_model(path),
             text=text.title,
-            card=messages.card_rows(messages.card(str(path), file)),
+            card=messages.card_rows(messages.card(name_model(path), file)),
             assessment=assessment,
             verdict=verdict(assessment),
             vocab=file.vocab,

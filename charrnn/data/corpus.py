@@ -73,10 +73,12 @@ class Corpus:
         return self.ids[self.num_train + self.num_valid :]
 
 
-def load_corpus(names: Sequence[str], config: CorpusConfig, source_config: SourceConfig, cache: Cache) -> Corpus:
-    """Read texts, or find them in the cache, and split them.
+def load_corpus(
+    names: Sequence[str], config: CorpusConfig, source_config: SourceConfig, cache: Cache, *, sha256: str | None = None
+) -> Corpus:
+    """Read texts, or find them in the cache, and split them. sha256: of the text that a model was trained on.
 
-    Raises InputError that names the text and the position of what is wrong.
+    Raises InputError that names the text and the position of what is wrong, or if it is another text.
     """
     all_names = [*names, config.valid or STDIN]
     if source_config.glob != SourceConfig.glob and not any(map(os.path.isdir, all_names)):
@@ -95,11 +97,12 @@ def load_corpus(names: Sequence[str], config: CorpusConfig, source_config: Sourc
         key = cache.find_key(signature) if signature else None
         entry = _look_up(cache, key, config, notes) if key else None
         if entry is None:
-            entry = _read(texts, cache, notes)
+            entry = _read(texts, cache, notes, sha256)
             if signature:
                 cache.store_key(signature, entry.facts["key"])
         elif source_config.max_bytes is not None:
             limit.count(texts.name, entry.facts["num_bytes"])
+    _check_sha256(texts.name, entry.facts["sha256"], sha256)
     return _make_corpus(entry, config, name=texts.name, paths=paths, notes=notes)
 
 
@@ -143,10 +146,20 @@ def _is_consistent(entry: Entry, known: str) -> bool:
     )
 
 
-def _read(texts: Texts, cache: Cache, notes: list[str]) -> Entry:
-    """Count the characters, then encode them unless the cache already holds the same texts."""
+def _check_sha256(name: str, found: str, wanted: str | None) -> None:
+    """Raise InputError if a text is not the wanted one."""
+    if wanted not in (None, found):
+        raise InputError(f"{name}: not the text the model was trained on")
+
+
+def _read(texts: Texts, cache: Cache, notes: list[str], wanted_sha256: str | None) -> Entry:
+    """Count the characters, then encode them unless the cache already holds the same texts.
+
+    A text that is not wanted is not copied to the cache.
+    """
     counts = count_points(texts.pieces())
     num_chars, sha256, key = sum(texts.lengths), texts.sha256, texts.key()
+    _check_sha256(texts.name, sha256, wanted_sha256)
     if num_chars == 0:
         raise InputError(f"{texts.name}: the text is empty")
     entry = _look_up(cache, key, texts.config, notes)

@@ -60,15 +60,22 @@ def decode(chunks: Iterable[bytes], name: str, config: CorpusConfig, *, advice: 
             yield piece
 
 
+def find_codec(encoding: str) -> codecs.CodecInfo:
+    """Find a text encoding. Raises LookupError or ValueError if Python has none of that name."""
+    codec = codecs.lookup(encoding)
+    "a".encode(encoding)  # raises LookupError for other codecs, such as zip
+    if codec.incrementaldecoder is None or codec.name in _NOT_INCREMENTAL:
+        raise LookupError
+    return codec
+
+
 def _find_encoding(head: bytes, name: str, requested: str) -> str:
     """Return the codec's name: the one requested, unless that is UTF-8 and the text begins with a wide mark."""
     try:
-        codec = codecs.lookup(requested)
-        has_nuls = b"\0" in "a".encode(requested)
-        if codec.incrementaldecoder is None or codec.name in _NOT_INCREMENTAL:
-            raise LookupError
+        codec = find_codec(requested)
     except (LookupError, ValueError):
         raise UsageError(f"--encoding {requested}: no such text encoding; try utf-8, latin-1 or cp1252") from None
+    has_nuls = b"\0" in "a".encode(requested)
     if codec.name == "utf-8":
         for mark, wide in WIDE_MARKS.items():
             if head.startswith(mark):

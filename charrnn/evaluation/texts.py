@@ -1,9 +1,8 @@
 """The text to score: a separate one, or the held-out part of a model's own; and the text a model was trained on."""
 
-import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,11 +11,13 @@ import numpy as np
 from charrnn.config import CorpusConfig, SourceConfig, overlay
 from charrnn.data.cache import Cache
 from charrnn.data.corpus import Corpus, find_corpus, load_corpus
+from charrnn.data.decoding import find_codec
 from charrnn.data.documents import end_documents
 from charrnn.data.sources import STDIN
 from charrnn.data.texts import encode_text
 from charrnn.data.vocab import END, UNKNOWN_CHAR, Ids, UnknownChars, count_unknown
 from charrnn.errors import InputError, UsageError
+from charrnn.model.container import quote
 from charrnn.model.file import ModelFile
 
 _PIECE = 1 << 22  # characters compared at a time
@@ -63,11 +64,11 @@ def separate_texts(files: Sequence[ModelFile], name: str, given: Mapping[str, An
     """Read a separate text once for several models, which were trained on texts of the same kind, as separate_text."""
     config, reset_ids = read_alike(files[0]), [file.vocab.id_of(END) for file in files]
     if "documents" in given:
-        config = dataclasses.replace(config, documents="", keep_separator=False)
+        config = replace(config, documents="", keep_separator=False)
     config = overlay(config, given)
     if reset_ids[0] is None and config.documents:
         reset_ids = [_line_start(file, config.documents) for file in files]
-        config = dataclasses.replace(config, documents="")
+        config = replace(config, documents="")
     found = encode_text(name, [file.vocab for file in files], config, SourceConfig(), cache)
     return [_eval_text(name, *text, reset_id) for text, reset_id in zip(found, reset_ids, strict=True)]
 
@@ -114,40 +115,74 @@ def read_alike(file: ModelFile) -> CorpusConfig:
 
 
 def read_corpus_config(file: ModelFile) -> CorpusConfig:
-    """Return how a model's training text was read and split. Raises InputError if the file's record is invalid."""
+    """Return how a model's training text was read and split."""
     split = file.provenance.get("split", {})
-    try:
-        fields = {field.name: split[field.name] for field in dataclasses.fields(CorpusConfig) if field.name in split}
-        return CorpusConfig(**fields)
-    except UsageError as error:
-        raise InputError(f"the model's record of its training text is invalid ({error})") from None
+    return CorpusConfig(**{field.name: split[field.name] for field in fields(CorpusConfig) if field.name in split})
 
 
-def find_training_text(file: ModelFile, train_text: Sequence[str] | None, cache: Cache) -> Corpus:
-    """Find the text that a model was trained on, in its files or in the cache, and split it as in training.
+def cached_training_text(file: ModelFile, cache: Cache) -> Corpus | None:
+    """Find the text that a model was trained on in the cache, and split it as in training; None if it is not there.
 
-    train_text: where those files are now, if they have moved.
-    Raises InputError if they are missing or have changed.
+    Raises InputError if the model has no record of its text.
     """
-    config = read_corpus_config(file)
+    record, config = _text_record(file), read_corpus_config(file)
+    corpus = find_corpus(record.get("key", ""), config, cache)
+    return None if corpus is None or corpus.sha256 != record["sha256"] else _split_as_in_training(file, corpus)
+
+
+def read_training_text(file: ModelFile, paths: Sequence[str], cache: Cache) -> Corpus:
+    """Read the text that a model was trained on, and split it as in training.
+
+    paths: its files. If the held-out text was a file of its own (--valid), that is the last one.
+    Raises InputError if they are missing or hold another text, which then doesn't reach the cache.
+    """
+    record, config = _text_record(file), read_corpus_config(file)
+    if not paths:
+        raise InputError(f"{_describe(record['paths'])}; name it with --train-text FILE, or name a TEXT to score")
+    if config.valid is not None:
+        *paths, valid = paths
+        if not paths:
+            raise InputError(
+                f"the model was trained with --valid {config.valid}; name that file too, last: "
+                f"--train-text FILE --train-text {config.valid}"
+            )
+        config = replace(config, valid=valid)
+    try:
+        find_codec(config.encoding)
+    except (LookupError, ValueError):
+        raise InputError(
+            f"the training text was read as {quote(config.encoding)}, which Python can't read; name a TEXT to score"
+        ) from None
+    try:
+        corpus = load_corpus(paths, config, SourceConfig(), cache, sha256=record["sha256"])
+    except InputError as error:
+        raise InputError(f"{error} (the training text; if it has moved, use --train-text FILE)") from None
+    return _split_as_in_training(file, corpus)
+
+
+def _text_record(file: ModelFile) -> dict[str, Any]:
+    """Return what a model file says about its training text: at least `paths` and `sha256`."""
     text, split = (file.provenance.get(name, {}) for name in ("text", "split"))
     if not ({"paths", "sha256"} <= text.keys() and {"num_train", "num_valid"} <= split.keys()):
         raise InputError("the model has no record of its training text; name a TEXT to score")
-    paths = train_text or text["paths"]
-    corpus = None if train_text else find_corpus(str(text.get("key")), config, cache)
-    if corpus is None and STDIN in paths:
-        raise InputError("the model was trained on stdin; name that text with --train-text FILE, or a TEXT to score")
-    if corpus is None:
-        try:
-            corpus = load_corpus(paths, config, SourceConfig(), cache)
-        except InputError as error:
-            raise InputError(f"{error} (the training text; if it has moved, use --train-text FILE)") from None
-    if corpus.sha256 != text["sha256"] or corpus.vocab != file.vocab:
-        raise InputError(f"{' '.join(paths)}: not the text the model was trained on; name that with --train-text")
+    return dict(text)
+
+
+def _describe(names: Sequence[str]) -> str:
+    if STDIN in names:
+        return "the model was trained on stdin, and that text is not in the cache"
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"the training text, {', '.join(map(quote, names[:3]))}{more}, was not found"
+
+
+def _split_as_in_training(file: ModelFile, corpus: Corpus) -> Corpus:
+    """Split a model's text where the model's record says."""
+    text, split = (file.provenance[name] for name in ("text", "split"))
     num_train, num_valid = split["num_train"], split["num_valid"]
-    if not (num_train > 0 and num_valid > 0 and num_train + num_valid <= len(corpus.ids)):
+    fits = num_train > 0 and num_valid > 0 and num_train + num_valid <= len(corpus.ids)
+    if corpus.vocab != file.vocab or not fits:
         raise InputError("the model's record of its training text is invalid; name a TEXT to score")
-    return dataclasses.replace(corpus, names=tuple(paths), num_train=num_train, num_valid=num_valid)
+    return replace(corpus, names=tuple(text["paths"]), num_train=num_train, num_valid=num_valid)
 
 
 def held_out_text(file: ModelFile, corpus: Corpus, *, documents: str = "") -> EvalText:
@@ -163,11 +198,11 @@ def held_out_text(file: ModelFile, corpus: Corpus, *, documents: str = "") -> Ev
         if reset_id is not None:
             raise UsageError("--documents: this model has its own; name a TEXT to split it in another way")
         reset_id = _line_start(file, documents)
-    names = [os.path.basename(path) for path in corpus.names]
+    names = [os.path.basename(name) for name in corpus.names]
     more = ", …" if len(names) > 3 else ""
     return EvalText(
-        name=valid or " ".join(corpus.names),
-        title=os.path.basename(valid) if valid else f"Held-out part of {', '.join(names[:3])}{more}",
+        name=valid or " ".join(names),
+        title=valid or f"Held-out part of {', '.join(names[:3])}{more}",
         ids=corpus.valid_ids,
         context=corpus.valid_context,
         num_before=num_before,

@@ -19,7 +19,7 @@ from charrnn.config import CHECKPOINTS
 from charrnn.data.sources import STDIN
 from charrnn.errors import CharrnnError, ModelFileError, RunLockedError, UsageError
 from charrnn.files import open_own, sync, write_atomically
-from charrnn.model.file import Tensors, read_tensors, write_tensors
+from charrnn.model.container import Tensors, read_tensors, write_tensors
 
 ROOT = Path(CHECKPOINTS)
 MODEL_NAME = "model.safetensors"

@@ -23,12 +23,12 @@ from charrnn.evaluation.novelty import unusual_novelty
 from charrnn.events import Plan
 from charrnn.hardware import count_workers
 from charrnn.kernels.products import processor
-from charrnn.model.file import ModelFile
+from charrnn.model.file import MAX_NAMES, ModelFile
 from charrnn.training.folder import Run, SavedState
 from charrnn.training.recipe import default_budget, estimate_memory, recommend
 from charrnn.training.state import ScalarState
 
-MAX_PARTS, MAX_BYTES = 10_000, 1 << 21  # of the list of text files in a file's metadata; model/file.py reads twice that
+MAX_BYTES = 1 << 21  # of the list of text files in a file's metadata; model/container.py reads twice that
 _LIBRARIES = ("charrnn", "torch", "numpy", "numba")  # other versions may round sums differently
 _NEW_CHARS_SHOWN = 20
 
@@ -366,9 +366,9 @@ def _new_characters(base: ModelFile | None, corpus: Corpus) -> list[str]:
 def _first_paths(paths: tuple[str, ...]) -> list[str]:
     first, parts, size = [], 0, 0
     for path in paths:
-        parts += 1 + sum(path.count(sign) for sign in ",:[{")  # as model/file.py counts the parts of JSON
+        parts += 1 + sum(path.count(sign) for sign in ",:[{")  # as model/container.py counts the parts of JSON
         size += len(json.dumps(json.dumps(path)))  # the metadata is JSON inside JSON
-        if parts > MAX_PARTS or size > MAX_BYTES:
+        if parts > MAX_NAMES or size > MAX_BYTES:
             break
         first.append(path)
     return first

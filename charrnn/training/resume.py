@@ -1,14 +1,19 @@
 """The plan of a run that has a saved state: it resumes, is extended by a larger budget, or is already finished."""
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from charrnn.config import Checked, CorpusConfig, ModelConfig, TrainConfig, flag, overlay, setting
 from charrnn.data.corpus import Corpus
-from charrnn.errors import ModelFileError, UsageError
-from charrnn.training.folder import Run, SavedState
+from charrnn.data.sources import STDIN
+from charrnn.errors import CharrnnError, InputError, ModelFileError, UsageError
+from charrnn.model.container import quote
+from charrnn.model.file import check_names
+from charrnn.training.folder import ROOT, Run, SavedState
 from charrnn.training.plan import Budget, Environment, Resume, RunPlan, Task, advice_for, check_ranks, fit_batch_size
 from charrnn.training.state import verify_state
 
@@ -26,8 +31,7 @@ class _SavedText(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.paths, list) or not all(isinstance(path, str) for path in self.paths):
-            raise UsageError("its text files are not a list of names")
+        check_names(self.paths)
 
 
 def resolve_corpus_config(run: Run, saved: SavedState | None, given: Mapping[str, Any]) -> CorpusConfig:
@@ -70,6 +74,32 @@ def plan_resumed_run(
         return _continue_finished(plan, Resume(saved, scalars), steps, minutes)
     plan = _continue_unfinished(plan, Resume(saved, scalars), steps, minutes)
     return replace(plan, notes=(*plan.notes, *_environment_changes(place, environment)))
+
+
+def recorded_texts(model_path: Path, sha256: str) -> list[str]:
+    """Return where the text of the run in ./checkpoints is whose folder a model file is in; [] if nothing says so.
+
+    A held-out file (--valid) is the last one. The run's state says it, not the model, which may be someone else's.
+    Raises InputError if one of them is no longer a regular file.
+    """
+    folder = Path(os.path.abspath(model_path)).parent
+    if folder.parent != Path(os.path.abspath(ROOT)):
+        return []
+    try:
+        saved = Run(folder.name).newest_state()
+        if saved is None:
+            return []
+        text, valid = _SavedText(**saved.meta["text"]), CorpusConfig(**saved.meta["corpus"]).valid
+        check_names([valid or ""])
+    except (CharrnnError, KeyError, TypeError, ValueError):
+        return []
+    paths = text.paths if valid is None else [*text.paths, valid]
+    if text.sha256 != sha256 or STDIN in paths:
+        return []
+    for path in paths:
+        if not os.path.isfile(path):
+            raise InputError(f"{path}: not found (the training text; if it has moved, use --train-text FILE)")
+    return paths
 
 
 def _continue_unfinished(plan: RunPlan, resume: Resume, steps: int | None, minutes: float | None) -> RunPlan:
@@ -120,15 +150,16 @@ def _saved_configs(run: Run, saved: SavedState) -> tuple[CorpusConfig, ModelConf
 
 
 def _not_a_state(run: Run, saved: SavedState, error: Exception) -> ModelFileError:
-    why = str(error) if isinstance(error, UsageError) else repr(error)
-    return ModelFileError(f"{saved.path}: not a state of a run ({why}); {advice_for(run)}")
+    why = str(error) if isinstance(error, (UsageError, ValueError)) else repr(error)
+    return ModelFileError(f"{saved.path}: not a state of a run ({quote(why)}); {advice_for(run)}")
 
 
 def _check_same(run: Run, settings: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Raise UsageError if a given value differs from the run's."""
     for name, value in given.items():
         if settings.get(name, value) != value:
-            raise UsageError(f"{flag(name)} {value} differs from this run's {settings[name]}; {advice_for(run)}")
+            before = quote(settings[name])
+            raise UsageError(f"{flag(name)} {quote(value)} differs from this run's {before}; {advice_for(run)}")
 
 
 def _check_text(run: Run, task: Task, before: _SavedText) -> None:
@@ -154,13 +185,13 @@ def _check_text(run: Run, task: Task, before: _SavedText) -> None:
 
 
 def _list_paths(paths: list[str]) -> str:
-    return ", ".join(map(str, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+    return ", ".join(map(quote, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 
 def _environment_changes(before: Mapping[str, Any], environment: Environment) -> list[str]:
     """Warn if the run resumes in another environment."""
     now = environment.facts()
-    changes = [f"{name} was {before.get(name)}, is {now[name]}" for name in now if before.get(name) != now[name]]
+    changes = [f"{name} was {quote(before.get(name))}, is {now[name]}" for name in now if before.get(name) != now[name]]
     if not changes:
         return []
     return [f"the environment has changed, so the result will not be bit-identical: {'; '.join(changes)}"]

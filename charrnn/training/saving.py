@@ -26,7 +26,8 @@ from charrnn.evaluation.scores import EXPERTS, Evaluation
 from charrnn.evaluation.scoring import evaluate
 from charrnn.events import Evaluated, Event, Finished, Sample, Saved, Warned, bits
 from charrnn.kernels.ngrams import Mixture
-from charrnn.model.file import ModelFile, Tensors, load_model, save_model
+from charrnn.model.container import Tensors
+from charrnn.model.file import ModelFile, load_model, save_model
 from charrnn.model.network import CharRNN
 from charrnn.sampling.sampler import Sampler
 from charrnn.training.folder import Run

@@ -25,7 +25,8 @@ from charrnn.data.vocab import Vocab
 from charrnn.distributed import SINGLE, Ranks
 from charrnn.errors import DivergenceError, ModelFileError, UsageError
 from charrnn.kernels.counters import dropout_mask, weight_mask
-from charrnn.model.file import ModelFile
+from charrnn.model.container import quote
+from charrnn.model.file import ModelFile, is_finite
 from charrnn.model.gradients import recurrent_weights
 from charrnn.model.layers import HiddenState
 from charrnn.model.network import CharRNN
@@ -91,7 +92,7 @@ def verify_state(saved: SavedState, model: ModelConfig, *, batch_size: int) -> S
     shapes = array_shapes(model, batch_size=batch_size, has_moments=scalars.step > 0)
     if {name: array.shape for name, array in saved.tensors.items()} != shapes:
         raise ModelFileError(f"{saved.path}: not a state of this run (its arrays don't match the run's settings)")
-    if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in saved.tensors.values()):
+    if not all(array.dtype == np.float32 and is_finite(array) for array in saved.tensors.values()):
         raise ModelFileError(f"{saved.path}: not a state of this run (some values are not finite)")
     return scalars
 
@@ -108,7 +109,7 @@ def read_scalars(path: Path, meta: Mapping[str, Any]) -> ScalarState:
         if scalars.span == 0:
             raise UsageError("its schedule has no steps")
     except (KeyError, TypeError, UsageError) as error:
-        raise ModelFileError(f"{path}: not a state of a run ({error})") from None
+        raise ModelFileError(f"{path}: not a state of a run ({quote(error)})") from None
     return scalars
 
 
@@ -214,7 +215,7 @@ class TrainState(ScalarState):
 
     def _check_finite(self, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         for name, array in arrays.items():
-            if not np.isfinite(array).all():
+            if not is_finite(array):
                 raise DivergenceError(f"training diverged by step {self.step}: {name} is not finite")
         return arrays
 

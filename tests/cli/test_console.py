@@ -270,3 +270,12 @@ def test_colours_need_a_terminal_that_shows_them(monkeypatch: pytest.MonkeyPatch
     assert console.uses_colour()
     monkeypatch.setenv("NO_COLOR", "1")
     assert not console.uses_colour()
+
+
+def test_a_very_long_error_loses_its_middle(capsys: pytest.CaptureFixture[str]) -> None:
+    """What names the file and what says what to do stay."""
+    console.error(f"{'a' * 100_000}; use --run NAME")
+    line = capsys.readouterr().err
+    assert line.startswith("charrnn: aaa")
+    assert line.endswith("a; use --run NAME\n")
+    assert len(line) < 1300

@@ -29,7 +29,7 @@ def test_one_model_is_described(at_home: Home) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     assert rows["model"] == "checkpoints/poems/model.safetensors"
     assert rows["network"] == "gru 1x16"
-    assert rows["text"] == str(at_home.path / "poems.txt")
+    assert rows["text"] == "poems.txt"
     assert "3,600" in rows["split"]
     assert "bits/char" in rows["score"]
     assert "None" not in rows["training"]
@@ -60,7 +60,8 @@ def test_a_damaged_model_does_not_hide_the_others(copied_home: Path) -> None:
     bad.write_bytes(b"nothing")
     outcome = call("info")
     assert [line.split("\t")[0] for line in outcome.text.splitlines()] == ["run", "poems"]
-    assert outcome.err == f"charrnn: {bad}: not a charrnn file\n"
+    reason = "damaged or not a charrnn model (its header is too long for the file, or missing)"
+    assert outcome.err == f"charrnn: {bad}: {reason}\n"
 
 
 def test_a_run_without_a_model_is_named(copied_home: Path) -> None:

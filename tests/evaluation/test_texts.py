@@ -10,7 +10,13 @@ from charrnn.config import CorpusConfig, ModelConfig, SourceConfig
 from charrnn.data.corpus import Corpus, load_corpus
 from charrnn.data.vocab import END, Vocab, bytes_as_chars
 from charrnn.errors import InputError, UsageError
-from charrnn.evaluation.texts import find_training_text, held_out_text, separate_text, text_of_string
+from charrnn.evaluation.texts import (
+    cached_training_text,
+    held_out_text,
+    read_training_text,
+    separate_text,
+    text_of_string,
+)
 from charrnn.model.file import ModelFile
 from tests.conftest import make_model_file
 
@@ -25,7 +31,7 @@ def trained(tmp_path):
     config = ModelConfig(cell="gru", vocab_size=10, embedding_dim=4, hidden_size=6, num_layers=1)
     file = make_model_file(config)
     provenance = {
-        "text": {"paths": [str(path)], "sha256": digest},
+        "text": {"paths": [path.name], "sha256": digest},
         "split": {"num_train": 90, "num_valid": 10, "encoding": "utf-8", "valid_fraction": 0.1},
     }
     return path, ModelFile(config, Vocab("abcdefghij"), file.tensors, {}, provenance)
@@ -71,20 +77,51 @@ def test_a_string_is_scored_like_a_file_that_holds_it(tmp_path, trained, cache, 
         text_of_string(file, "")
 
 
+def cached_files(cache):
+    """The names of all files in the cache."""
+    return {path.name for path in cache.folder.iterdir()}
+
+
 def test_the_held_out_text_is_found_again(tmp_path, trained, cache):
-    """By path and content, or by the path that is given if the text has moved; another text is refused."""
+    """In the cache by its key, or in a file; it is named after the model's record, without folders."""
     path, file = trained
-    found = held_out_text(file, find_training_text(file, None, cache))
+    assert cached_training_text(file, cache) is None
+    found = held_out_text(file, read_training_text(file, [str(path)], cache))
     assert (len(found.context), len(found.ids)) == (90, 10)
-    assert (found.name, found.title) == (str(path), "Held-out part of text.txt")
-    moved = tmp_path / "moved.txt"
-    path.rename(moved)
-    with pytest.raises(InputError, match="--train-text"):
-        find_training_text(file, None, cache)
-    assert (held_out_text(file, find_training_text(file, [str(moved)], cache)).ids == found.ids).all()
-    moved.write_text("abcdefghij" * 9 + "bcdefghija", encoding="utf-8")
-    with pytest.raises(InputError, match="--train-text"):
-        find_training_text(file, [str(moved)], cache)
+    assert (found.name, found.title) == ("text.txt", "Held-out part of text.txt")
+    key = load_corpus([str(path)], CorpusConfig(), SourceConfig(), cache).key
+    path.unlink()
+    cached = cached_training_text(with_provenance(file, text={"key": key}), cache)
+    assert (held_out_text(file, cached).ids == found.ids).all()
+    assert cached_training_text(with_provenance(file, text={"key": key, "sha256": "0" * 64}), cache) is None
+
+
+def test_another_text_is_refused_and_not_cached(tmp_path, trained, cache):
+    """A model file can't make its reader copy a file: the text must have the recorded hash."""
+    _, file = trained
+    other = tmp_path / "other.txt"
+    other.write_text("abcdefghij" * 9 + "bcdefghija", encoding="utf-8")
+    for _ in range(2):
+        before = cached_files(cache)
+        with pytest.raises(InputError, match=r"other\.txt: not the text the model was trained on .*--train-text"):
+            read_training_text(file, [str(other)], cache)
+        assert cached_files(cache) == before
+        load_corpus([str(other)], CorpusConfig(), SourceConfig(), cache)  # then the user has cached it himself
+    with pytest.raises(InputError, match=r"gone\.txt: no such file; .*--train-text"):
+        read_training_text(file, [str(tmp_path / "gone.txt")], cache)
+
+
+def test_without_a_path_the_error_names_the_text_and_the_option(trained, cache):
+    """However many files it had."""
+    _, file = trained
+    with pytest.raises(InputError, match=r"the training text, text\.txt, was not found; name it with --train-text"):
+        read_training_text(file, [], cache)
+    names = [f"{number}{'x' * 1000}" for number in range(9999)]
+    with pytest.raises(InputError, match="and 9996 more, was not found") as caught:
+        read_training_text(with_provenance(file, text={"paths": names}), [], cache)
+    assert len(str(caught.value)) < 1000
+    with pytest.raises(InputError, match=r"stdin, .*--train-text"):
+        read_training_text(with_provenance(file, text={"paths": ["-", "a.txt"]}), [], cache)
 
 
 def test_held_out_lines_have_their_number_in_the_text(tmp_path, trained, cache):
@@ -96,7 +133,7 @@ def test_held_out_lines_have_their_number_in_the_text(tmp_path, trained, cache):
     file = dataclasses.replace(file, vocab=corpus.vocab)
     split = {"num_train": 85, "num_valid": 15}
     file = with_provenance(file, text={"sha256": corpus.sha256}, split=split)
-    found = held_out_text(file, find_training_text(file, None, cache))
+    found = held_out_text(file, read_training_text(file, [str(path)], cache))
     assert (found.num_before, found.first_number) == (5, 9)
     assert file.vocab.decode(np.concatenate([found.context[-5:], found.ids])) == text[80:]
 
@@ -112,7 +149,7 @@ def test_lines_can_be_documents_for_any_model(tmp_path, trained, cache, is_separ
     def find(documents):
         if is_separate:
             return separate_text(file, str(path), {"documents": documents}, cache)
-        return held_out_text(file, find_training_text(file, None, cache), documents=documents)
+        return held_out_text(file, read_training_text(file, [str(path)], cache), documents=documents)
 
     found = find("lines")
     assert found.reset_id == file.vocab.id_of("\n") == found.context[-1]
@@ -137,28 +174,35 @@ def test_a_model_of_documents_splits_only_a_separate_text_in_another_way(tmp_pat
         held_out_text(file, corpus, documents="lines")
 
 
-def test_a_held_out_file_is_named_after_itself(tmp_path, trained, cache):
+def test_a_held_out_file_is_named_last(tmp_path, trained, cache):
     """With --valid it is a separate text, so its first character is only fed."""
     path, file = trained
     other = tmp_path / "valid.txt"
     other.write_text("abcabc", encoding="utf-8")
     config = CorpusConfig(valid=str(other))
     corpus = load_corpus([str(path)], config, SourceConfig(), cache)
-    split = {"num_train": 100, "num_valid": 6, "valid": str(other)}
+    split = {"num_train": 100, "num_valid": 6, "valid": "valid.txt"}
     file = with_provenance(file, text={"sha256": corpus.sha256}, split=split)
-    found = held_out_text(file, find_training_text(file, None, cache))
-    assert (found.name, found.title) == (str(other), "valid.txt")
+    found = held_out_text(file, read_training_text(file, [str(path), str(other)], cache))
+    assert (found.name, found.title) == ("valid.txt", "valid.txt")
     assert (file.vocab.decode(found.context), file.vocab.decode(found.ids)) == ("a", "bcabc")
+    with pytest.raises(InputError, match=r"trained with --valid valid\.txt; name that file too, last"):
+        read_training_text(file, [str(path)], cache)
 
 
 def test_a_model_without_a_usable_record_of_its_text_is_refused(trained, cache):
-    """Also one trained on stdin, which is not read unless it is named."""
-    _, file = trained
+    """Nothing is read then."""
+    path, file = trained
     for provenance in ({}, {"text": {"paths": ["a"]}}):
-        with pytest.raises(InputError, match="TEXT"):
-            find_training_text(dataclasses.replace(file, provenance=provenance), None, cache)
-    with pytest.raises(InputError, match="stdin"):
-        find_training_text(with_provenance(file, text={"paths": ["-", "a.txt"]}), None, cache)
-    for split in ({"num_train": 0}, {"num_valid": 11}, {"valid_fraction": 7.0}):
+        nameless = dataclasses.replace(file, provenance=provenance)
+        with pytest.raises(InputError, match=r"no record .* TEXT"):
+            cached_training_text(nameless, cache)
+        with pytest.raises(InputError, match=r"no record .* TEXT"):
+            read_training_text(nameless, [str(path)], cache)
+    for split in ({"num_train": 0}, {"num_valid": 11}):
         with pytest.raises(InputError, match="record of its training text is invalid"):
-            find_training_text(with_provenance(file, split=split), None, cache)
+            read_training_text(with_provenance(file, split=split), [str(path)], cache)
+    for encoding in ("gone", "zip", "punycode", "a\0b", "x" * 100_000):
+        with pytest.raises(InputError, match=r"was read as .* name a TEXT to score") as caught:
+            read_training_text(with_provenance(file, split={"encoding": encoding}), [str(path)], cache)
+        assert len(str(caught.value)) < 400

@@ -23,7 +23,7 @@ def make_model(cell="gru", *, seed=0, num_layers=2):
     rng = np.random.default_rng(seed)
     tensors = {name: rng.uniform(0.1, 1, shape).astype(np.float32) for name, shape in config.tensor_shapes().items()}
     scores = {"nats_per_char": 1 / 3, "step": 7, "whole": True, "note": 'a "quoted" \\ line\n'}
-    provenance = {"text": {"paths": ["/tmp/né/[/]\udcff.txt"], "sha256": "ab" * 32}, "split": {"num_train": 18}}
+    provenance = {"text": {"paths": ["né [\\]\udcff.txt"], "sha256": "ab" * 32}, "split": {"num_train": 18}}
     return ModelFile(config, Vocab(CHARS), tensors, scores, provenance)
 
 

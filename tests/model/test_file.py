@@ -15,8 +15,9 @@ import safetensors.numpy
 from charrnn.config import CELLS, ModelConfig
 from charrnn.data.vocab import Vocab
 from charrnn.errors import CharrnnError
-from charrnn.model import file
-from charrnn.model.file import FORMAT_VERSION, ModelFile, load_model, read_tensors, save_model, write_tensors
+from charrnn.model import container
+from charrnn.model.container import FORMAT_VERSION, read_tensors, write_tensors
+from charrnn.model.file import MAX_WEIGHT, ModelFile, load_model, name_model, save_model
 from tests.model.model_files import (
     CHARS,
     DIGEST,
@@ -43,9 +44,9 @@ def test_a_saved_model_is_loaded_unchanged(path, cell, num_layers):
 
 
 def test_the_extremes_of_float32_survive(path):
-    """Denormals, negative zero and the largest numbers are saved exactly."""
+    """Denormals, negative zero and the largest weights are saved exactly."""
     model = make_model()
-    odd = np.array([0.0, -0.0, 1e-45, -3.4028235e38, 1.1754944e-38], np.float32)
+    odd = np.array([0.0, -0.0, 1e-45, -MAX_WEIGHT, 1.1754944e-38], np.float32)
     model.tensors["embedding.weight"].flat[:5] = odd
     save_model(path, model)
     assert equal(load_model(path), model)
@@ -68,7 +69,7 @@ def test_a_tensors_layout_in_memory_does_not_matter(path, view):
 @pytest.mark.parametrize("words", [ZEROS, f'"{DIGEST}": "{ZEROS}"', f'\\"{DIGEST}\\": \\"{ZEROS}', DIGEST])
 def test_a_description_that_looks_like_the_checksum_survives(path, words):
     """Sixty-four zeros in a text's path, or the key's name, are not mistaken for the checksum."""
-    model = replace(make_model(), scores={words: words}, provenance={"text": {"paths": [f"/texts/{words}/a.txt"]}})
+    model = replace(make_model(), scores={words: words}, provenance={"text": {"paths": [f"{words}.txt"]}})
     save_model(path, model)
     assert equal(load_model(path), model)
 
@@ -219,20 +220,20 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(path, monkeypatch):
     config = ModelConfig("rnn", vocab_size=len(CHARS), embedding_dim=3, hidden_size=300, num_layers=1)
     tensors = {name: np.ones(shape, np.float32) for name, shape in config.tensor_shapes().items()}
     save_model(path, replace(make_model(), config=config, tensors=tensors))
-    read_header = file._read_header
+    read_header = container._read_header
 
     def read_and_cut(handle, file_size):
         header = read_header(handle, file_size)
         os.truncate(path, file_size - 4)
         return header
 
-    monkeypatch.setattr(file, "_read_header", read_and_cut)
+    monkeypatch.setattr(container, "_read_header", read_and_cut)
     assert "changed while it was read" in refused(path)
 
 
 def test_as_many_parts_as_a_real_file_has_are_read(path):
     """A file may have thousands of paths and a large vocabulary, with JSON's punctuation in both."""
-    paths = [f"/texts/{number}:2,S.txt" for number in range(4000)]
+    paths = [f"{number}:2,S.txt" for number in range(4000)]
     chars = "".join(map(chr, range(32, 32 + 3000)))
     config = ModelConfig(cell="rnn", vocab_size=len(chars), embedding_dim=1, hidden_size=1, num_layers=1)
     tensors = {name: np.ones(shape, np.float32) for name, shape in config.tensor_shapes().items()}
@@ -324,3 +325,39 @@ def test_permissions_follow_the_umask(path, umask):
         assert path.stat().st_mode & 0o777 == 0o666 & ~umask
     finally:
         assert os.umask(before) == umask
+
+
+def test_a_model_names_no_folder(path):
+    """Neither one that is written, nor an older one, which has paths: it is read and shown without them."""
+    provenance = {
+        "text": {"paths": ["/home/me/a.txt", "b/c.txt", "-"], "sha256": "ab" * 32},
+        "split": {"valid": "/home/me/valid.txt"},
+        "training": {"init_from": "/home/me/checkpoints/verse/model.safetensors", "seed": 1},
+    }
+    names = {
+        "text": {"paths": ["a.txt", "c.txt", "-"], "sha256": "ab" * 32},
+        "split": {"valid": "valid.txt"},
+        "training": {"init_from": "verse", "seed": 1},
+    }
+    model = replace(make_model(), provenance=provenance)
+    document = {"format": FORMAT_VERSION, "kind": "model", **meta_of(model)}
+    path.write_bytes(naive_write(model.tensors, document))
+    assert load_model(path).provenance == names
+    save_model(path, model)
+    assert naive_read(path.read_bytes())[1]["provenance"] == names
+    assert b"/home" not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("checkpoints/verse/model.safetensors", "verse"),
+        ("/home/me/checkpoints/verse/model.safetensors", "verse"),
+        ("/home/me/model.safetensors", "model.safetensors"),
+        ("copy.st", "copy.st"),
+        ("verse", "verse"),
+    ],
+)
+def test_a_model_is_named_after_its_run_or_its_file(path, name):
+    """Without the folders above."""
+    assert name_model(path) == name

@@ -17,8 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn.config import ModelConfig
-from charrnn.model.file import FORMAT_VERSION, read_tensors, save_model, write_tensors
-from tests.model.model_files import CHARS, DIGEST, ZEROS, make_model, meta_of, refused, seal, unseal
+from charrnn.data.vocab import Vocab
+from charrnn.errors import ModelFileError
+from charrnn.model.container import FORMAT_VERSION, read_tensors, write_tensors
+from charrnn.model.file import save_model
+from tests.model.model_files import CHARS, DIGEST, ZEROS, make_model, meta_of, naive_write, refused, seal, unseal
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 
@@ -133,7 +136,8 @@ def with_config(**changes):
 def test_an_invalid_description_is_refused(path, change, words):
     """It is refused though its checksum is right, and nothing is allocated for the sizes it claims."""
     model = make_model()
-    write_tensors(path, model.tensors, kind="model", meta=change(model))
+    document = {"format": FORMAT_VERSION, "kind": "model", **change(model)}
+    path.write_bytes(naive_write(model.tensors, document))
     assert words in refused(path)
 
 
@@ -193,14 +197,89 @@ def test_weights_that_do_not_fit_are_refused(path, change, words):
         {"provenance": {"text": {"paths": [1]}}},
         {"provenance": {"split": {"num_train": "9"}}},
         {"provenance": {"training": 3}},
+        {"provenance": {"split": {"num_train": -1}}},
+        {"provenance": {"split": {"num_valid": 10**30}}},
+        {"provenance": {"split": {"num_test": True}}},
+        {"provenance": {"split": {"valid_fraction": 7.0}}},
+        {"provenance": {"split": {"encoding": None}}},
+        {"provenance": {"split": {"documents": "\ud800"}}},
+        {"provenance": {"split": {"valid": "a\0b"}}},
+        {"provenance": {"training": {"init_from": 5}}},
+        {"provenance": {"text": {"paths": ["a\0b"]}}},
+        {"provenance": {"text": {"paths": ["\ud800"]}}},
+        {"provenance": {"text": {"paths": ["x" * 40_000]}}},
+        {"provenance": {"text": {"paths": ["a"] * 15_000}}},
+        {"provenance": {"text": {"sha256": "12ab"}}},
+        {"provenance": {"text": {"sha256": 5}}},
+        {"provenance": {"text": {"key": f"../{'0' * 61}"}}},
+        {"provenance": {"text": {"key": "A" * 64}}},
+        {"provenance": {"text": {"key": "0" * 64 + "\n"}}},
+        {"scores": []},
         {"scores": {"nats_per_char": "low"}},
+        {"scores": {"network": "low"}},
+        {"scores": {"test": {"num_chars": None}}},
+        {"scores": {"nats_per_char": float("nan")}},
+        {"scores": {"note": float("inf")}},
+        {"vocab": Vocab("abcdefgh\ud800")},
+        {"vocab": Vocab("abcdefg\u00e9\udce9")},
+        {"config": replace(make_model().config, reset_id=len(CHARS))},
+        {"tensors": {**make_model().tensors, "head.bias": np.full(len(CHARS), 3e38, np.float32)}},
+        {"tensors": {**make_model().tensors, "head.bias": np.full(len(CHARS), -3e38, np.float32)}},
+        {"tensors": {**make_model().tensors, "head.bias": np.full(len(CHARS), np.nan, np.float32)}},
     ],
-    ids=str,
+    ids=lambda odd: ascii(odd)[:80],
 )
-def test_scores_and_provenance_of_wrong_types_are_refused(path, odd):
-    """No reader of scores or provenance has to check them again."""
-    save_model(path, replace(make_model(), **odd))
-    assert "scores or provenance" in refused(path)
+def test_an_odd_model_is_neither_read_nor_written(path, odd):
+    """No reader of a model has to check it again, and no writer can make a file that is refused."""
+    model = replace(make_model(), **odd)
+    document = {"format": FORMAT_VERSION, "kind": "model", **meta_of(model)}
+    path.write_bytes(naive_write(model.tensors, document))
+    message = refused(path)
+    assert message.startswith("damaged or not a charrnn model (")
+    assert len(message) < 300
+    before = path.read_bytes()
+    with pytest.raises(ModelFileError, match="not written, because it could not be read again"):
+        save_model(path, model)
+    assert path.read_bytes() == before
+    assert [*path.parent.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("kind", ["model", "state"])
+def test_numbers_that_json_lacks_are_refused(path, kind, number):
+    """In either kind of file; `info --json` would print them again."""
+    document = json.dumps({"format": FORMAT_VERSION, "kind": kind, DIGEST: ZEROS, "note": "X"}).replace('"X"', number)
+    path.write_bytes(seal(json.dumps({"__metadata__": {"charrnn": document}})))
+    message = refused(path, lambda path: read_tensors(path, kind=kind))
+    assert message == f"damaged or not a charrnn {kind} ({number} is not a finite number)"
+    path.unlink()
+    if number != "1e999":
+        with pytest.raises(ModelFileError, match="not written"):
+            write_tensors(path, {}, kind=kind, meta={"note": float(number)})
+        assert not path.exists()
+
+
+def test_a_description_too_large_for_its_file_is_not_written(path):
+    """Neither one with too many parts nor one that is too long."""
+    for note in (["a"] * 30_000, "x" * (5 << 20)):
+        with pytest.raises(ModelFileError, match="not written"):
+            write_tensors(path, {}, kind="state", meta={"note": note})
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("long", ["x" * 1_000_000, ["y" * 1000] * 1000, 10**4000], ids=["text", "list", "number"])
+@pytest.mark.parametrize("place", ["format", "kind", "config", "cell", "setting"])
+def test_an_error_repeats_little_of_the_file(path, long, place):
+    """However long the value that is wrong."""
+    model, document = make_model(), {"format": FORMAT_VERSION, "kind": "model", **meta_of(make_model())}
+    if place == "cell":
+        document["config"]["cell"] = long
+    elif place == "setting":
+        document["config"][str(long)] = 1
+    else:
+        document[place] = long
+    path.write_bytes(naive_write(model.tensors, document))
+    assert len(refused(path)) < 400
 
 
 def test_models_and_states_are_not_mistaken_for_each_other(path):
@@ -366,7 +445,7 @@ def test_tensors_that_do_not_fill_the_file_are_refused(path, whole, change):
 def test_foreign_files_are_refused(path, data):
     """Files of other programs are called foreign."""
     path.write_bytes(data)
-    assert refused(path) == "not a charrnn file"
+    assert refused(path).startswith("damaged or not a charrnn model (its ")
 
 
 @pytest.mark.parametrize("place", ["gone.safetensors", ".", "gone/model.safetensors"])
@@ -396,7 +475,7 @@ def test_errors_of_the_system_are_reported(path, whole, monkeypatch, error, word
         raise error
 
     path.write_bytes(whole)
-    monkeypatch.setattr("charrnn.model.file._read_header", fail)
+    monkeypatch.setattr("charrnn.model.container._read_header", fail)
     assert refused(path) == words
 
 
@@ -481,5 +560,5 @@ def test_loading_takes_twice_the_files_memory(path):
 def test_a_header_longer_than_its_file_is_refused(path, whole, announced):
     """Its length is checked before it is read."""
     path.write_bytes(announced.to_bytes(8, "little") + whole[8:])
-    assert refused(path) == "not a charrnn file"
+    assert refused(path).startswith("damaged or not a charrnn model (its header is ")
     assert memory_to_refuse(path) < 1 << 20

@@ -13,7 +13,7 @@ from charrnn.data.corpus import load_corpus
 from charrnn.data.vocab import END
 from charrnn.errors import ModelFileError
 from charrnn.evaluation.scoring import evaluate
-from charrnn.evaluation.texts import find_training_text, held_out_text
+from charrnn.evaluation.texts import held_out_text, read_training_text
 from charrnn.events import Evaluated, Finished, Progress, Sample, Saved, Stopped
 from charrnn.kernels.products import has_fast_bfloat16
 from charrnn.model.file import load_model
@@ -194,7 +194,7 @@ def test_a_separate_held_out_text_chooses_the_weights(plan, tmp_path, cache):
     ids = file.vocab.encode(texts["held.txt"])
     model = CharRNN.from_arrays(file.config, file.tensors)
     assert finished.nats_per_char == evaluate(model, ids[1:], context=ids[:1]).nats_per_char
-    found = held_out_text(file, find_training_text(file, None, cache))
+    found = held_out_text(file, read_training_text(file, [str(tmp_path / name) for name in texts], cache))
     assert file.vocab.decode(found.ids) == texts["held.txt"][1:]
     assert file.vocab.decode(found.context) == texts["held.txt"][0]
 

@@ -14,6 +14,7 @@ from charrnn.evaluation.adaptation import evaluate_adapting
 from charrnn.evaluation.scoring import evaluate
 from charrnn.kernels.ngrams import Mixture, fill_distribution
 from charrnn.model import ngrams
+from charrnn.model.container import FORMAT_VERSION
 from charrnn.model.file import load_model, save_model
 from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import count_ngrams, find_contexts, make_mixture, make_trie
@@ -21,6 +22,7 @@ from charrnn.sampling.sampler import Sampler
 from charrnn.training.mixture import MIN_GAIN, _minimise_nats, fit_mixture, fit_weights
 from tests import reference
 from tests.conftest import draw_text, make_model_file, predict_text, sequential_nats
+from tests.model.model_files import meta_of, naive_write
 
 CHARS = "abcdef"
 WEIGHTS = np.array([[0.7, 0.2], [0.5, 0.4], [0.6, 0.3], [0.3, 0.7]])
@@ -147,9 +149,13 @@ def test_inconsistent_arrays_are_refused(tmp_path, what):
     damaged = {**file.ngram, name: change(file.ngram[name])}
     with pytest.raises((ValueError, IndexError)):
         make_mixture(damaged, vocab_size=6)
-    save_model(tmp_path / "model.safetensors", dataclasses.replace(file, ngram=damaged))
-    with pytest.raises(ModelFileError, match=r"model\.safetensors"):
-        load_model(tmp_path / "model.safetensors")
+    path, model = tmp_path / "model.safetensors", dataclasses.replace(file, ngram=damaged)
+    document = {"format": FORMAT_VERSION, "kind": "model", **meta_of(model)}
+    path.write_bytes(naive_write({**model.tensors, **damaged}, document))
+    with pytest.raises(ModelFileError, match=r"model\.safetensors: damaged or not a charrnn model"):
+        load_model(path)
+    with pytest.raises(ModelFileError, match="not written"):
+        save_model(path, model)
 
 
 def test_a_file_returns_what_was_saved(tmp_path):

@@ -1,6 +1,7 @@
 """The plan of a new run: given settings over recommended ones, and what the plan says about itself."""
 
 import json
+import os
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -227,7 +228,7 @@ def test_the_files_of_any_text_fit_a_model_file(run, name):
     tensors = {name: np.zeros(shape, np.float32) for name, shape in model.tensor_shapes().items()}
     save_model(run.model_path, ModelFile(model, corpus.vocab, tensors, {}, plan.provenance(100)))
     saved = load_model(run.model_path).provenance["text"]["paths"]
-    assert tuple(saved) == names[: len(saved)]
+    assert saved == [os.path.basename(name) for name in names[: len(saved)]]
     assert len(saved) >= 50
     run.save_state(0, {}, plan.state_facts)
-    assert run.newest_state().meta["text"]["paths"] == saved
+    assert tuple(run.newest_state().meta["text"]["paths"]) == names[: len(saved)]

@@ -470,7 +470,7 @@ def test_a_state_that_lacks_a_fact_about_its_text_is_refused(run, name):
         {"minutes": -1},
         {"minutes": "5"},
         {"minutes": True},
-        {"seconds": float("nan")},
+        {"seconds": -1.0},
         {"place": None},
         {"place": 5},
         {"step": -1},
