@@ -6,12 +6,31 @@ Letters: N characters, M characters of the training text.
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn.data.corpus import Corpus
 from charrnn.data.vocab import Ids
 
 _LENGTH = 3  # of the n-grams: another language has many new ones, another part of the same text few
 _MAX_CHARS = 2_000_000  # of either text
 _MIN_CHARS = 1000  # in shorter texts most n-grams are new
 _USUAL_FACTOR, _USUAL_SURPLUS = 2.0, 0.1  # ordinary texts and manuals stay within usual * factor + surplus
+
+
+def unlike_rest(corpus: Corpus) -> list[str]:
+    """Say so if the held-out text differs much from the training text."""
+    found = unusual_novelty(corpus.train_ids, corpus.valid_ids)
+    if found is None:
+        return []
+    share, usual = found
+    which, advice = "the held-out file is unlike the training text", ""
+    if not corpus.has_valid_file:
+        which = "the end of the text, which is held out, is unlike the rest"
+        advice = (
+            "; hold out another text with --valid, shuffle documents with --documents, or name files in another order"
+        )
+    return [
+        f"{which}: {share:.0%} of its {_LENGTH}-grams never occur there (usual for this text: {usual:.0%}), "
+        f"so the score says little about the rest, and training may stop too early{advice}"
+    ]
 
 
 def unusual_novelty(train: Ids, held_out: Ids) -> tuple[float, float] | None:

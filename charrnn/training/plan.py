@@ -19,7 +19,7 @@ from charrnn.data.corpus import Corpus
 from charrnn.data.vocab import END, UNKNOWN, describe
 from charrnn.distributed import SINGLE, Ranks
 from charrnn.errors import UsageError
-from charrnn.evaluation.novelty import unusual_novelty
+from charrnn.evaluation.novelty import unlike_rest
 from charrnn.events import Plan
 from charrnn.hardware import count_workers
 from charrnn.kernels.products import processor
@@ -249,7 +249,7 @@ def plan_new_run(
         raise UsageError(f"{run.folder} has a model but no state to resume from; {advice_for(run)}")
     _check_scorable(corpus, corpus_config)
     num_train = len(_train_text(corpus, given.get("mix", TrainConfig.mix)))
-    notes = [*corpus.notes, *_unlike_rest(corpus)]
+    notes = [*corpus.notes, *unlike_rest(corpus)]
     given, more_notes = fit_batch_size(given, num_train)
     notes += more_notes
     if fresh and (step := run.last_step()) is not None:
@@ -332,25 +332,6 @@ def _check_scorable(corpus: Corpus, config: CorpusConfig) -> None:
             raise UsageError(
                 f"--min-count {config.min_count}: every character of the {name} text is rarer; choose a lower count"
             )
-
-
-def _unlike_rest(corpus: Corpus) -> list[str]:
-    """Say so if the held-out text differs much from the training text."""
-    found = unusual_novelty(corpus.train_ids, corpus.valid_ids)
-    if found is None:
-        return []
-    share, usual = found
-    which = "the held-out file is unlike the training text"
-    advice = ""
-    if not corpus.has_valid_file:
-        which = "the end of the text, which is held out, is unlike the rest"
-        advice = (
-            "; hold out another text with --valid, shuffle documents with --documents, or name files in another order"
-        )
-    return [
-        f"{which}: {share:.0%} of its 3-grams never occur there (usual for this text: {usual:.0%}), "
-        f"so the score says little about the rest, and training may stop too early{advice}"
-    ]
 
 
 def _new_characters(base: ModelFile | None, corpus: Corpus) -> list[str]:
