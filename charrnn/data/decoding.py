@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from charrnn.config import CorpusConfig
-from charrnn.data.sources import HEAD, WIDE_MARKS
+from charrnn.data.kinds import HEAD, WIDE_MARKS, describe_foreign, find_wide
 from charrnn.errors import InputError, UsageError
 
 _NOT_INCREMENTAL = ("punycode", "idna", "unicode-escape", "unicode_escape")  # their output depends on the pieces
@@ -29,7 +29,7 @@ def decode(chunks: Iterable[bytes], name: str, config: CorpusConfig, *, advice: 
         return
     chunks = iter(chunks)
     first = next(chunks, b"")
-    encoding = _find_encoding(first, name, config.encoding)
+    encoding = _find_encoding(first, name, config.encoding, advice)
     decoder = codecs.getincrementaldecoder(encoding)(config.errors)
     offset, line, at_start = 0, 1, True
     for chunk in itertools.chain([first], chunks, [b""]):
@@ -69,18 +69,26 @@ def find_codec(encoding: str) -> codecs.CodecInfo:
     return codec
 
 
-def _find_encoding(head: bytes, name: str, requested: str) -> str:
-    """Return the codec's name: the one requested, unless that is UTF-8 and the text begins with a wide mark."""
+def _find_encoding(head: bytes, name: str, requested: str, advice: str) -> str:
+    """Return the codec's name: the one requested, unless that is UTF-8 and the text begins with a wide mark.
+
+    Raises InputError for a file that is not plain text.
+    """
     try:
         codec = find_codec(requested)
     except (LookupError, ValueError):
         raise UsageError(f"--encoding {requested}: no such text encoding; try utf-8, latin-1 or cp1252") from None
     has_nuls = b"\0" in "a".encode(requested)
+    if foreign := describe_foreign(head):
+        raise InputError(f"{name}: {foreign}")
     if codec.name == "utf-8":
         for mark, wide in WIDE_MARKS.items():
             if head.startswith(mark):
                 return wide
     nul = -1 if has_nuls else head.find(0, 0, HEAD)
+    if nul >= 0 and (wide := find_wide(head)):
+        hint = f"--encoding {wide} reads it" if advice == _ADVICE else advice
+        raise InputError(f"{name}: looks like UTF-16 without a byte-order mark; {hint}")
     if nul >= 0:
         raise InputError(f"{name}: a binary file (NUL at byte {nul}), not a text; --bytes accepts any file")
     return codec.name

@@ -23,17 +23,14 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from charrnn.config import CHECKPOINTS, SourceConfig
+from charrnn.data.kinds import HEAD, find_compression, is_binary
 from charrnn.errors import CharrnnError, InputError, UsageError
 
 STDIN = "-"
 CHUNK = 1 << 20  # bytes
-WIDE_MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-HEAD = 8192  # bytes at the beginning that are examined
+_MAX_NAMED = 5  # files that are not text
 _MAX_RATIO = 250  # a text that compresses better is probably a decompression bomb; 10 is usual
 _TRUSTED = 64 << 20  # bytes; anything may decompress to this many
-_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "Zstandard"}
-_BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")  # one of them follows the level, so that no text is mistaken for bzip2
-_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # follows a byte from 0x50 to 0x5f in a frame without content
 
 
 class ReadLimit:
@@ -119,7 +116,7 @@ class Source:
         """
         with _explaining_errors(self.name), self._open(limit) as file:
             head = _read_exactly(file, 16)
-            kind = _find_compression(head)
+            kind = find_compression(head)
             packed = _CountedStream(head, file)
             num_unpacked = 0
             for chunk in _decompress(kind, packed, self.name):
@@ -133,7 +130,7 @@ class Source:
         """Read the first HEAD bytes of a file, decompressed."""
         with _explaining_errors(self.name), open(self.name, "rb") as file:
             magic, head = _read_exactly(file, 16), b""
-            for chunk in _decompress(_find_compression(magic), _CountedStream(magic, file), self.name):
+            for chunk in _decompress(find_compression(magic), _CountedStream(magic, file), self.name):
                 head += chunk
                 if len(head) >= HEAD:
                     break
@@ -245,22 +242,29 @@ def _find_in_folder(folder: str, config: SourceConfig) -> FoundSources:
     # a pattern with a slash is matched with the path below the folder
     shown = {path: str(path.relative_to(folder)) if "/" in config.glob else path.name for path in paths}
     matching = [path for path in sorted(paths) if fnmatch.fnmatch(shown[path], config.glob) and path.is_file()]
-    texts = [source for source in map(Source, map(str, matching)) if not is_binary(source.head())]
+    texts: list[Source] = []
+    others: list[Source] = []
+    for path in matching:
+        source = Source(str(path))
+        (others if is_binary(source.head()) else texts).append(source)
     if not texts:
         matched = "" if config.glob == SourceConfig.glob else f" that match {config.glob}"
-        raise InputError(f"{folder}: the folder has no text files in it{matched}")
-    counts = {"hidden": num_hidden, "binary": len(matching) - len(texts)}
+        raise InputError(f"{folder}: the folder has no text files in it{matched}{_list_names(others, folder)}")
+    counts = {"hidden": num_hidden, "binary": len(others)}
     skipped = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    return FoundSources(texts, [f"{folder}: {skipped} left out, {len(texts)} read"] if skipped else [])
+    note = f"{folder}: {skipped} left out{_list_names(others, folder)}, {len(texts)} read"
+    return FoundSources(texts, [note] if skipped else [])
+
+
+def _list_names(sources: Sequence[Source], folder: str) -> str:
+    """Return the first paths below a folder, in brackets; empty without any."""
+    names = [os.path.relpath(source.name, folder) for source in sources[:_MAX_NAMED]]
+    more = ", …" if len(sources) > _MAX_NAMED else ""
+    return f" (not text: {', '.join(names)}{more})" if names else ""
 
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def is_binary(head: bytes) -> bool:
-    """Return whether a file's beginning contains a NUL byte, as no text in a byte encoding does."""
-    return b"\0" in head[:HEAD] and not head.startswith(tuple(WIDE_MARKS))
 
 
 def _open_stdin() -> contextlib.AbstractContextManager[IO[bytes]]:
@@ -275,14 +279,6 @@ def _read_exactly(file: IO[bytes], size: int) -> bytes:
     while len(data) < size and (more := file.read(size - len(data))):
         data += more
     return data
-
-
-def _find_compression(head: bytes) -> str | None:
-    """Recognise a compressed file by its first bytes."""
-    for magic, kind in _MAGIC.items():
-        if head.startswith(magic) and (kind != "bzip2" or head[4:10] in _BZIP2_BLOCKS):
-            return kind
-    return "Zstandard" if head[:1] and head[0] >> 4 == 5 and head[1:4] == _ZSTD_SKIPPABLE else None
 
 
 def _decompress(kind: str | None, packed: _CountedStream, name: str) -> Iterator[bytes]:

@@ -49,7 +49,7 @@ def test_a_note_counts_the_files_that_a_folder_skips(desk: Path) -> None:
         (Path("texts") / name).write_bytes(data)
     plan = learn("texts", "--glob", "*.txt")
     assert [Path(path).name for path in plan["texts"]] == ["a.txt", "b.txt"]
-    assert "texts: 1 hidden and 1 binary left out, 2 read" in plan["notes"]
+    assert "texts: 1 hidden and 1 binary left out (not text: d.txt), 2 read" in plan["notes"]
     assert plan["vocab_size"] == 3  # with the newline that joins them
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from charrnn.config import CorpusConfig
 from charrnn.data.decoding import decode
-from charrnn.data.sources import WIDE_MARKS
+from charrnn.data.kinds import WIDE_MARKS
 from charrnn.errors import InputError, UsageError
 
 NAME = "folder/some name.txt"

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charrnn.config import SourceConfig
-from charrnn.data import sources
-from charrnn.data.sources import CHUNK, ReadLimit, Source, check_exists, find_sources, is_binary
+from charrnn.data.kinds import is_binary
+from charrnn.data.sources import CHUNK, ReadLimit, Source, check_exists, find_sources
 from charrnn.errors import CharrnnError, InputError, UsageError
 
 KINDS = ["gzip", "bzip2", "xz", "Zstandard"]
@@ -165,7 +165,7 @@ def test_a_folders_files_are_sorted_by_path(paths):
 
 
 def test_only_text_files_of_a_folder_are_read(tmp_path):
-    """Hidden files, files in hidden folders and binary files are skipped, and a note counts them."""
+    """Hidden files, files in hidden folders and binary files are skipped; a note counts them and names the binary."""
     top = tmp_path / ".hidden-above"  # only hidden files inside the folder are skipped
     names = ["B.txt", "a.md", "b/one", "b/two/x", "c"]
     for name in names:
@@ -175,12 +175,25 @@ def test_only_text_files_of_a_folder_are_read(tmp_path):
     write(top, "b/picture.png", b"\x89PNG\0")
     write(top, "packed.gz", gzip.compress(b"\x89PNG\0" * 100))
     assert names_in(top) == names
-    assert find(str(top)).notes == [f"{top}: 4 hidden and 2 binary left out, 5 read"]
-    assert find(str(top / "b")).notes == [f"{top / 'b'}: 2 hidden and 1 binary left out, 2 read"]
+    assert find(str(top)).notes == [
+        f"{top}: 4 hidden and 2 binary left out (not text: b/picture.png, packed.gz), 5 read"
+    ]
+    assert find(str(top / "b")).notes == [
+        f"{top / 'b'}: 2 hidden and 1 binary left out (not text: picture.png), 2 read"
+    ]
     assert find(str(top / "b" / "two")).notes == []
     shutil.rmtree(top / "b" / ".cache")
     os.remove(top / "b" / ".z")
-    assert find(str(top / "b")).notes == [f"{top / 'b'}: 1 binary left out, 2 read"]
+    assert find(str(top / "b")).notes == [f"{top / 'b'}: 1 binary left out (not text: picture.png), 2 read"]
+    for number in range(6):
+        write(top, f"b/two/{number}.pdf", b"%PDF-1.7 without a NUL")
+    names = ", ".join(f"{number}.pdf" for number in range(5))
+    assert find(str(top / "b" / "two")).notes == [
+        f"{top / 'b' / 'two'}: 6 binary left out (not text: {names}, …), 1 read"
+    ]
+    os.remove(top / "b" / "two" / "x")
+    with pytest.raises(InputError, match=r"no text files in it \(not text: 0\.pdf, "):
+        find(str(top / "b" / "two"))
 
 
 def test_wide_and_compressed_text_is_not_binary(tmp_path):
@@ -688,35 +701,6 @@ def test_a_well_compressed_text_is_accepted(tmp_path):
     long = write(tmp_path, "long.gz", member * 80)
     limit = ReadLimit(SourceConfig(), tmp_path)
     assert sum(map(len, Source(long).chunks(limit))) == 80 * 10**6
-
-
-@pytest.mark.parametrize(
-    ("head", "expected"),
-    [
-        (b"", False),
-        (b"text", False),
-        (b"\xff\xfea\0", False),
-        (b"\xfe\xff\0a", False),
-        (b"\0\0\xfe\xff\0\0\0a", False),
-        (b"\xff\xfe\0\0a\0\0\0", False),
-        (b"a\0b\0", True),
-        (b"\0", True),
-        (b"\xef\xbb\xbf\0", True),
-        (b"a" * 8191 + b"\0", True),
-        (b"a" * 8192 + b"\0", False),
-    ],
-)
-def test_a_nul_marks_a_binary_file(head, expected):
-    """Near the beginning, unless the mark of a wide encoding precedes it."""
-    assert is_binary(head) is expected
-
-
-def test_wide_marks_match_pythons_codecs():
-    """Each decodes to nothing, and longer marks precede their prefixes."""
-    for mark, encoding in sources.WIDE_MARKS.items():
-        assert mark.decode(encoding) == ""
-    marks = list(sources.WIDE_MARKS)
-    assert not any(later.startswith(mark) for index, mark in enumerate(marks) for later in marks[index + 1 :])
 
 
 @pytest.mark.parametrize("kind", [None, *KINDS])
