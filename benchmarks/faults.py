@@ -4,7 +4,7 @@
 
 smoke tries a handful of each (a minute on two cores), ci enough to see a regression (ten
 minutes), night so many that a rare moment is met. --only: the rows whose name has one of these
-words; processes and files are all rows of these kinds. Where a row did not hold, its failures
+words; processes, files and strangers are all rows of these kinds. Where a row did not hold, its failures
 stand below the table and the exit status is 1.
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fault_rows import controls, disk, hostile, poisons, processes, runs, saves
+from fault_rows import controls, disk, hostile, poisons, processes, runs, saves, strangers
 from fault_rows.internals import CELLS, available_cores
 from fault_rows.outcome import SCALES, Outcome, Row
 
@@ -99,12 +99,41 @@ def about_files(scratch: Path) -> Iterator[Row]:
     yield "hostile files, with checksums that are right", HARMLESS, (15, 200, 2000), hostile_files
 
 
+def about_strangers(scratch: Path) -> Iterator[Row]:
+    """The rows about what others prepared, and about a command's first moments."""
+
+    def trial(function: Callable[..., None]) -> Any:
+        return functools.partial(function, scratch / "strangers")
+
+    must_hold = "nothing of it is executed, and the command does its work"
+    fault = "files named random.py, charrnn/, ... in the current folder while kernels are compiled"
+    yield fault, must_hold, (0, 1, 6), trial(strangers.planted_modules)
+    fault = "others can write to the cache, and each compiled kernel there is a pickle that acts"
+    yield fault, must_hold, (0, 1, 6), trial(strangers.planted_kernels)
+    must_hold = "exit 1 in one line; what the link points to is as it was"
+    yield "links and FIFOs in a run's folder", must_hold, (2, 42, 42), trial(strangers.links)
+    must_hold = "ends without opening them; nothing of them is cached"
+    yield (
+        "a model whose training text is a private file, a FIFO, a device",
+        must_hold,
+        (2, 20, 60),
+        trial(strangers.foreign_paths),
+    )
+    must_hold = "ended by the signal, without a traceback"
+    yield "Ctrl-C at a random moment of a command's start", must_hold, (3, 40, 150), trial(strangers.interrupted)
+
+
 def tried(scratch: Path, options: argparse.Namespace) -> Iterator[tuple[Outcome, float]]:
     """Try every row that is chosen: its outcome, and the seconds it took."""
     (scratch / "text.txt").write_text(runs.make_text(12_000), encoding="utf-8")
     runs.prepare(scratch / "text.txt", scratch)
     words = options.only.lower().split()
-    for kind, rows in (("processes", about_processes(scratch, options.seed)), ("files", about_files(scratch))):
+    kinds = {
+        "processes": about_processes(scratch, options.seed),
+        "files": about_files(scratch),
+        "strangers": about_strangers(scratch),
+    }
+    for kind, rows in kinds.items():
         for fault, must_hold, counts, fill in rows:
             count = counts[SCALES.index(options.scale)]
             if count and (not words or any(word == kind or word in fault.lower() for word in words)):

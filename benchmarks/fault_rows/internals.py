@@ -5,6 +5,7 @@ from charrnn.config import CELLS, CorpusConfig, ModelConfig, TrainConfig
 from charrnn.data.batches import Cursor
 from charrnn.data.vocab import Vocab
 from charrnn.errors import CharrnnError, ModelFileError
+from charrnn.files import kernel_cache
 from charrnn.hardware import available_cores
 from charrnn.kernels.products import has_fast_bfloat16
 from charrnn.model.container import read_tensors, write_tensors

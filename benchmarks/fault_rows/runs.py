@@ -28,7 +28,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fault_rows.internals import CELLS, ModelFileError, available_cores, has_fast_bfloat16, load_model, read_tensors
+from fault_rows.internals import (
+    CELLS,
+    ModelFileError,
+    available_cores,
+    has_fast_bfloat16,
+    kernel_cache,
+    load_model,
+    read_tensors,
+)
 from fault_rows.outcome import Outcome, expect, problem_of
 
 PATIENCE = 120.0  # seconds, after which a process hangs
@@ -51,6 +59,7 @@ _WORDS = ("ba", "bane", "dor", "dorin", "e", "ilu", "kest", "lo", "mirra", "na",
 
 def prepare(text: Path, folder: Path) -> None:
     """Use every cell once in this process, so that forks find everything imported and every kernel loaded."""
+    os.environ["NUMBA_CACHE_DIR"] = str(kernel_cache())  # for all processes, whatever their cache of texts is
     commands = [
         f"train {text} --run {cell}-{precision} --cell {cell} --precision {precision} {_SMALL} {_DROP}"
         for cell, precision in itertools.product(CELLS, PRECISIONS)
@@ -106,8 +115,7 @@ class Child(FORK.Process):
     def run(self) -> None:
         """Be the command; it ends with SystemExit, which multiprocessing turns into the exit code."""
         _die_with_parent()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         for number, path in ((1, self.out), (2, self.err)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644), number)
