@@ -211,13 +211,13 @@ def test_stdin_is_a_text(desk: Path) -> None:
 
 
 def test_a_folder_is_one_text(desk: Path) -> None:
-    """The files of a folder are joined, without hidden and binary ones."""
+    """The files of a folder are joined, each on lines of its own, without hidden and binary ones."""
     files = {"a.txt": b"x" * 100, "sub/b.txt": b"y" * 50, ".hidden": b"z" * 10, "picture.png": b"\x89PNG\0\0"}
     for name, data in files.items():
         (desk / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
         (desk / "texts" / name).write_bytes(data)
     (plan,) = call("train", "texts", "--dry-run", "--json").objects
-    assert (plan["num_chars"], plan["vocab_size"], plan["run"]) == (150, 2, "texts")
+    assert (plan["num_chars"], plan["vocab_size"], plan["run"]) == (151, 3, "texts")
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "cp1252"])
