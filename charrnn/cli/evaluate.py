@@ -189,11 +189,11 @@ def compare(
             parts = predict(load_network(file, own, target), own.ids, context=own.context, mixture=file.mixture)
             nats.append(comparison.align(parts, own, file.vocab))
         found = comparison.compare([str(path) for path in paths], nats, texts)
+    unit = files[0].vocab.unit
     if json:
         for one in found:
-            console.result_json({"model": one.model, "text": texts[0].name, **one.record()})
+            console.result_json({"model": one.model, "text": texts[0].name, "unit": unit, **one.record()})
     else:
-        unit = files[0].vocab.unit
         console.table(messages.compared_facts(texts[0].name, unit, found))
         console.table([messages.compared_row(one) for one in found], header=messages.compared_header(unit))
 

@@ -258,7 +258,7 @@ def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("split", f"{split.get('num_train', 0):,} {unit}s for training, {split.get('num_valid', 0):,} held out"),
         ("score", f"{_rate(card, scores)} on {part}, which chose these weights (step {scores.get('step', '?')})"),
         *([("test score", f"{_rate(card, scores['test'])} on the test text")] if "test" in scores else []),
-        ("training", ", ".join(f"{name} {value}" for name, value in training.items() if value is not None)),
+        ("training", ", ".join(_setting(name, value) for name, value in training.items() if value is not None)),
     ]
 
 
@@ -285,6 +285,12 @@ def _vocabulary(chars: str) -> str:
 
 def _loss(nats: float, unit: str) -> str:
     return f"{nats:.4f} nats, {bits(nats):.3f} bits per {unit}"
+
+
+def _setting(name: str, value: object) -> str:
+    """Return a setting as people read it."""
+    shown = ("on" if value else "off") if isinstance(value, bool) else value
+    return f"{name.replace('_', ' ')} {shown}"
 
 
 def _rate(card: Mapping[str, Any], scores: Mapping[str, Any]) -> str:

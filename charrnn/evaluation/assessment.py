@@ -66,10 +66,10 @@ def compute_baselines(
     quick baselines are computed.
     """
     part = np.array(train[-max_read:])
-    note = f"from the last {len(part):,} characters of the training text" if len(part) < len(train) else ""
+    note = f"from the last {len(part):,} {vocab.unit}s of the training text" if len(part) < len(train) else ""
     is_scored = ids != vocab.id_of(UNKNOWN)  # nothing says which rare character it was
     found = [
-        Baseline("uniform", math.log(len(vocab)), f"{len(vocab):,} characters"),
+        Baseline("uniform", math.log(len(vocab)), f"{len(vocab):,} {vocab.unit}s"),
         Baseline("character frequencies", _unigram_nats(part, ids[is_scored], len(vocab)), note),
     ]
     if len(ids) <= max_read:

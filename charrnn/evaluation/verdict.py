@@ -1,6 +1,6 @@
 """What an assessment comes to, in sentences."""
 
-from charrnn.evaluation.scores import COPIED_RUN, Assessment, Baseline, Copied, CopiedShares
+from charrnn.evaluation.scores import COPIED_RUN, Assessment, Baseline, Copied
 
 MIN_CHARS = 1_000  # scored characters; a score of less is no verdict
 _NOTHING = 0.01  # bits per character; two scores below that don't differ
@@ -9,7 +9,7 @@ _SAME = 0.03  # relative difference that is hardly an advantage
 
 def sentences(found: Assessment) -> list[str]:
     """Sum up an assessment in sentences."""
-    summary = [verdict(found), copying(found.copied) if found.copied else ""]
+    summary = [verdict(found), copying(found)]
     return [sentence for sentence in summary if sentence]
 
 
@@ -46,9 +46,14 @@ def _compare(found: Assessment, best: Baseline) -> str:
     return f"Good: {fewer:.0%} fewer bits than the best baseline ({best.name})."
 
 
-def copying(copied: CopiedShares) -> str:
-    """Say how much of the model's samples occurs in its training text, beside how much of the scored text does."""
-    written, network, text = copied
+def copying(assessment: Assessment) -> str:
+    """Say how much of the model's samples occurs in its training text, beside how much of the scored text does.
+
+    A line each for whole documents and for long runs; empty if it was not measured.
+    """
+    if not assessment.copied:
+        return ""
+    written, network, text = assessment.copied
     found = []
     if written.num_documents:
         alone = f" (the network alone {network.known_share:.1%})" if network else ""
@@ -63,6 +68,6 @@ def copying(copied: CopiedShares) -> str:
         longest = f" (longest run {text.longest})" if text.longest else ""
         found.append(
             f"Copied: {written.share:.1%} of what it writes occurs in the training text, in runs of {COPIED_RUN} or "
-            f"more characters{shown}. Of the scored text: {text.share:.1%}{longest}."
+            f"more {assessment.unit}s{shown}. Of the scored text: {text.share:.1%}{longest}."
         )
     return "\n".join(found)

@@ -19,8 +19,9 @@
     numbers.set(block, number);
     starts.push(starts[number] + countPoints(block.textContent));
   });
-  const endsLine = (number) => data.chars[ids[starts[number + 1] - 1]][1] === "newline";
-  let current = null, column = 0;  // the position of the cursor, and the column that up and down keep to
+  const endsLine = (number) => ["newline", "end of document"].includes(data.chars[ids[starts[number + 1] - 1]][1]);
+  const surprising = surprisal.findIndex((hundredths) => hundredths >= 600);
+  let current = Math.max(surprising, 0), column = 0;  // the position of the cursor, and the column that up and down keep to
 
   function blockOf(index) {
     let low = 0, high = blocks.length - 1;
@@ -139,7 +140,7 @@
 
   text.addEventListener("keydown", (event) => {
     if (event.altKey || event.metaKey || event.shiftKey) return;
-    const next = current === null ? null : move(event.key, event.ctrlKey);
+    const next = move(event.key, event.ctrlKey);
     if (next === null) return;
     event.preventDefault();
     const range = show(next);
@@ -147,7 +148,6 @@
     blocks[blockOf(next)].scrollIntoView({ block: "nearest", behavior: "instant" });
     scrollToRange(range);
   });
-  text.addEventListener("focus", () => { if (current === null) show(0); });
   const showAtPointer = (event) => {
     const index = indexAt(event.clientX, event.clientY);
     if (index === null || index === current) return;
@@ -159,4 +159,6 @@
 
   text.setAttribute("role", "application");
   document.querySelectorAll(".scripted").forEach((element) => { element.hidden = false; });
+  show(current);
+  column = current - lineOf(current)[0];
 })();

@@ -10,9 +10,10 @@ import hashlib
 import html
 import importlib.resources
 import json
+import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -23,9 +24,10 @@ from numpy.typing import NDArray
 from charrnn import __version__
 from charrnn.config import SampleConfig
 from charrnn.data.characters import label, name, readable, visible_chars
-from charrnn.data.vocab import Vocab
-from charrnn.evaluation.scores import COPIED_RUN, Assessment, Baseline, Evaluation, Line
-from charrnn.events import bits
+from charrnn.data.vocab import END, Vocab
+from charrnn.evaluation.scores import Assessment, Baseline, Evaluation, Line
+from charrnn.evaluation.verdict import copying
+from charrnn.events import bits, bits_per
 from charrnn.kernels.head import Predictions
 from charrnn.model.file import ModelFile
 from charrnn.pages import charts
@@ -34,9 +36,11 @@ from charrnn.sampling.sampler import Sampler
 LEVELS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)  # bits at which the colour changes
 TEMPERATURES = (0.5, 0.8, 1.0)
 SAMPLE_LENGTH = 600
+NUM_DOCUMENTS = 12
 _LEVEL_CLASSES = ("", "a", "b", "c", "d", "e", "f", "g")  # of the eight levels; the lowest has no colour
 _NUM_LIKELIEST = 5
 _MAX_BLOCK = 1000  # characters that the browser lays out together
+_LINE_END = re.compile(f"[\n{END}]")
 _MAX_LINE = 200  # characters of a line in the table
 _MAX_NUMBER = 1e15  # in a log
 _FAINT = {"↵": "<u>↵</u>", "␉": '<u class="t">␉</u>', "·": "<u>·</u>"}  # visible, but not part of the text
@@ -46,6 +50,7 @@ _FAINT = {"↵": "<u>↵</u>", "␉": '<u class="t">␉</u>', "·": "<u>·</u>"}
 class Report:
     """Everything that the page shows.
 
+    model: the name of its run or file, which is the title; text: what was scored.
     predictions: of the text's first characters; hardest: the least predictable lines, worst first;
     samples: (temperature, text); log: the events of `log.jsonl`, which are untrusted.
     """
@@ -72,10 +77,19 @@ class Bin:
 
 
 def draw_samples(file: ModelFile, *, threads: int) -> list[tuple[float, str]]:
-    """Draw a sample at each of a few temperatures, the same ones each time."""
+    """Draw whole lines or some documents at each of a few temperatures, the same ones each time."""
     sampler = Sampler(file, threads=threads)
-    configs = [SampleConfig(length=SAMPLE_LENGTH, temperature=temperature, seed=0) for temperature in TEMPERATURES]
-    return [(config.temperature, "".join(sampler.stream(config))) for config in configs]
+    found = []
+    for temperature in TEMPERATURES:
+        config = SampleConfig(length=SAMPLE_LENGTH, temperature=temperature, seed=0)
+        if sampler.writes_documents:
+            documents = sampler.streams(replace(config, num_samples=NUM_DOCUMENTS))
+            text = "\n".join("".join(document).strip("\n") for document in documents)
+        else:
+            text = "".join(sampler.stream(config))
+            text = text[: text.rfind("\n") + 1] or text
+        found.append((temperature, text))
+    return found
 
 
 def render(report: Report) -> str:
@@ -87,24 +101,28 @@ def render(report: Report) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(readable=readable, count=lambda number: f"{number:,}")
-    bins = calibration_bins(report.predictions)
+    bins, unit = calibration_bins(report.predictions), report.assessment.unit
+    linked = {line.start for line in report.hardest if line.start < len(report.predictions.ids)}
+    text = report.vocab.decode(report.predictions.ids)
     return environment.from_string(template).render(
         report=report,
         score=report.assessment.score,
         adapted=report.assessment.adapted,
-        copied=report.assessment.copied,
-        copied_run=COPIED_RUN,
+        copying=_copying(report.assessment),
+        unit=unit,
+        rate=bits_per(unit),
+        linked=linked,
         version=__version__,
         policy=f"default-src 'none'; style-src {_policy_hash(style)}; script-src {_policy_hash(script)}; "
         "base-uri 'none'; form-action 'none'",
         style=Markup(style),
         script=Markup(script),
         data=Markup(pack_predictions(report.vocab, report.predictions)),
-        text=colour_text(report.vocab.decode(report.predictions.ids), surprisal_bits(report.predictions)),
+        text=colour_text(text, surprisal_bits(report.predictions), linked),
         levels=list(zip(_LEVEL_CLASSES, _level_names(), strict=True)),
         unknown=_name_unknown(report.assessment.score),
         rows=_baseline_rows(report.assessment),
-        curves=_learning_curves(report.log),
+        curves=_learning_curves(report.log, unit),
         bins=bins,
         calibration_error=calibration_error(bins),
         calibration_chart=charts.reliability(
@@ -136,9 +154,18 @@ def surprisal_bits(predictions: Predictions) -> NDArray[np.float64]:
     return np.nan_to_num(bits(1.0) * np.asarray(predictions.nats, np.float64), nan=1e3, posinf=1e3, neginf=0.0)
 
 
-def colour_text(text: str, surprisal: NDArray[np.float64]) -> Markup:
+def _copying(assessment: Assessment) -> list[str]:
+    """Say how much is copied, if anything is."""
+    parts = assessment.copied or ()
+    if not any(part and (part.num_copied or part.num_known) for part in parts):
+        return []
+    return copying(assessment).split("\n")
+
+
+def colour_text(text: str, surprisal: NDArray[np.float64], linked: Collection[int] = ()) -> Markup:
     """Render the text as blocks of HTML, each a line or a part of one, coloured by surprisal (N,) in bits.
 
+    linked: where the blocks begin that can be linked to, as c and this number.
     Each character is one code point in the blocks, so positions in both are the same.
     """
     levels = np.digitize(surprisal, LEVELS).tolist()
@@ -148,7 +175,7 @@ def colour_text(text: str, surprisal: NDArray[np.float64]) -> Markup:
     ]
     parts = []
     for start, end in _blocks(text):
-        parts.append("<p>")
+        parts.append(f"<p id=c{start}>" if start in linked else "<p>")
         for level, places in groupby(range(start, end), key=levels.__getitem__):
             inner = "".join([shown[place] for place in places])
             parts.append(f"<i class={_LEVEL_CLASSES[level]}>{inner}</i>" if level else inner)
@@ -159,7 +186,8 @@ def colour_text(text: str, surprisal: NDArray[np.float64]) -> Markup:
 def _blocks(text: str) -> Iterator[tuple[int, int]]:
     start = 0
     while start < len(text):
-        end = text.find("\n", start, start + _MAX_BLOCK) + 1 or min(start + _MAX_BLOCK, len(text))
+        found = _LINE_END.search(text, start, start + _MAX_BLOCK)
+        end = found.end() if found else min(start + _MAX_BLOCK, len(text))
         yield start, end
         start = end
 
@@ -267,7 +295,7 @@ def _read_number(record: Mapping[str, Any], field: str) -> float | None:
     return None
 
 
-def _learning_curves(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _learning_curves(log: Sequence[Mapping[str, Any]], unit: str) -> dict[str, Any]:
     """Draw the charts of a run and return them with figures for the text; empty if the log holds no loss."""
     trained = charts.downsample(
         [(step, bits(nats)) for step, nats in _read_points(log, "progress", "nats_per_char")], 600
@@ -287,7 +315,7 @@ def _learning_curves(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         charts.Series("training (with dropout, smoothed)", smoothed, "train"),
         charts.Series("held-out", scored, "valid", dots=True),
     ]
-    loss = charts.Axis("loss (bits per character)", low, high)
+    loss = charts.Axis(f"loss (bits per {unit})", low, high)
     return {
         "loss": charts.lines("loss-chart", "Loss by optimiser step", series, steps, loss, best=best),
         "best": best,
@@ -296,7 +324,7 @@ def _learning_curves(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "above": max((y for _, y in trained + scored if y > high), default=None),
         "small": [
             _small_chart("rate", "learning rate", _read_points(log, "progress", "learning_rate"), steps),
-            _small_chart("speed", "characters per second", _read_points(log, "progress", "chars_per_second"), steps),
+            _small_chart("speed", f"{unit}s per second", _read_points(log, "progress", "chars_per_second"), steps),
         ],
     }
 

@@ -236,7 +236,7 @@ def test_a_card_has_score_and_text() -> None:
         },
         provenance={
             "text": {"paths": [f"/home/me/{name}.txt" for name in "abcd"], "sha256": "12ab"},
-            "training": {"seed": 1, "init_from": None},
+            "training": {"seed": 1, "init_from": None, "mix": True, "batch_size": 4},
         },
     )
     card = messages.card("checkpoints/poems/model.safetensors", model)
@@ -245,7 +245,7 @@ def test_a_card_has_score_and_text() -> None:
     assert rows["text"].startswith("/home/me/a.txt, /home/me/b.txt")
     assert rows["score"] == "1.000 bits/char on the held-out text, which chose these weights (step 15)"
     assert rows["test score"] == "2.000 bits/char on the test text"
-    assert rows["training"] == "seed 1"
+    assert rows["training"] == "seed 1, mix on, batch size 4"
     assert json.loads(json.dumps(card)) == card
 
 

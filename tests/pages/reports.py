@@ -64,7 +64,10 @@ def make_report(text: str = HOSTILE, *, assessment=None, **given) -> Report:
         "verdict": "Better than order 0.",
         "vocab": vocab,
         "predictions": predictions,
-        "hardest": [Line(2, "<img src=x onerror=alert(2)>\n", 100.0, 29), Line(3, "y" * 1000, 50.0, 1000)],
+        "hardest": [
+            Line(2, "<img src=x onerror=alert(2)>\n", 100.0, 29, num_unknown=1, start=HOSTILE.index("<img")),
+            Line(3, "y" * 1000, 50.0, 1000, start=10**6),
+        ],
         "samples": [(0.5, HOSTILE), (0.8, "\nfirst line is empty"), (1.0, "")],
         "log": log,
     }

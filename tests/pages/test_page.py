@@ -185,7 +185,20 @@ def test_hostile_text_stays_text(show):
     assert page.locator("img, iframe, object, link, base").count() == 0
     assert "<img src=x onerror=alert(2)>" in page.inner_text("#hardest")
     assert "</script><script>alert(1)</script>" in page.inner_text("#samples")
-    assert page.title() == "<b>\ufffdtxt.\ufffd␛: charrnn report"
+    assert page.title() == "</title><script>alert(3)</script>/model.safetensors: charrnn report"
+    assert "<b>\ufffdtxt.\ufffd␛" in page.inner_text("header")
+
+
+def test_the_first_surprising_character_is_selected(show):
+    """Before anything is pointed at; the table of calibration is closed, and printing hides what needs a mouse."""
+    nats = np.where(np.arange(len(TEXT)) < 7, 0.5, 5.0)
+    report = make_report(TEXT, predictions=REPORT.predictions._replace(nats=nats))
+    page = show(report)
+    assert shown(page) == expected(report, 7)
+    assert not page.is_visible("#calibration table")
+    page.emulate_media(media="print", color_scheme="dark")
+    assert not page.is_visible("#panel")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 
 def test_the_panel_shows_the_character_under_the_pointer(show):
@@ -213,7 +226,7 @@ def test_the_panel_follows_the_keys(show):
     """They move by character, by line, and to the ends of a line and of the text; the focus is visible."""
     page = show()
     page.focus("#text")
-    page.keyboard.press("Home")
+    page.keyboard.press("Control+Home")
     assert page.eval_on_selector("#text", "text => getComputedStyle(text).outlineStyle") == "solid"
     assert page.get_attribute("#panel", "aria-live") == "polite"
     lines = TEXT.split("\n")

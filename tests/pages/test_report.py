@@ -147,7 +147,7 @@ def test_each_empty_section_says_so():
     """A report may lack everything but the score."""
     nothing = {"baselines": (), "copied": None, "adapted": None}
     page = render(make_report(assessment=nothing, hardest=[], samples=[], log=[], verdict=""))
-    for words in ("No baselines were computed", "No line is long enough", "No samples were drawn", "log of this model"):
+    for words in ("No baselines were computed", "There are no lines", "No samples were drawn", "log of this model"):
         assert words in page
     assert 'id="loss-chart-title"' not in page
 
@@ -205,7 +205,7 @@ def test_a_text_of_one_character():
     page = render(make_report("a", assessment={"copied": CopiedShares(Copied(1, 0, 0), None, Copied(0, 0, 0))}))
     assert "Shown here: 1 character." in words_of(page)
     assert "<p>a</p>" in page or "<p><i class=" in page
-    assert "sampled characters" not in page
+    assert "Copied" not in page
 
 
 def test_a_text_of_no_characters():
@@ -358,8 +358,8 @@ def test_samples_keep_their_line_breaks():
     page = render(make_report(samples=[(0.8, "\nfirst\n  second")]))
     assert '<pre dir="auto">\n\nfirst\n  second</pre>' in page
     words = words_of(page)
-    assert "10.0 % of 1,000 sampled characters" in words
-    assert "(longest run: 40; network alone: 5.0 %). For comparison: 0.5 % of the scored text" in words
+    assert "Copied: 10.0% of what it writes occurs in the training text" in words
+    assert "(longest run 40; the network alone 5.0%). Of the scored text: 0.5% (longest run 31)." in words
 
 
 def test_samples_are_drawn_at_each_temperature(monkeypatch):
@@ -368,3 +368,33 @@ def test_samples_are_drawn_at_each_temperature(monkeypatch):
     file = make_model_file(ModelConfig("gru", vocab_size=9, embedding_dim=4, hidden_size=8, num_layers=1))
     expected = [(t, draw_text(file, length=30, temperature=t, seed=0)) for t in module.TEMPERATURES]
     assert draw_samples(file, threads=1) == draw_samples(file, threads=2) == expected
+
+
+def test_samples_end_with_a_line_and_documents_are_whole(monkeypatch):
+    """A line that the length cuts off is left out; of documents there are several, a line each."""
+    config = ModelConfig("gru", vocab_size=3, embedding_dim=4, hidden_size=8, num_layers=1)
+    for _, text in draw_samples(make_model_file(config, chars="\nab"), threads=1):
+        assert text.endswith("\n")
+        assert 500 < len(text) <= module.SAMPLE_LENGTH
+    config = ModelConfig("gru", vocab_size=3, embedding_dim=4, hidden_size=8, num_layers=1, reset_id=2)
+    for _, text in draw_samples(make_model_file(config, chars="ab" + END), threads=1):
+        assert len(text.split("\n")) == module.NUM_DOCUMENTS
+
+
+def test_a_line_links_to_its_place_in_the_text():
+    """If the page shows that place; unknown characters have a column."""
+    page = usual_page()
+    start = HOSTILE.index("<img")
+    assert page.count(f"<p id=c{start}>") == page.count(f'<a href="#c{start}">2</a>') == 1
+    row = page.split(f'<a href="#c{start}">')[1].split("</tr>")[0]
+    assert re.findall(r'<td class="number">(.*?)</td>', row) == ["4.97", "144", "1"]
+    assert page.count("<p id=") == 1
+    assert '<th scope="row" class="number">3</th>' in page
+
+
+def test_a_page_about_a_model_of_bytes_has_bits_per_byte():
+    """In its head, its tables and its curves."""
+    words = words_of(render(make_report(assessment={"unit": "byte"})))
+    for part in ("bits per byte", "bytes scored", "bits/byte", "loss (bits per byte)", "bytes per second"):
+        assert part in words
+    assert "per character" not in words
