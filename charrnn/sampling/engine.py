@@ -1,4 +1,7 @@
-"""The threads that draw text together, each with a shard of the network.
+"""The threads that draw text together.
+
+If there are enough streams, each thread draws its own ones. Otherwise each computes a shard of the network
+for all streams, and waits for the others after every layer. The texts are the same (generation.py).
 
 Letters: S streams, L layers, H hidden size, V vocabulary, N gates * units of a shard.
 """
@@ -30,6 +33,8 @@ from charrnn.model.ngrams import new_contexts
 StreamState = tuple[Floats, Floats, Ints]  # h and the LSTM's c, each (L, S, H); the n-grams' contexts, (1, S, order)
 _WEIGHTS_PER_PIECE = 1 << 30  # characters times weights read in one call, some 20 ms, so that Ctrl-C works
 _WEIGHTS_PER_THREAD = 1 << 15  # reading fewer takes less time than waiting for another thread
+_STREAMS_PER_THREAD = 2  # at least, where threads share the streams
+_MAX_COPIED = 1 << 22  # weights of a network that is laid out a second time, whole; a larger one is always shared
 _CACHE_LINE = 64  # bytes
 
 
@@ -46,6 +51,7 @@ class Engine:
         self.dtype: type[np.generic] = np.uint16 if precision == "bfloat16" else np.float32
         most = min(config.num_parameters // _WEIGHTS_PER_THREAD, -(-config.hidden_size // WIDTH))
         self.shards = make_shards(config, tensors, max(1, min(threads, most)), self.dtype)
+        self._threads, self._tensors = threads, tensors if config.num_parameters <= _MAX_COPIED else None
         self._lock = threading.Lock()  # two draws at once could each wait for threads that the other occupies
 
     def new_state(self) -> StreamState:
@@ -76,36 +82,72 @@ class Engine:
         updated in place. Draws of several callers run one after the other.
         Raises ResourceError if the system can't start a thread.
         """
-        num_threads, num_streams, nats = len(self.shards), len(ids), np.empty(numbers.shape)
-        shared = SharedBuffers(
-            new_barrier(),
-            num_threads,
-            outputs=np.empty((2, self.config.num_layers, num_streams, self.config.hidden_size), self.dtype),
-            logits=np.empty((num_streams, self.config.vocab_size), np.float32),
-        )
-        h, c, contexts = state
+        nats, (h, c, contexts), mixture = np.empty(numbers.shape), state, self.mixture
+        groups = split_range(len(ids), max(1, min(self._threads, len(ids) // _STREAMS_PER_THREAD)))
+        network = self._network if len(groups) >= max(2, len(self.shards)) else None
+        shared = self._buffers(len(self.shards), len(ids))
 
-        def run(rank: int) -> None:
+        def draw_group(rank: int) -> None:
+            assert network is not None
+            own = groups[rank]
+            parts = h[:, own].copy(), c[:, own].copy(), contexts[:, own].copy()  # contiguous, as the kernel needs them
+            buffers = self._buffers(1, len(ids[own]))
+            generate(
+                network,
+                0,
+                filters,
+                ids[own],
+                starts[own],
+                num_fed,
+                numbers[own],
+                parts[0],
+                parts[1],
+                parts[2],
+                nats[own],
+                mixture,
+                buffers,
+            )
+            h[:, own], c[:, own], contexts[:, own] = parts
+
+        def draw_shard(rank: int) -> None:
             try:
-                if rank > 0:
-                    _pin_thread(cores[rank - 1])
-                shard, mixture = self.shards[rank], self.mixture
+                shard = self.shards[rank]
                 generate(shard, rank, filters, ids, starts, num_fed, numbers, h, c, contexts, nats, mixture, shared)
             except BaseException:
                 abort(shared.barrier)
                 raise
 
+        if network is not None:
+            self._run(draw_group, len(groups))
+            return nats
+        try:
+            self._run(draw_shard, len(self.shards))
+        except BaseException:  # Ctrl-C between two submissions, for example: no thread may wait for a missing one
+            abort(shared.barrier)
+            raise
+        return nats
+
+    def _buffers(self, num_threads: int, num_streams: int) -> SharedBuffers:
+        return SharedBuffers(
+            new_barrier(),
+            num_threads,
+            outputs=np.empty((2, self.config.num_layers, num_streams, self.config.hidden_size), self.dtype),
+            logits=np.empty((num_streams, self.config.vocab_size), np.float32),
+        )
+
+    def _run(self, function: Callable[[int], None], num_threads: int) -> None:
+        """Call function(rank) for each rank, 0 on the calling thread. Raises what a call raises."""
+
+        def run(rank: int) -> None:
+            _pin_thread(cores[rank - 1])
+            function(rank)
+
         with self._lock:
             cores = cores_for_others(num_threads - 1)
-            try:
-                futures = [self._submit(run, rank) for rank in range(1, num_threads)]
-                run(0)
-            except BaseException:  # Ctrl-C between two submissions, for example: no thread may wait for a missing one
-                abort(shared.barrier)
-                raise
+            futures = [self._submit(run, rank) for rank in range(1, num_threads)]
+            function(0)
             for future in futures:
                 future.result()
-        return nats
 
     def _submit(self, function: Callable[[int], None], rank: int) -> Future[None]:
         try:
@@ -114,8 +156,15 @@ class Engine:
             raise ResourceError(f"{error}; use fewer --threads") from None
 
     @cached_property
+    def _network(self) -> Shard | None:
+        """The whole network for one thread; None if it is too large to be laid out a second time."""
+        if len(self.shards) == 1:
+            return self.shards[0]
+        return None if self._tensors is None else make_shards(self.config, self._tensors, 1, self.dtype)[0]
+
+    @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(len(self.shards) - 1, "charrnn")
+        return ThreadPoolExecutor(self._threads - 1, "charrnn")
 
 
 def cores_for_others(num_threads: int) -> list[set[int]]:

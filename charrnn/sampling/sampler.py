@@ -29,7 +29,9 @@ from charrnn.sampling.engine import Engine, StreamState
 from charrnn.sampling.stopping import LengthLimit, StopCondition
 
 _FIRST_BLOCK, _MAX_BLOCK = 4, 4096  # characters drawn at a time; the text doesn't depend on it
+_MIN_BLOCK, _BLOCKS_PER_TEXT = 8, 4  # where texts end by themselves
 _SECONDS_PER_BLOCK = 0.03  # target; keeps text flowing and Ctrl-C prompt
+_MAX_WAITING = 4  # streams that are started but not read, as a multiple of those drawn together
 _MAX_UNREAD = 1 << 16  # characters that a stream draws ahead of its reader
 _MAX_HISTORY = 1 << 24  # characters of all streams in a block that the repeat guard searches
 
@@ -131,22 +133,37 @@ class StreamBatch:
         self.prompt = sampler.encode_prompt(config)
         sampler.check_ends(config)
         self._streams: deque[Stream] = deque()
+        self._can_end_early = bool(config.lines or config.stop or sampler.writes_documents)
+        self._num_started = self._num_ended = self._num_chars_ended = 0
         self._block = _FIRST_BLOCK
         self._prompt_state: StreamState | None = None
 
     def __iter__(self) -> Iterator["Stream"]:
         """Start over and yield the streams in order."""
-        config = self.config
         self._streams.clear()
-        can_end = config.length >= 0 or config.lines > 0 or config.stop or self.sampler.writes_documents
-        num_together = self.sampler.engine.max_streams if can_end else 1  # nobody reads past an endless stream
-        num_started = 0
-        for number in range(config.num_samples):
-            while num_started < min(config.num_samples, number + num_together):
-                self._streams.append(Stream(self, num_started))
-                num_started += 1
+        self._num_started = 0
+        for _ in range(self.config.num_samples):
+            if not self._streams:
+                self._start_stream()
             yield self._streams[0]
             self._streams.popleft()
+
+    def _start_stream(self) -> "Stream":
+        stream = Stream(self, self._num_started)
+        self._streams.append(stream)
+        self._num_started += 1
+        return stream
+
+    def _choose_streams(self, reader: "Stream") -> "list[Stream]":
+        """Return the streams to draw together: the one that is being read, others that may be drawn ahead, new ones."""
+        config = self.config
+        can_end = config.length >= 0 or self._can_end_early
+        most = self.sampler.engine.max_streams if can_end else 1  # nobody reads past an endless stream
+        active = [reader, *(stream for stream in self._streams if stream is not reader and stream.can_draw_ahead)]
+        left = min(config.num_samples - self._num_started, _MAX_WAITING * most - len(self._streams), most - len(active))
+        active += [self._start_stream() for _ in range(left)]
+        longest = max(len(stream.history) for stream in active)
+        return active[: max(1, min(most, _MAX_HISTORY // longest))]
 
     def read_prompt(self) -> StreamState:
         """Feed all of the prompt but its last character, once for all streams; return the state of one stream."""
@@ -158,29 +175,37 @@ class StreamBatch:
 
     def draw(self, reader: "Stream") -> None:
         """Draw a block of the stream that is being read, and of the other streams that may be drawn ahead."""
-        config = self.config
-        active = [reader, *(stream for stream in self._streams if stream is not reader and stream.can_draw_ahead)]
+        config, active = self.config, self._choose_streams(reader)
         longest = max(len(stream.history) for stream in active)
-        active = active[: max(1, _MAX_HISTORY // longest)]
         count = self._block if reader.limit.left < 0 else min(self._block, reader.limit.left)
+        if self._can_end_early and self._num_ended:  # most of a block longer than the texts would be thrown away
+            count = min(count, max(_MIN_BLOCK, self._num_chars_ended // self._num_ended // _BLOCKS_PER_TEXT))
         starts = np.array([len(stream.history) for stream in active])
         ids = np.zeros((len(active), longest + count), np.int64)
         for row, stream in enumerate(active):
             ids[row, : starts[row]] = stream.history
         numbers = np.stack([stream.random_numbers(count) for stream in active])
-        h, c, contexts = (
-            np.concatenate(parts, axis=1) for parts in zip(*(stream.state for stream in active), strict=True)
-        )
+        states = [stream.state or self.read_prompt() for stream in active]
+        h, c, contexts = (np.concatenate(parts, axis=1) for parts in zip(*states, strict=True))
         filters = Filters(config.temperature, config.top_k, config.top_p, config.min_p, config.no_repeat_ngram)
         began = time.perf_counter()
         nats = self.sampler.engine.draw(filters, ids, starts, numbers, (h, c, contexts))
         seconds = time.perf_counter() - began
         affordable = max(1, int(count * _SECONDS_PER_BLOCK / seconds))
         self._block = min(affordable, 2 * self._block, _MAX_BLOCK)
+        drawn = np.take_along_axis(ids, starts[:, None] + np.arange(count), axis=1)
+        text = self.sampler.vocab.decode(drawn.ravel())
+        # added one by one, because the rounding of a sum would depend on the block size
+        totals = np.add.accumulate(np.column_stack([[stream.nats for stream in active], nats]), axis=1)
         for row, stream in enumerate(active):
-            own = slice(row, row + 1)
-            state = h[:, own].copy(), c[:, own].copy(), contexts[:, own].copy()
-            stream.append(ids[row, : starts[row] + count], nats[row], state, seconds)
+            stream.append(text[row * count : (row + 1) * count], totals[row], seconds)
+            if stream.ended:
+                self._num_ended += 1
+                self._num_chars_ended += stream.num_drawn
+                continue
+            known, own = ids[row, : starts[row] + count], slice(row, row + 1)
+            stream.history = (known if config.no_repeat_ngram else known[-1:]).copy()
+            stream.state = h[:, own].copy(), c[:, own].copy(), contexts[:, own].copy()
 
 
 class Stream:
@@ -199,12 +224,12 @@ class Stream:
         self.num_drawn = 0
         self.nats = 0.0
         self.seconds = 0.0
-        # all ids so far for the repeat guard, else only the last one
+        # all ids so far for the repeat guard, else only the last one; and the state before it, None for the prompt's
         self.history = batch.prompt if config.no_repeat_ngram else batch.prompt[-1:]
+        self.state: StreamState | None = None
         self.limit = LengthLimit(config.length, has_bytes=vocab.has_bytes)
         self.ended = config.length == 0
         self._batch = batch
-        self._state: StreamState | None = None
         stops = [vocab.to_chars(stop) for stop in config.stop]
         if batch.sampler.writes_documents:
             stops.append(END)
@@ -226,11 +251,6 @@ class Stream:
         return piece
 
     @property
-    def state(self) -> StreamState:
-        """The state after all ids of the history but the last."""
-        return self._batch.read_prompt() if self._state is None else self._state
-
-    @property
     def can_draw_ahead(self) -> bool:
         """Whether more may be drawn before the stream is read."""
         return not self.ended and self._num_unread < _MAX_UNREAD
@@ -239,17 +259,14 @@ class Stream:
         """Return the random numbers of the next characters, (count,)."""
         return uniforms(count, seed=self.seed, stream=self.number, position=self.num_drawn)
 
-    def append(self, ids: NDArray[np.int64], nats: NDArray[np.float64], state: StreamState, seconds: float) -> None:
+    def append(self, text: str, totals: NDArray[np.float64], seconds: float) -> None:
         """Add the characters just drawn, up to where the text ends.
 
-        ids: the history with the new ids at its end; nats: one number per new id; state: after all ids but the last.
+        text: one character per id; totals: the nats up to each character, the first before all of them.
         """
-        config = self._batch.config
-        text = self.limit.feed(self._batch.sampler.vocab.decode(ids[len(ids) - len(nats) :]))
-        num_used, piece = self._stop.feed(text)
+        num_used, piece = self._stop.feed(self.limit.feed(text))
         self.num_drawn += num_used
-        # added one by one, because the rounding of a sum would depend on the block size
-        self.nats = float(np.add.accumulate(np.append(self.nats, nats[:num_used]))[-1])
+        self.nats = float(totals[num_used])
         self.seconds += seconds
         self.ended = self._stop.reached or self.limit.left == 0
         if self.ended:
@@ -258,8 +275,6 @@ class Stream:
         if piece:
             self._pieces.append(piece)
             self._num_unread += len(piece)
-        self.history = (ids if config.no_repeat_ngram and not self.ended else ids[-1:]).copy()
-        self._state = state
 
 
 def random_seed() -> int:

@@ -145,3 +145,32 @@ def test_arrays_are_copied_to_the_start_of_a_cache_line(shape):
     assert (copy == array).all()
     assert copy.shape == shape
     assert copy.size == 0 or copy.ctypes.data % 64 == 0
+
+
+@pytest.mark.parametrize("num_streams", [1, 3, 4, 6, 13])
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_threads_share_many_streams_and_few_share_the_network(monkeypatch, cell, num_streams):
+    """Ids, nats and states are the same to the last bit, as if one thread drew each stream alone."""
+    config = ModelConfig(cell, vocab_size=9, embedding_dim=4, hidden_size=40, num_layers=2)
+    file = make_model_file(config, scale=2.0, chars="\nabcdefgh")
+    one, three = (Sampler(file, threads=threads).engine for threads in (1, 3))
+    numbers, sharing, real = np.random.default_rng(1).random((num_streams, 20)), [], engine.generate
+
+    def watched(*arguments):
+        sharing.append(arguments[-1].num_threads)
+        real(*arguments)
+
+    def draw(drawing, rows):
+        state = tuple(np.repeat(part, len(numbers[rows]), axis=1) for part in drawing.new_state())
+        ids = np.zeros((len(numbers[rows]), 21), np.int64)
+        nats = drawing.draw(Filters(2.0, top_k=7), ids, np.ones(len(ids), np.int64), numbers[rows], state)
+        return ids, nats, *(np.moveaxis(part, 1, 0) for part in state)
+
+    expected = [draw(one, slice(row, row + 1)) for row in range(num_streams)]
+    monkeypatch.setattr(engine, "generate", watched)
+    for part, parts in zip(draw(three, slice(None)), zip(*expected, strict=True), strict=True):
+        np.testing.assert_array_equal(part, np.concatenate(parts))
+    assert sharing == [1 if num_streams >= 6 else 3] * 3
+    monkeypatch.setattr(engine, "_MAX_COPIED", 0)
+    draw(Sampler(file, threads=3).engine, slice(None))
+    assert sharing[3:] == [3] * 3

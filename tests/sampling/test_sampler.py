@@ -469,3 +469,22 @@ def test_bytes_are_written_as_whole_characters():
     assert draw_text(file, "n", temperature=0, length=9, seed=0, stop=("\udcac",)) == "é\udce2\udc82"
     assert draw_text(file, "né", temperature=0, length=3, seed=0) == "€"
     assert draw_text(file, "n", temperature=0, length=60, seed=0, stop=("€",)) == "é"
+
+
+@pytest.mark.parametrize("length", [-1, 40])
+def test_little_is_drawn_that_no_text_needs(monkeypatch, length):
+    """Where texts end by themselves, blocks are shorter than they are, and ended texts make room for new ones."""
+    real, drawn, together = engine.Engine.draw, [], []
+
+    def draw(self, filters, ids, starts, numbers, state):
+        drawn.append(numbers.size)
+        together.append(len(numbers))
+        return real(self, filters, ids, starts, numbers, state)
+
+    monkeypatch.setattr(engine.Engine, "draw", draw)
+    used = 0
+    for stream in streams(make_file(scale=1.0), length=length, stop=("a", "b"), seed=1, num_samples=2000):
+        list(stream)
+        used += stream.num_drawn
+    assert sum(drawn) < 2.2 * used
+    assert np.mean(together) > 60
