@@ -24,7 +24,8 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from charrnn.data.vocab import Ids
+from charrnn.config import MIN_CHARS
+from charrnn.data.vocab import Ids, Vocab
 from charrnn.errors import CharrnnError
 from charrnn.files import make_private, user_cache
 from charrnn.hardware import available_cores
@@ -35,6 +36,7 @@ _ALIGNMENT = 64  # bytes; the ids begin at a multiple of it
 _DIGEST_SIZE = 64  # bytes, at the end
 _DTYPES = ("uint8", "uint16", "uint32")  # of ids
 _BLOCK = 1 << 24  # bytes; blocks are hashed separately, so that threads can share the work
+_NEVER_DECODED = re.compile("[\ud800-\udbff\udc02-\udc7f\udd00-\udfff]")  # surrogates that stand for nothing
 _ENTRY, _KEY, _TEMPORARY = ".ids", ".key", ".tmp"
 
 
@@ -158,6 +160,27 @@ class Cache:
                 if os.name == "posix":  # Windows removes no file that is open
                     _lock(opened.enter_context(open(path, "rb")), wait=False)
                 path.unlink()
+
+
+def is_consistent(entry: Entry, known: str) -> bool:
+    """Whether an entry's facts are of the right kind and fit the ids: a planted entry may have a correct hash."""
+    facts, ids = entry
+    try:
+        vocab, counts, num_joined = Vocab(facts["vocab"]), facts["counts"], facts["num_joined"]
+        numbers = [*(facts[name] for name in ("num_chars", "num_bytes", "num_texts", "num_added")), num_joined, *counts]
+        is_hash = re.fullmatch("[0-9a-f]{64}", facts["sha256"]) is not None
+    except (KeyError, ValueError, TypeError):
+        return False
+    return (
+        is_hash
+        and not _NEVER_DECODED.search(vocab.chars)
+        and set(known) <= set(vocab.chars)
+        and all(type(number) is int and number >= 0 for number in numbers)
+        and (len(counts), sum(counts)) == (len(vocab), len(ids))
+        and MIN_CHARS <= num_joined <= len(ids)
+        and facts["dtype"] == np.dtype(vocab.dtype).name
+        and int(ids.max()) < len(vocab)
+    )
 
 
 def _write_problem(folder: Path) -> str:

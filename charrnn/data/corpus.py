@@ -7,7 +7,6 @@ the cache already holds are not read again. The split is contiguous: the end is 
 
 import itertools
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,16 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import BLANK_LINES, LINES, MAX_VALID_CHARS, MIN_CHARS, CorpusConfig, SourceConfig
-from charrnn.data.cache import Cache, DamagedEntry, Entry
+from charrnn.data.cache import Cache, DamagedEntry, Entry, is_consistent
 from charrnn.data.documents import shuffle, split_documents
-from charrnn.data.sources import STDIN, ReadLimit, find_sources
+from charrnn.data.sources import STDIN, ReadLimit, find_copy, find_sources
 from charrnn.data.texts import Texts
 from charrnn.data.vocab import END, UNKNOWN, Ids, Vocab, count_points
 from charrnn.errors import InputError, UsageError
 
 _LARGE_VOCABULARY, _USUAL_VOCABULARY = 20_000, 5_000
 _SHORT = 100  # characters; scores of shorter held-out texts are rough
-_NEVER_DECODED = re.compile("[\ud800-\udbff\udc02-\udc7f\udd00-\udfff]")  # surrogates that stand for nothing
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,10 @@ def load_corpus(
         raise UsageError(f"--glob {source_config.glob} selects files of a folder; {names[0]} is none, so leave it out")
     found = find_sources(names, source_config)
     valid = find_sources([] if config.valid is None else [config.valid], source_config)
-    if {source.identity for source in found.sources} & {source.identity for source in valid.sources}:
-        raise InputError(f"{config.valid}: held out by --valid but also a training text; name another text")
+    if copy := find_copy(valid.sources, found.sources):
+        raise InputError(
+            f"{copy.name}: held out by --valid but also a training text, or a copy of one; hold out another text"
+        )
     paths = [source.path for source in found.sources]
     notes = found.notes + valid.notes
     if cache.problem:
@@ -115,7 +115,7 @@ def find_corpus(key: str, config: CorpusConfig, cache: Cache) -> Corpus | None:
 def _look_up(cache: Cache, key: str, config: CorpusConfig, notes: list[str]) -> Entry | None:
     try:
         entry = cache.find(key)
-        if entry is not None and not _is_consistent(entry, config.known):
+        if entry is not None and not is_consistent(entry, config.known):
             raise cache.damaged(key)
     except DamagedEntry as error:
         note = f"{error}; it is created again"
@@ -123,27 +123,6 @@ def _look_up(cache: Cache, key: str, config: CorpusConfig, notes: list[str]) -> 
             notes.append(note)
         return None
     return entry
-
-
-def _is_consistent(entry: Entry, known: str) -> bool:
-    """Whether an entry's facts are of the right kind and fit the ids: a planted entry may have a correct hash."""
-    facts, ids = entry
-    try:
-        vocab, counts, num_joined = Vocab(facts["vocab"]), facts["counts"], facts["num_joined"]
-        numbers = [*(facts[name] for name in ("num_chars", "num_bytes", "num_texts", "num_added")), num_joined, *counts]
-        is_hash = re.fullmatch("[0-9a-f]{64}", facts["sha256"]) is not None
-    except (KeyError, ValueError, TypeError):
-        return False
-    return (
-        is_hash
-        and not _NEVER_DECODED.search(vocab.chars)
-        and set(known) <= set(vocab.chars)
-        and all(type(number) is int and number >= 0 for number in numbers)
-        and (len(counts), sum(counts)) == (len(vocab), len(ids))
-        and MIN_CHARS <= num_joined <= len(ids)
-        and facts["dtype"] == np.dtype(vocab.dtype).name
-        and int(ids.max()) < len(vocab)
-    )
 
 
 def _check_sha256(name: str, found: str, wanted: str | None) -> None:

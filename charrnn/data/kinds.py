@@ -1,7 +1,17 @@
 """Kinds of files, recognised by their first bytes: compressed, wide, or no text at all."""
 
+import bz2
 import codecs
+import contextlib
+import gzip
+import importlib
+import io
+import lzma
 import unicodedata
+from collections.abc import Iterator
+from typing import IO, Any, cast
+
+from charrnn.errors import InputError
 
 HEAD = 8192  # bytes at the beginning that are examined
 WIDE_MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -34,6 +44,38 @@ def find_compression(head: bytes) -> str | None:
         if head.startswith(magic) and (kind != "bzip2" or head[4:10] in _BZIP2_BLOCKS):
             return kind
     return "Zstandard" if head[:1] and head[0] >> 4 == 5 and head[1:4] == _ZSTD_SKIPPABLE else None
+
+
+def decompress(kind: str | None, packed: io.RawIOBase, name: str, size: int) -> Iterator[bytes]:
+    """Yield a stream's decompressed content in pieces of that size; several compressed members are concatenated."""
+    if kind is None or kind == "gzip":
+        stream = packed if kind is None else gzip.GzipFile(fileobj=cast(Any, packed))
+        yield from iter(lambda: cast(IO[bytes], stream).read(size), b"")
+        return
+    make_decompressor = {"bzip2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor}.get(kind)
+    data = cast(bytes, packed.read(size))
+    while data:
+        # the libraries' own file classes silently ignore damage after the first member
+        member = make_decompressor() if make_decompressor else _import_zstd(name).ZstdDecompressor()
+        while not member.eof:
+            if member.needs_input and not data and not (data := cast(bytes, packed.read(size))):
+                raise EOFError("its end is missing")
+            if piece := member.decompress(data, size):
+                yield piece
+            data = b""
+        data = member.unused_data or cast(bytes, packed.read(size))
+        while kind == "xz" and data and not (data := data.lstrip(b"\0")):  # padding between members
+            data = cast(bytes, packed.read(size))
+
+
+def _import_zstd(name: str) -> Any:
+    """Import the standard library's module (from Python 3.14 on) or the optional backport."""
+    for module in ("compression.zstd", "backports.zstd"):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(module)
+    raise InputError(
+        f"{name}: compressed with Zstandard; pip install 'charrnn[zst]', or decompress it first: zstd -dc FILE"
+    )
 
 
 def find_wide(head: bytes) -> str:

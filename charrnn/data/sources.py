@@ -5,11 +5,10 @@ first time. Data that is compressed with gzip, bzip2, xz or Zstandard, recognise
 bytes, is decompressed while it is read. Nothing is ever held in memory as a whole.
 """
 
-import bz2
 import contextlib
+import filecmp
 import fnmatch
 import gzip
-import importlib
 import io
 import lzma
 import os
@@ -20,10 +19,10 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, NamedTuple, cast
 
 from charrnn.config import CHECKPOINTS, SourceConfig
-from charrnn.data.kinds import HEAD, find_compression, is_binary
+from charrnn.data.kinds import HEAD, decompress, find_compression, is_binary
 from charrnn.errors import CharrnnError, InputError, UsageError
 
 STDIN = "-"
@@ -104,10 +103,20 @@ class Source:
             found = os.stat(self.name)
         return found if stat.S_ISREG(found.st_mode) else None
 
+    def has_content_of(self, other: "Source") -> bool:
+        """Whether two names stand for one stream or one file, or for files with the same bytes."""
+        status, others = self.status, other.status
+        if status is None or others is None:
+            return self.name == other.name
+        if os.path.samestat(status, others):
+            return True
+        with _explaining_errors(self.name):
+            return 0 < status.st_size == others.st_size and filecmp.cmp(self.name, other.name, shallow=False)
+
     @property
-    def identity(self) -> str:
-        """Equal for two names of one file; symbolic links are resolved, hard links aren't recognised."""
-        return self.name if self.path == STDIN else os.path.realpath(self.name)
+    def size(self) -> int | None:
+        """A file's size in bytes; None for a stream."""
+        return None if self.status is None else self.status.st_size
 
     def chunks(self, limit: ReadLimit) -> Iterator[bytes]:
         """Yield the bytes, decompressed, in pieces of about CHUNK.
@@ -119,7 +128,7 @@ class Source:
             kind = find_compression(head)
             packed = _CountedStream(head, file)
             num_unpacked = 0
-            for chunk in _decompress(kind, packed, self.name):
+            for chunk in decompress(kind, packed, self.name, CHUNK):
                 num_unpacked += len(chunk)
                 limit.count(self.name, len(chunk))
                 if kind:
@@ -130,7 +139,7 @@ class Source:
         """Read the first HEAD bytes of a file, decompressed."""
         with _explaining_errors(self.name), open(self.name, "rb") as file:
             magic, head = _read_exactly(file, 16), b""
-            for chunk in _decompress(find_compression(magic), _CountedStream(magic, file), self.name):
+            for chunk in decompress(find_compression(magic), _CountedStream(magic, file), self.name, CHUNK):
                 head += chunk
                 if len(head) >= HEAD:
                     break
@@ -230,6 +239,17 @@ def find_sources(names: Sequence[str], config: SourceConfig) -> FoundSources:
     return FoundSources(sources, notes)
 
 
+def find_copy(sources: Sequence[Source], others: Sequence[Source]) -> Source | None:
+    """Return the first of the sources that has the content of one of the others, if any."""
+    by_size: dict[int | None, list[Source]] = {}
+    for other in others:
+        by_size.setdefault(other.size, []).append(other)
+    for source in sources:
+        if any(source.has_content_of(other) for other in by_size.get(source.size, [])):
+            return source
+    return None
+
+
 def _find_in_folder(folder: str, config: SourceConfig) -> FoundSources:
     """Find a folder's text files at any depth, except hidden files, binary files and our checkpoints."""
     num_hidden = 0
@@ -279,38 +299,6 @@ def _read_exactly(file: IO[bytes], size: int) -> bytes:
     while len(data) < size and (more := file.read(size - len(data))):
         data += more
     return data
-
-
-def _decompress(kind: str | None, packed: _CountedStream, name: str) -> Iterator[bytes]:
-    """Yield a stream's decompressed content in pieces; several compressed members are concatenated."""
-    if kind is None or kind == "gzip":
-        stream = packed if kind is None else gzip.GzipFile(fileobj=cast(Any, packed))
-        yield from iter(lambda: cast(IO[bytes], stream).read(CHUNK), b"")
-        return
-    make_decompressor = {"bzip2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor}.get(kind)
-    data = packed.read(CHUNK)
-    while data:
-        # the libraries' own file classes silently ignore damage after the first member
-        member = make_decompressor() if make_decompressor else _import_zstd(name).ZstdDecompressor()
-        while not member.eof:
-            if member.needs_input and not data and not (data := packed.read(CHUNK)):
-                raise EOFError("its end is missing")
-            if piece := member.decompress(data, CHUNK):
-                yield piece
-            data = b""
-        data = member.unused_data or packed.read(CHUNK)
-        while kind == "xz" and data and not (data := data.lstrip(b"\0")):  # padding between members
-            data = packed.read(CHUNK)
-
-
-def _import_zstd(name: str) -> Any:
-    """Import the standard library's module (from Python 3.14 on) or the optional backport."""
-    for module in ("compression.zstd", "backports.zstd"):
-        with contextlib.suppress(ImportError):
-            return importlib.import_module(module)
-    raise InputError(
-        f"{name}: compressed with Zstandard; pip install 'charrnn[zst]', or decompress it first: zstd -dc FILE"
-    )
 
 
 @contextlib.contextmanager

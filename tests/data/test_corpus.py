@@ -525,7 +525,7 @@ def test_equal_bytes_share_an_entry(tmp_path, cache, monkeypatch, how):
 
 def test_equal_bytes_split_into_other_files_are_another_entry(tmp_path, cache, settled):
     """Byte-order marks and documents end where files do, so the boundaries matter."""
-    text = "line\n" * 20
+    text = "".join(f"line {number:04}\n" for number in range(10))
     halves = [write(tmp_path, "a", text[:50]), write(tmp_path, "b", text[50:])]
     whole, third = write(tmp_path, "c", text), write(tmp_path, "d", text[:30])
     rest = write(tmp_path, "e", text[30:])
@@ -689,14 +689,15 @@ def test_later_changes_to_a_file_have_no_effect(tmp_path, cache, settled, what):
     assert decoded(first) == decoded(second) == make_text(20_000)
 
 
-TEXTS = {"edited": "ba", "longer": "ab" * 50 + "a", "shorter": "ab", "another character": "é", "emptied": ""}
+TEXTS = {"edited": "ba", "longer": "ab" * 50 + "aa", "shorter": "ab", "another character": "é", "emptied": ""}
 
 
 @pytest.mark.parametrize("change", [*TEXTS, "order", "deleted", "made binary"])
 @pytest.mark.parametrize(("which", "documents"), [(0, ""), (1, ""), (2, ""), (0, "b"), (2, "b")])
 def test_a_text_that_changes_between_the_passes_is_refused(tmp_path, cache, monkeypatch, change, which, documents):
     """Whichever text it is, nothing of it is stored, and it can be read later."""
-    names = [write(tmp_path, name, "ab" * 50 + "b" * (name == "b")) for name in "abc"]
+    rest = {"a": "", "b": "b", "c": "a"}
+    names = [write(tmp_path, name, "ab" * 50 + rest[name]) for name in "abc"]
 
     def edit():
         if change == "deleted":
@@ -704,7 +705,7 @@ def test_a_text_that_changes_between_the_passes_is_refused(tmp_path, cache, monk
         elif change == "made binary":
             write(tmp_path, "abc"[which], b"a\0b")
         elif change == "order":
-            write(tmp_path, "abc"[which], "ba" * 50 + "b" * (which == 1))
+            write(tmp_path, "abc"[which], "ba" * 50 + rest["abc"[which]])
         else:
             write(tmp_path, "abc"[which], TEXTS[change])
 
@@ -723,8 +724,8 @@ def test_a_text_that_changes_between_the_passes_is_refused(tmp_path, cache, monk
     assert words in str(caught.value)
     assert names[which] in str(caught.value)
     assert list(cache.folder.iterdir()) == []
-    for name in names:
-        write(tmp_path, Path(name).name, "ab" * 50)
+    for name, text in zip(names, ("ab" * 50, "ab" * 50, "ba" * 50), strict=True):
+        write(tmp_path, Path(name).name, text)
     assert len(load(*names[:2], cache=cache, documents=documents, valid=names[2]).ids) == (300 if documents else 301)
 
 
@@ -752,6 +753,7 @@ def test_a_long_text_takes_little_memory(tmp_path, cache):
 @given(train=st.lists(TEXT, min_size=1, max_size=3), valid=TEXT)
 def test_a_separate_text_can_be_held_out(folder, shared, train, valid):
     """All of it is predicted except its first character, which has no context."""
+    assume(valid not in train)
     names = [write(folder, f"{index}.txt", text) for index, text in enumerate(train)]
     corpus = load(*names, cache=shared, valid=write(folder, "valid.txt", valid))
     assert parts(corpus) == [joined(train), valid[1:], ""]
@@ -801,17 +803,30 @@ def test_separate_held_out_documents_keep_their_order(tmp_path, cache, kind):
     assert len(corpus.test_ids) == 0
 
 
-@pytest.mark.parametrize("alias", ["same", "relative", "dotted", "linked", "in folder", "in both"])
+@pytest.mark.parametrize("alias", ["same", "relative", "dotted", "linked", "hard link", "copy", "in folder", "in both"])
 def test_a_training_text_cannot_be_held_out(tmp_path, monkeypatch, cache, alias):
     """However it is named."""
     name = write(tmp_path, "texts/a.txt", make_text(100))
     monkeypatch.chdir(tmp_path)
     os.symlink(name, "link")
+    os.link(name, "hard")
+    shutil.copy(name, "copy")
     names = {"relative": "texts/a.txt", "dotted": "texts/../texts/./a.txt", "linked": "link", "in both": "texts"}
+    names |= {"hard link": "hard", "copy": "copy"}
     valid = names.get(alias, name)
     with pytest.raises(InputError, match="held out by --valid") as caught:
         load("texts" if alias.startswith("in ") else name, cache=cache, valid=valid)
-    assert str(caught.value).startswith(f"{valid}: ")
+    assert str(caught.value).startswith(f"{'texts/a.txt' if alias == 'in both' else valid}: ")
+
+
+def test_texts_of_one_size_are_no_copies(tmp_path, cache):
+    """Only equal bytes are; nor is an empty file a copy of another one in a folder."""
+    name, valid = write(tmp_path, "texts/a", make_text(100)), write(tmp_path, "b", make_text(100, seed=1))
+    write(tmp_path, "texts/empty", "")
+    write(tmp_path, "held/b", make_text(100, seed=1))
+    write(tmp_path, "held/empty", "")
+    assert load(name, cache=cache, valid=valid).num_train == 100
+    assert load(str(tmp_path / "texts"), cache=cache, valid=str(tmp_path / "held")).num_train == 100
 
 
 def test_stdin_cannot_be_both_trained_on_and_held_out(monkeypatch, cache):
