@@ -5,10 +5,11 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from charrnn.model.container import read_tensors, write_tensors
-from charrnn.model.file import load_model
+from charrnn.model.file import MAX_WEIGHT, load_model
 from tests.cli.conftest import HELD_OUT, POEMS, TINY, assert_refused, call, empty_cache, posix
 
 MODEL = "checkpoints/poems/model.safetensors"
@@ -99,3 +100,21 @@ def test_a_model_and_a_page_name_no_folder(copied_home: Path) -> None:
     assert card["provenance"]["text"]["paths"] == ["poems.txt"]
     assert card["provenance"]["split"]["valid"] == "held.txt"
     assert card["provenance"]["training"]["init_from"] == "poems"
+
+
+@pytest.mark.parametrize("scale", [MAX_WEIGHT, 3e38])
+def test_huge_weights_are_a_number_or_an_error(copied_home: Path, scale: float) -> None:
+    """No warning of a library reaches the terminal, whatever the weights."""
+    tensors, meta = read_tensors(Path(MODEL), kind="model")
+    signs = np.random.default_rng(0)
+    for name, tensor in tensors.items():
+        if not name.startswith("ngram."):
+            tensor[...] = scale * signs.choice([-1, 1], tensor.shape)
+    write_tensors(Path(MODEL), tensors, kind="model", meta=meta)
+    for command in (("sample", "-n", "9"), ("eval", "-", "--no-yardsticks"), ("eval", "--adapt", "--json")):
+        outcome = call(*command, "--threads", "1", stdin=POEMS[:100].encode())
+        if scale > MAX_WEIGHT:
+            assert_refused(outcome, 4, f"{MODEL}: damaged or not a charrnn model (embedding.weight has values")
+        else:
+            assert (outcome.code, outcome.err if command[0] == "eval" else "") == (0, "")
+            assert b"nan" not in outcome.out.lower()

@@ -442,7 +442,18 @@ def test_a_state_with_invalid_settings_is_refused(run, changes):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"sha256": None}, {"vocab": 5}, {"num_chars": "many"}, {"paths": 5}, {"paths": [1]}]
+    "changes",
+    [
+        {"sha256": None},
+        {"vocab": 5},
+        {"num_chars": "many"},
+        {"paths": 5},
+        {"paths": [1]},
+        {"paths": ["\0"]},
+        {"paths": ["\ud800"]},
+        {"paths": ["a"] * 15_000},
+    ],
+    ids=lambda changes: ascii(changes)[:30],
 )
 def test_a_state_with_invalid_facts_about_its_text_is_refused(run, changes):
     """As damaged, or as one of another text."""
