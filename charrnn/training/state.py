@@ -93,7 +93,7 @@ def verify_state(saved: SavedState, model: ModelConfig, *, batch_size: int) -> S
     if {name: array.shape for name, array in saved.tensors.items()} != shapes:
         raise ModelFileError(f"{saved.path}: not a state of this run (its arrays don't match the run's settings)")
     if not all(array.dtype == np.float32 and is_finite(array) for array in saved.tensors.values()):
-        raise ModelFileError(f"{saved.path}: not a state of this run (some values are not finite)")
+        raise ModelFileError(f"{saved.path}: not a state of this run (some values are not finite, or too large)")
     return scalars
 
 
