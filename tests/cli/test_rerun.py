@@ -236,7 +236,7 @@ def test_a_run_starts_from_a_model(copied_home: Path) -> None:
         assert "U+00F6 'ö'" in plan["notes"][-1]
     shown = call("train", "more.txt", "--init-from", "poems", "--dry-run", "--fresh")
     assert f"starting from {path}" in shown.text
-    assert "init_from poems" in call("info", "more").text
+    assert "init from poems" in call("info", "more").text
     assert call("eval", "-m", "more", "--json").objects[0]["num_chars"] == len(HELD_OUT)
 
 
