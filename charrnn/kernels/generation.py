@@ -1,7 +1,7 @@
 """The compiled generation loop: no Python runs between one character and the next.
 
 Several streams are drawn at once, so that each pass over the weights serves all of them.
-Several threads share each character: a thread computes all gates of its own units and the logits
+Several threads can share each character: a thread computes all gates of its own units and the logits
 of its own part of the vocabulary, for every stream, and draws for some of the streams. Threads
 wait for each other after each layer, after the logits and after the draw. One thread computes a
 sum, always in the same order (products.py), so a text depends neither on the number of threads
@@ -66,13 +66,17 @@ class SharedBuffers(NamedTuple):
 
 
 class Filters(NamedTuple):
-    """Sampling settings. no_repeat_ngram 0, top_k 0, top_p 1 and min_p 0 are off; temperature 0 is greedy."""
+    """Sampling settings. no_repeat_ngram 0, top_k 0, top_p 1 and min_p 0 are off; temperature 0 is greedy.
+
+    end: the id that ends a document, which no_repeat_ngram never forbids; -1 if there is none.
+    """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
     no_repeat_ngram: int = 0
+    end: int = -1
 
 
 @inlined
@@ -127,8 +131,8 @@ def new_step_buffers(shard: Shard, num_streams: int) -> tuple[Floats, Floats]:
 
 
 @compiled
-def forbid_repeats(logits: Floats, history: NDArray[np.int64], n: int) -> None:
-    """Forbid characters that would complete an n-gram of the history, unless that leaves none.
+def forbid_repeats(logits: Floats, history: NDArray[np.int64], n: int, end: int) -> None:
+    """Forbid characters, but not `end`, that would complete an n-gram of the history, unless that leaves none.
 
     logits: (V,), forbidden ones become -inf; history: the ids so far.
     Source: Paulus et al. 2017, with characters instead of words.
@@ -141,6 +145,8 @@ def forbid_repeats(logits: Floats, history: NDArray[np.int64], n: int) -> None:
             k -= 1
         if k < 0:
             forbidden[history[start + n - 1]] = True
+    if end >= 0:
+        forbidden[end] = False
     left = len(logits)
     for char in range(len(logits)):
         left -= forbidden[char]
@@ -274,7 +280,7 @@ def sample_char(
     for v in range(len(logits)):
         filtered[v] = logits[v]
     if filters.no_repeat_ngram > 0:
-        forbid_repeats(filtered, ids[:-1], filters.no_repeat_ngram)
+        forbid_repeats(filtered, ids[:-1], filters.no_repeat_ngram, filters.end)
     filter_logits(filtered, filters.top_k, filters.top_p, filters.min_p)
     ids[len(ids) - 1] = draw(filtered, uniform, filters.temperature)
     return surprisal(logits, ids[len(ids) - 1])

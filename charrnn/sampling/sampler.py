@@ -187,7 +187,8 @@ class StreamBatch:
         numbers = np.stack([stream.random_numbers(count) for stream in active])
         states = [stream.state or self.read_prompt() for stream in active]
         h, c, contexts = (np.concatenate(parts, axis=1) for parts in zip(*states, strict=True))
-        filters = Filters(config.temperature, config.top_k, config.top_p, config.min_p, config.no_repeat_ngram)
+        end = self.sampler.vocab.chars.find(END)
+        filters = Filters(config.temperature, config.top_k, config.top_p, config.min_p, config.no_repeat_ngram, end)
         began = time.perf_counter()
         nats = self.sampler.engine.draw(filters, ids, starts, numbers, (h, c, contexts))
         seconds = time.perf_counter() - began
