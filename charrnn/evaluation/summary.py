@@ -176,16 +176,17 @@ class LineSplitter:
             points = points.copy()
             points[places] = unknown
             kinds[ids == rare_id] = _UNKNOWN
+            nats = np.where(kinds == _UNKNOWN, 0.0, nats)
         added: tuple[NDArray[Any], ...] = points, nats, kinds
         self._pending = tuple(np.concatenate(parts) for parts in zip(self._pending, added, strict=True))
 
     def _line(self, points: NDArray[np.uint32], nats: NDArray[np.float64], kinds: NDArray[np.uint8]) -> Line:
         text = points.tobytes().decode("utf-32-le", "surrogatepass")
-        num_chars, num_unknown = int((kinds == _SCORED).sum()), int((kinds == _UNKNOWN).sum())
+        num_chars, num_unknown = int(np.count_nonzero(kinds == _SCORED)), int(np.count_nonzero(kinds == _UNKNOWN))
         line = Line(
             self._number,
             valid_unicode(text.rstrip("\n" + END)).replace(UNKNOWN, "\ufffd"),
-            float(nats[kinds == _SCORED].sum()),
+            float(nats.sum()),
             num_chars,
             num_unknown=num_unknown,
             is_document=self._is_document,
