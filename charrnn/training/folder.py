@@ -6,6 +6,7 @@ log.jsonl. Nothing here knows how training works.
 
 import os
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Run:
     root: Path = ROOT
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", _composed(self.name))
         too_long = len(os.fsencode(self.name)) > 255
         if too_long or self.name in ("", ".", "..") or any(c in self.name for c in "/\\\0"):
             raise UsageError(f"--run {self.name!r} is not a usable folder name")
@@ -221,6 +223,11 @@ def _is_alive(process: int) -> bool:
     return True
 
 
+def _composed(name: str) -> str:
+    """Return a run's name with composed characters (NFC): macOS decomposes é in file names, which looks the same."""
+    return unicodedata.normalize("NFC", name)
+
+
 def run_name(text: str) -> str:
     """Name a run after its first text: the file's stem, or stdin for any stream."""
     is_stream = os.path.exists(text) and not os.path.isfile(text) and not os.path.isdir(text)
@@ -250,7 +257,12 @@ def find_model(which: str | None) -> Path:
             raise ModelFileError(f"no model in ./{ROOT}; make one with: charrnn train TEXT, or name a file with -m")
         return models[-1]
     # runs first: a text of the same name, without a suffix, must not hide its run
-    for path in (ROOT / which / MODEL_NAME, Path(which) / MODEL_NAME, Path(which)):
+    for path in (
+        ROOT / _composed(which) / MODEL_NAME,
+        ROOT / which / MODEL_NAME,
+        Path(which) / MODEL_NAME,
+        Path(which),
+    ):
         if os.path.exists(path) and not os.path.isdir(path):  # unlike Path's, False for a name that is too long
             return path
     if which in list_without_model():

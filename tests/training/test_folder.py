@@ -139,6 +139,16 @@ def test_a_copied_file_is_found_under_any_name(here):
 
 
 @pytest.mark.usefixtures("here")
+def test_a_name_is_the_same_however_its_accents_are_encoded():
+    """Two runs whose names look alike would be told apart by nobody."""
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    assert Run(decomposed).name == Run(composed).name == composed
+    make_models(decomposed)  # by an older version, or copied from another system
+    assert find_model(decomposed).parent.name == decomposed
+    make_models(composed)
+    assert find_model(decomposed).parent.name == find_model(composed).parent.name == composed
+
+
 def test_a_text_does_not_hide_the_run_named_after_it():
     """`charrnn train poems` makes the run poems, so `-m poems` next to that text must find it."""
     Path("poems").write_text("a text without a suffix")
