@@ -149,6 +149,7 @@ def test_a_name_is_the_same_however_its_accents_are_encoded():
     assert find_model(decomposed).parent.name == find_model(composed).parent.name == composed
 
 
+@pytest.mark.usefixtures("here")
 def test_a_text_does_not_hide_the_run_named_after_it():
     """`charrnn train poems` makes the run poems, so `-m poems` next to that text must find it."""
     Path("poems").write_text("a text without a suffix")
