@@ -1,0 +1,85 @@
+"""Prompts of `charrnn sample`: options, files and stdin, and characters that the model does not know."""
+
+import io
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from charrnn.cli.sample import has_unread_text
+from tests.cli.conftest import Home, assert_refused, call, in_shell, make_model, posix, run
+
+SHORT = ("sample", "-n", "30", "--seed", "4")
+
+
+def test_a_prompt_comes_from_a_file_or_stdin(at_home: Home, tmp_path: Path) -> None:
+    """The file first, then -p, nothing in between; newlines stay; --no-echo leaves the prompt out."""
+    path = tmp_path / "prompt.txt"
+    path.write_bytes(b"ba dor\n")
+    plain = call(*SHORT, "-p", "ba dor\nba").out
+    assert plain.startswith(b"ba dor\nba")
+    assert call(*SHORT, "-f", str(path), "-p", "ba").out == plain
+    assert call(*SHORT, "-f", "-", "-p", "ba", stdin=b"ba dor\n").out == plain
+    assert call(*SHORT, "-f", str(path), "-p", "ba", "--no-echo").out == plain[9:]
+    assert_refused(call("sample", "-f", "missing.txt"), 3, "missing.txt")
+    assert_refused(call(*SHORT, "-p", "ba\u00e9"), 3, "U+00E9")
+    assert call(*SHORT, "-p", "b\u00e9a", "--unknown", "skip", "--no-echo").code == 0
+
+
+def test_a_final_newline_of_a_prompt_file_that_the_model_does_not_know_is_left_out(desk: Path) -> None:
+    """As `echo` adds one; a note says so. Another newline is an unknown character."""
+    make_model(desk / "m", "abM", likeliest="b")
+    args = ("sample", "-m", "m", "-n", "2", "--seed", "1", "-f", "-")
+    outcome = call(*args, stdin=b"Ma\n")
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (0, b"Mabb\n", 1)
+    assert "final newline" in outcome.err
+    assert call(*args, "-q", "-p", "M", stdin=b"Ma\n") == (0, b"MaMbb\n", "")
+    assert_refused(call(*args, "-q", stdin=b"Ma\n\n"), 3, "U+000A", "character 3")
+
+
+@posix
+def test_text_on_stdin_that_is_not_read_is_noticed(at_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a pipe or a file that has some, unless a prompt is given; nothing waits for a pipe without."""
+    reader, writer = os.pipe()
+    err = io.StringIO()
+    with open(reader) as pipe, open(writer, "w") as end, open("poems.txt") as file, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
+        patch.setattr(sys, "stderr", err)
+        patch.setattr(sys, "stdin", pipe)
+        assert not has_unread_text()
+        end.write("Prompt")
+        end.flush()
+        assert has_unread_text()
+        assert [run(*SHORT), run(*SHORT, "-q"), run(*SHORT, "-p", "ba")] == [0, 0, 0]
+        assert pipe.read(6) == "Prompt"
+        assert not has_unread_text()
+        patch.setattr(sys, "stdin", file)
+        assert has_unread_text()
+    assert err.getvalue() == "stdin is not read; to continue its text, add -f -\n"
+
+
+@posix
+def test_text_on_stdin_that_belongs_to_a_loop_is_no_prompt(at_home: Home) -> None:
+    """The rest of a list or script is not meant for the command."""
+    script = "printf 'a\\nb\\n' | while read -r name; do \"${charrnn[@]}\"; break; done"
+    assert in_shell(script, *SHORT, cwd=at_home.path) == (0, call(*SHORT).out, "")
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "prompt", "parts"),
+    [
+        ("abc\n", "abéa", ("U+00E9", "character 3")),
+        ("abc\n", "a\x1b[31m", ("U+001B", "character 2")),
+        ("cafe\u0301", "caf\u00e9", ("U+00E9", "NFD")),
+        ("caf\u00e9", "cafe\u0301", ("NFC",)),
+        ("abc\n", "a\U0001f600", ("U+1F600",)),
+        ("abc\n", "a\udcff", ("byte 0xFF", "character 2")),  # a byte of the command line that is not UTF-8
+    ],
+)
+def test_an_unknown_prompt_character_is_named(desk: Path, vocabulary: str, prompt: str, parts: tuple[str, ...]) -> None:
+    """The code point, its position, and the normal form that would help."""
+    make_model(desk / "m.safetensors", vocabulary)
+    outcome = call("sample", "-m", "m.safetensors", "-p", prompt)
+    assert_refused(outcome, 3, *parts)
+    assert "\x1b" not in outcome.err
