@@ -54,7 +54,7 @@ def check_comparable(names: Sequence[str], files: Sequence[ModelFile], *, on_hel
         if file.vocab.has_bytes != files[0].vocab.has_bytes:
             raise UsageError(pair + "one predicts bytes, the other characters")
         if read_alike(file) != read_alike(files[0]):
-            raise UsageError(pair + "they were trained on other documents (--documents)")
+            raise UsageError(pair + "they split texts into documents in different ways")
         if on_held_out and _held_out(file) != _held_out(files[0]):
             raise UsageError(pair + "their held-out texts differ; name a TEXT")
 
