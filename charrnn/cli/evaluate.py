@@ -74,7 +74,8 @@ def evaluate(
         ),
     ] = False,
     worst: Annotated[
-        int | None, output_option(help="Show the N least predictable lines instead; unknown characters make a line so.")
+        int | None,
+        output_option(help="Show the N least predictable lines instead, those with unknown characters first."),
     ] = None,
     html: Annotated[str | None, output_option(metavar="FILE", help="Write a report page to this file.")] = None,
     json: Json = False,
@@ -82,7 +83,7 @@ def evaluate(
         str | None,
         text_option(
             metavar="KIND",
-            help="Score each document by itself: lines, with any model; another kind needs a model of documents.",
+            help="Split the text into documents and score each by itself; lines works with any model.",
             show_default="as in training",
         ),
     ] = None,
