@@ -75,7 +75,7 @@ def evaluate(
     ] = False,
     worst: Annotated[
         int | None,
-        output_option(help="Show the N least predictable lines instead, those with unknown characters first."),
+        output_option(help="Show the N least predictable lines instead, unknown characters first."),
     ] = None,
     html: Annotated[str | None, output_option(metavar="FILE", help="Write a report page to this file.")] = None,
     json: Json = False,
