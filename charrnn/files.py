@@ -1,4 +1,4 @@
-"""Writing files so that a crash can't leave half of one; whom and what to trust in a folder."""
+"""Writing files so that a crash can't leave half of one; which folders can be trusted."""
 
 import contextlib
 import os

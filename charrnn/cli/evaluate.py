@@ -152,8 +152,9 @@ def evaluate(
         assessment = Assessment(found.score, unit=file.vocab.unit)
         if corpus is not None:
             rate = (ADAPT_RATE if adapt_rate is None else adapt_rate) if adapt else None
-            parts = found.score, file, network, eval_text, corpus.train_ids
-            assessment = assess(*parts, with_baselines=yardsticks, adapt_rate=rate)
+            assessment = assess(
+                found.score, file, network, eval_text, corpus.train_ids, with_baselines=yardsticks, adapt_rate=rate
+            )
     if not items.are_wanted:
         print_assessment(path, file, eval_text, found, assessment, json=json)
     if html is not None:
