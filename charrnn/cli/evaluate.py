@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charrnn.cli import console, messages
-from charrnn.cli.options import Device, Encoding, Errors, Json, ModelNames, Threads, given, output_option, text_option
+from charrnn.cli.options import (
+    Device,
+    Encoding,
+    Errors,
+    Json,
+    MaxBytes,
+    ModelNames,
+    Threads,
+    given,
+    output_option,
+    text_option,
+)
 from charrnn.cli.report import MAX_SHOWN, NUM_HARDEST, NUM_TOP, check_target, write_page
 from charrnn.config import ADAPT_RATE
 from charrnn.errors import InputError, UsageError
@@ -89,6 +100,7 @@ def evaluate(
     ] = None,
     encoding: Encoding = None,
     errors: Errors = None,
+    max_bytes: MaxBytes = None,
     train_text: Annotated[
         list[str] | None,
         text_option(
@@ -121,7 +133,7 @@ def evaluate(
         raise UsageError("--encoding and --errors need a TEXT; the held-out text is read as in training")
     if train_text and text is not None and not (wants_score and (yardsticks or adapt) and not several):
         raise UsageError("--train-text has no effect here: nothing is compared with the training text; leave it out")
-    settings = given(documents=documents, encoding=encoding, errors=errors)
+    settings = given(documents=documents, encoding=encoding, errors=errors, max_bytes=max_bytes)
     if several:
         compare(several, text, train_text, settings, device=device, threads=threads, json=json)
         return
@@ -216,7 +228,7 @@ def read_same_text(
             return separate_texts(files, name, settings, cache)
         documents = settings.get("documents", "")
         return [
-            held_out_text(file, find_training_text(path, file, train_text, cache), documents=documents)
+            held_out_text(file, find_training_text(path, file, train_text, settings, cache), documents=documents)
             for path, file in zip(paths, files, strict=True)
         ]
 
@@ -253,7 +265,7 @@ def read_texts(
         corpus = None
         if needs_corpus or wants_corpus:
             try:
-                corpus = find_training_text(path, file, train_text, cache)
+                corpus = find_training_text(path, file, train_text, settings, cache)
             except InputError as error:
                 if needs_corpus:
                     raise
@@ -264,18 +276,22 @@ def read_texts(
         return held_out_text(file, corpus, documents=settings.get("documents", "")), corpus
 
 
-def find_training_text(path: Path, file: "ModelFile", train_text: list[str] | None, cache: "Cache") -> "Corpus":
+def find_training_text(
+    path: Path, file: "ModelFile", train_text: list[str] | None, settings: Mapping[str, Any], cache: "Cache"
+) -> "Corpus":
     """Find the text that a model was trained on: where the user says, in the cache, or where its run says."""
     from charrnn.evaluation.texts import cached_training_text, read_training_text
 
+    max_bytes = settings.get("max_bytes")
     if train_text:
-        return read_training_text(file, train_text, cache)
+        return read_training_text(file, train_text, cache, max_bytes=max_bytes)
     corpus = cached_training_text(file, cache)
     if corpus is not None:
         return corpus
     from charrnn.training.resume import recorded_texts
 
-    return read_training_text(file, recorded_texts(path, file.provenance["text"]["sha256"]), cache)
+    paths = recorded_texts(path, file.provenance["text"]["sha256"])
+    return read_training_text(file, paths, cache, max_bytes=max_bytes)
 
 
 def compile_kernels(*, training: bool) -> None:

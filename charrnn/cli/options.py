@@ -224,6 +224,9 @@ ModelNames = Annotated[
         show_default="the newest model in ./checkpoints",
     ),
 ]
+MaxBytes = Annotated[
+    int | None, text_option(help="Stop if the text is larger.", show_default="half of the free disk space")
+]
 ModelName = Annotated[
     str | None,
     typer.Option(

@@ -12,6 +12,7 @@ from charrnn.cli.options import (
     Encoding,
     Errors,
     Json,
+    MaxBytes,
     Quiet,
     Threads,
     default,
@@ -115,9 +116,7 @@ def train(
             show_default=default(SourceConfig, "glob"),
         ),
     ] = None,
-    max_bytes: Annotated[
-        int | None, text_option(help="Stop if the text is larger.", show_default="half of the free disk space")
-    ] = None,
+    max_bytes: MaxBytes = None,
     valid: Annotated[
         str | None, text_option(metavar="FILE", help="Hold out this text instead of the end of TEXT.")
     ] = None,

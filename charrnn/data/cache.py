@@ -77,7 +77,7 @@ class Cache:
             yield Cache(Path(folder), f"{self.folder}: {problem}; this text is not cached")
 
     def find(self, key: str) -> Entry | None:
-        """Return the entry with this key, or None. Raises DamagedEntry."""
+        """Return the entry with this key; None if there is none in this version's format. Raises DamagedEntry."""
         path = self._path(key)
         try:
             with open(path, "rb") as file:
@@ -251,18 +251,24 @@ def _write(file: IO[bytes], facts: dict[str, Any], pieces: Iterable[Ids]) -> Non
 
 
 def _map(file: IO[bytes], key: str) -> Entry:
-    """Check an entry and map it. Raises ValueError, KeyError, TypeError or RecursionError if it is damaged."""
+    """Check an entry and map it.
+
+    Raises FileNotFoundError if another version wrote it, ValueError, KeyError, TypeError or RecursionError if it is
+    damaged.
+    """
     content = np.asarray(np.memmap(file, np.uint8, "r"))
     if content[-_DIGEST_SIZE:].tobytes() != _digest(content[:-_DIGEST_SIZE]):
         raise ValueError("wrong hash")
     file.seek(0)
     header = file.readline()
     facts = json.loads(header)
+    if facts["format"] != FORMAT_VERSION:
+        raise FileNotFoundError(f"format {facts['format']} is another version's")
     if facts["dtype"] not in _DTYPES:
         raise ValueError("no type of ids")
     ids = content[len(header) : -_DIGEST_SIZE].view(np.dtype(facts["dtype"]).newbyteorder("<"))
-    if (facts["format"], facts["key"], facts["num_chars"]) != (FORMAT_VERSION, key, len(ids)):
-        raise ValueError("wrong key, format or length")
+    if (facts["key"], facts["num_chars"]) != (key, len(ids)):
+        raise ValueError("wrong key or length")
     return Entry(facts, ids)
 
 

@@ -36,11 +36,11 @@ class ReadLimit:
     """The number of bytes that may be read in all: config.max_bytes, or half of the free disk space.
 
     A context manager that closes the copies of streams. folder: where the copies are, without a
-    name; its disk is the one whose free space counts.
+    name; its disk is the one whose free space counts. advice: what to do about a text that is too long.
     """
 
-    def __init__(self, config: SourceConfig, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, config: SourceConfig, folder: Path, *, advice: str = "--max-bytes N accepts more") -> None:
+        self.folder, self._advice = folder, advice
         self._copies = contextlib.ExitStack()
         self._is_given = config.max_bytes is not None
         self._most = self._left = config.max_bytes or shutil.disk_usage(folder).free // 2
@@ -66,14 +66,13 @@ class ReadLimit:
         self._left -= num_bytes
         if self._left < 0:
             why = "" if self._is_given else ", half of the free disk space"
-            raise InputError(f"{name}: more than {self._most:,} bytes of text{why}; --max-bytes N accepts more")
+            raise InputError(f"{name}: more than {self._most:,} bytes of text{why}; {self._advice}")
 
     def check_ratio(self, name: str, num_packed: int, num_unpacked: int) -> None:
         """Raise InputError if a file decompresses to far more than a text would, unless --max-bytes was given."""
         if not self._is_given and num_unpacked > max(_TRUSTED, _MAX_RATIO * num_packed):
             raise InputError(
-                f"{name}: unpacks to more than {_MAX_RATIO} times its size, which no ordinary text does; "
-                "if it is one, --max-bytes N accepts it"
+                f"{name}: unpacks to more than {_MAX_RATIO} times its size, which no ordinary text does; {self._advice}"
             )
 
 

@@ -69,7 +69,7 @@ def separate_texts(files: Sequence[ModelFile], name: str, given: Mapping[str, An
     if reset_ids[0] is None and config.documents:
         reset_ids = [_line_start(file, config.documents) for file in files]
         config = replace(config, documents="")
-    found = encode_text(name, [file.vocab for file in files], config, SourceConfig(), cache)
+    found = encode_text(name, [file.vocab for file in files], config, overlay(SourceConfig(), given), cache)
     return [_eval_text(name, *text, reset_id) for text, reset_id in zip(found, reset_ids, strict=True)]
 
 
@@ -130,7 +130,7 @@ def cached_training_text(file: ModelFile, cache: Cache) -> Corpus | None:
     return None if corpus is None or corpus.sha256 != record["sha256"] else _split_as_in_training(file, corpus)
 
 
-def read_training_text(file: ModelFile, paths: Sequence[str], cache: Cache) -> Corpus:
+def read_training_text(file: ModelFile, paths: Sequence[str], cache: Cache, *, max_bytes: int | None = None) -> Corpus:
     """Read the text that a model was trained on, and split it as in training.
 
     paths: its files. If the held-out text was a file of its own (--valid), that is the last one.
@@ -154,7 +154,7 @@ def read_training_text(file: ModelFile, paths: Sequence[str], cache: Cache) -> C
             f"the training text was read as {quote(config.encoding)}, which Python can't read; name a TEXT to score"
         ) from None
     try:
-        corpus = load_corpus(paths, config, SourceConfig(), cache, sha256=record["sha256"])
+        corpus = load_corpus(paths, config, SourceConfig(max_bytes=max_bytes), cache, sha256=record["sha256"])
     except InputError as error:
         raise InputError(f"{error} (the training text; if it has moved, use --train-text FILE)") from None
     return _split_as_in_training(file, corpus)

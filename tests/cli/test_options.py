@@ -37,7 +37,7 @@ OPTIONS = {
         {"--model", "--prompt-file", "--echo", "--null", "--threads", "--precision", "--json", "--quiet"},
     ),
     "eval": (
-        {"--documents", "--encoding", "--errors"},
+        {"--documents", "--encoding", "--errors", "--max-bytes"},
         {"--model", "--train-text", "--yardsticks", "--adapt", "--adapt-rate", "--per-line", "--per-char", "--worst"}
         | {"--html", "--device", "--threads", "--json"},
     ),
