@@ -16,7 +16,7 @@ from typing import Any, overload
 import numpy as np
 
 from charrnn.config import CorpusConfig, ModelConfig, SampleConfig, SourceConfig, TrainConfig
-from charrnn.data.vocab import END
+from charrnn.data.characters import END
 from charrnn.distributed import SINGLE
 from charrnn.errors import UsageError
 from charrnn.evaluation.scores import Evaluation

@@ -233,18 +233,18 @@ def assert_not_imported(forbidden, commands, **environment):
     return done.stdout
 
 
-def test_help_and_usage_errors_import_neither_torch_nor_numba():
+def test_help_and_usage_errors_import_neither_torch_nor_numba_nor_numpy():
     """`--help`, `--version` and a usage error must answer at once."""
     helps = [([], 2), (["--help"], 0), (["--version"], 0)]
     helps += [([command, "--help"], 0) for command in ("train", "sample", "eval", "info")]
     errors = [(["nonsense"], 2), (["train"], 2), (["sample", "--nonsense"], 2), (["eval", "--worst", "x"], 2)]
-    assert_not_imported(["torch", "numba"], helps + errors)
+    assert_not_imported(["torch", "numba", "numpy"], helps + errors)
 
 
-def test_completion_imports_neither_torch_nor_numba():
+def test_completion_imports_neither_torch_nor_numba_nor_numpy():
     """So does completion in the shell."""
     words = {"_CHARRNN_COMPLETE": "complete_bash", "COMP_WORDS": "charrnn train --emb", "COMP_CWORD": "2"}
-    assert assert_not_imported(["torch", "numba"], [([], 0)], **words) == "--embedding-dim\n"
+    assert assert_not_imported(["torch", "numba", "numpy"], [([], 0)], **words) == "--embedding-dim\n"
 
 
 def test_sample_and_info_never_import_torch(tmp_path, monkeypatch):

@@ -10,14 +10,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from charrnn.cli import console
-from charrnn.data.characters import one_line, printable
-from charrnn.data.vocab import END, UNKNOWN, Vocab
-from charrnn.data.vocab import describe as unicode_name
+from charrnn.data.characters import END, UNKNOWN, one_line, printable
+from charrnn.data.characters import describe as unicode_name
 from charrnn.evaluation.scores import Assessment, Evaluation, Line
 from charrnn.evaluation.verdict import sentences
 from charrnn.events import Evaluated, Event, Finished, Plan, Resumed, Sample, Stopped, Warned, bits, bits_per
 
 if TYPE_CHECKING:
+    from charrnn.data.vocab import Vocab
     from charrnn.evaluation.comparison import Compared
     from charrnn.kernels.head import Predictions
     from charrnn.model.file import ModelFile
@@ -190,7 +190,7 @@ def line_row(line: Line) -> tuple[str, ...]:
     )
 
 
-def char_records(part: "Predictions", vocab: Vocab) -> Iterator[dict[str, Any]]:
+def char_records(part: "Predictions", vocab: "Vocab") -> Iterator[dict[str, Any]]:
     """Yield each character's score and its likeliest alternatives as JSON objects; rare characters are left out."""
     rows = (array.tolist() for array in (part.nats, part.ranks, part.top, part.probabilities))
     for char, nats, rank, top, probabilities in zip(vocab.decode(part.ids), *rows, strict=True):
@@ -228,6 +228,7 @@ def card(path: str, model: "ModelFile") -> dict[str, Any]:
             "num_bytes": sum(array.nbytes for array in model.ngram.values()),
         },
         "vocab": model.vocab.chars,
+        "unit": model.vocab.unit,
         "scores": model.scores,
         "provenance": model.provenance,
     }
@@ -244,7 +245,7 @@ def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return a model's facts as rows of a table."""
     config, scores, provenance = card["config"], card["scores"], card["provenance"]
     text, split = provenance.get("text", {}), provenance.get("split", {})
-    training, unit = provenance.get("training", {}), Vocab(card["vocab"]).unit
+    training, unit = provenance.get("training", {}), card["unit"]
     part = "the held-out text" if scores.get("whole") else "parts of the held-out text"
     return [
         ("model", card["model"]),
@@ -252,7 +253,7 @@ def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("embedding", str(config["embedding_dim"])),
         ("parameters", f"{card['num_parameters']:,}"),
         *([("n-grams", _ngrams(card["ngram"]))] if card.get("ngram") else []),
-        ("vocabulary", _vocabulary(card["vocab"])),
+        ("vocabulary", _vocabulary(card["vocab"], unit)),
         ("text", ", ".join(text.get("paths", ["?"]))),
         ("text SHA-256", str(text.get("sha256", "?"))),
         ("split", f"{split.get('num_train', 0):,} {unit}s for training, {split.get('num_valid', 0):,} held out"),
@@ -274,13 +275,12 @@ def _ngrams(ngram: Mapping[str, Any]) -> str:
     return f"{ngram['num_ngrams']:,} of up to {ngram['order']} characters, {ngram['num_bytes'] / 1e6:.1f} MB"
 
 
-def _vocabulary(chars: str) -> str:
+def _vocabulary(chars: str, unit: str) -> str:
     """Describe a vocabulary in a line: its size, its special symbols, its first characters."""
     symbols = {END: "end of document", UNKNOWN: "rare character"}
     special = "".join(f", 1 symbol for {meaning}" for symbol, meaning in symbols.items() if symbol in chars)
     chars = "".join(char for char in chars if char not in symbols)
-    kind = "bytes" if Vocab(chars).has_bytes else "characters"
-    return f"{len(chars):,} {kind}{special}: {json.dumps(chars[:MAX_SHOWN], ensure_ascii=False)[1:-1]}"
+    return f"{len(chars):,} {unit}s{special}: {json.dumps(chars[:MAX_SHOWN], ensure_ascii=False)[1:-1]}"
 
 
 def _loss(nats: float, unit: str) -> str:
@@ -296,4 +296,4 @@ def _setting(name: str, value: object) -> str:
 def _rate(card: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
     """Return a score of a model in bits per character or per byte."""
     nats = scores.get("nats_per_char")
-    return "?" if nats is None else f"{bits(nats):.3f} {bits_per(Vocab(card['vocab']).unit)}"
+    return "?" if nats is None else f"{bits(nats):.3f} {bits_per(card['unit'])}"

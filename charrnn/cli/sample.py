@@ -25,11 +25,11 @@ from charrnn.cli.options import (
 )
 from charrnn.config import SampleConfig, overlay
 from charrnn.data.characters import unescaped, valid_unicode
-from charrnn.data.vocab import Vocab
 from charrnn.errors import UsageError
 from charrnn.events import bits
 
 if TYPE_CHECKING:
+    from charrnn.data.vocab import Vocab
     from charrnn.sampling.sampler import StreamBatch
 
 
@@ -194,7 +194,7 @@ def sample(
         console.stream(itertools.chain(start, stream), null=null)
 
 
-def read_prompt(name: str, vocab: Vocab, *, quiet: bool) -> str:
+def read_prompt(name: str, vocab: "Vocab", *, quiet: bool) -> str:
     """Read a prompt from a file or stdin, without a final newline that the model does not know."""
     from charrnn.data import texts
     from charrnn.data.cache import Cache

@@ -3,7 +3,8 @@
 import re
 import unicodedata
 
-from charrnn.data.vocab import END, UNKNOWN, describe
+# Low surrogates, which no text has; JSON would join a high and a low one to one character.
+END, UNKNOWN = "\udc00", "\udc01"  # the end of a document; a character too rare for the vocabulary
 
 _NAMES = {
     "\n": "newline",
@@ -43,6 +44,13 @@ def visible_chars(text: str) -> list[str]:
         if len(char) == 1:  # otherwise the bytes are invalid
             shown[found.start() : found.end()] = [visible(char), *"·" * (len(found[0]) - 1)]
     return shown
+
+
+def describe(char: str) -> str:
+    """Name a character for a message, for example U+00E9 'é', or a byte that is not UTF-8: byte 0xE9."""
+    if "\udc80" <= char <= "\udcff":
+        return f"byte 0x{ord(char) - 0xDC00:02X}"
+    return f"U+{ord(char):04X} {char!r}"
 
 
 def name(char: str) -> str:

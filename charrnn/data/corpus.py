@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from charrnn.config import BLANK_LINES, LINES, MAX_VALID_CHARS, MIN_CHARS, CorpusConfig, SourceConfig
 from charrnn.data.cache import Cache, DamagedEntry, Entry, is_consistent
+from charrnn.data.characters import END, UNKNOWN
 from charrnn.data.documents import shuffle, split_documents
 from charrnn.data.sources import STDIN, ReadLimit, find_copy, find_sources
 from charrnn.data.texts import Texts
-from charrnn.data.vocab import END, UNKNOWN, Ids, Vocab, count_points
+from charrnn.data.vocab import Ids, Vocab, count_points
 from charrnn.errors import InputError, UsageError
 
 _LARGE_VOCABULARY, _USUAL_VOCABULARY = 20_000, 5_000

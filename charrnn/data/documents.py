@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from charrnn.config import BLANK_LINES, LINES, resembled_kind
-from charrnn.data.characters import unescaped
-from charrnn.data.vocab import END, Ids, bytes_as_chars
+from charrnn.data.characters import END, unescaped
+from charrnn.data.vocab import Ids, bytes_as_chars
 from charrnn.kernels.counters import uniforms
 
 _LINE_END = re.compile("[\r\n]")

@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn.data.characters import END, UNKNOWN, describe
 from charrnn.errors import UnknownCharacterError
 
 Ids = NDArray[Any]  # uint8, uint16 or uint32, depending on the size of the vocabulary
 UnknownChars = NDArray[Any]  # of UNKNOWN_CHAR
 UNKNOWN_CHAR = np.dtype([("place", np.int64), ("point", np.uint32)])  # see Vocab.encode_around
-END, UNKNOWN = "\udc00", "\udc01"  # low surrogates: JSON would join a high and a low one to one character
 _NUM_POINTS = 0x110000  # code points in Unicode
 _PIECE = 1 << 20  # characters
 
@@ -220,10 +220,3 @@ def _code_point_pieces(text: str) -> Iterator[NDArray[Any]]:
 
 def _code_points(text: str) -> NDArray[np.uint32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-
-
-def describe(char: str) -> str:
-    """Name a character for a message, for example U+00E9 'é', or a byte that is not UTF-8: byte 0xE9."""
-    if "\udc80" <= char <= "\udcff":
-        return f"byte 0x{ord(char) - 0xDC00:02X}"
-    return f"U+{ord(char):04X} {char!r}"

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.vocab import END, UNKNOWN, Ids, Vocab
+from charrnn.data.characters import END, UNKNOWN
+from charrnn.data.vocab import Ids, Vocab
 from charrnn.evaluation.adaptation import evaluate_adapting
 from charrnn.evaluation.copying import measure_copying
 from charrnn.evaluation.scores import Assessment, Baseline, Evaluation

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.vocab import UNKNOWN, Vocab
+from charrnn.data.characters import UNKNOWN
+from charrnn.data.vocab import Vocab
 from charrnn.errors import InputError, UsageError
 from charrnn.evaluation.scores import Evaluation
 from charrnn.evaluation.texts import EvalText, read_alike

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from charrnn.config import SampleConfig
-from charrnn.data.vocab import END, Ids
+from charrnn.data.characters import END
+from charrnn.data.vocab import Ids
 from charrnn.evaluation.scores import COPIED_RUN, LONG_RUN, Copied, CopiedShares
 from charrnn.kernels.ngrams import find_hashes, hash_ngrams
 from charrnn.model.file import ModelFile

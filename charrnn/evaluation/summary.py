@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.characters import valid_unicode
-from charrnn.data.vocab import END, UNKNOWN, Ids, Vocab
+from charrnn.data.characters import END, UNKNOWN, valid_unicode
+from charrnn.data.vocab import Ids, Vocab
 from charrnn.errors import InputError
 from charrnn.evaluation.scores import Evaluation, Line
 from charrnn.evaluation.texts import EvalText

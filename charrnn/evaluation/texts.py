@@ -10,12 +10,13 @@ import numpy as np
 
 from charrnn.config import CorpusConfig, SourceConfig, overlay
 from charrnn.data.cache import Cache
+from charrnn.data.characters import END
 from charrnn.data.corpus import Corpus, find_corpus, load_corpus
 from charrnn.data.decoding import find_codec
 from charrnn.data.documents import end_documents
 from charrnn.data.sources import STDIN
 from charrnn.data.texts import encode_text
-from charrnn.data.vocab import END, UNKNOWN_CHAR, Ids, UnknownChars, count_unknown
+from charrnn.data.vocab import UNKNOWN_CHAR, Ids, UnknownChars, count_unknown
 from charrnn.errors import InputError, UsageError
 from charrnn.model.container import quote
 from charrnn.model.file import ModelFile

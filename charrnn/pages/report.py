@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from charrnn import __version__
 from charrnn.config import SampleConfig
-from charrnn.data.characters import label, name, readable, visible_chars
-from charrnn.data.vocab import END, Vocab
+from charrnn.data.characters import END, label, name, readable, visible_chars
+from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scores import Assessment, Baseline, Evaluation, Line
 from charrnn.evaluation.verdict import copying
 from charrnn.events import bits, bits_per

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import SampleConfig, overlay
-from charrnn.data.vocab import END, UNKNOWN, describe
+from charrnn.data.characters import END, UNKNOWN, describe
 from charrnn.errors import UsageError
 from charrnn.hardware import available_cores, select_precision
 from charrnn.kernels.counters import uniforms

@@ -15,8 +15,8 @@ import numpy as np
 
 from charrnn.config import Checked, CorpusConfig, ModelConfig, Precision, TrainConfig, flag, overlay, setting
 from charrnn.data.batches import TrainText, make_train_text
+from charrnn.data.characters import END, UNKNOWN, describe
 from charrnn.data.corpus import Corpus
-from charrnn.data.vocab import END, UNKNOWN, describe
 from charrnn.distributed import SINGLE, Ranks
 from charrnn.errors import UsageError
 from charrnn.evaluation.novelty import unlike_rest

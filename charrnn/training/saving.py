@@ -17,9 +17,8 @@ from typing import Any
 import torch
 
 from charrnn.config import SampleConfig
-from charrnn.data.characters import valid_unicode
+from charrnn.data.characters import UNKNOWN, valid_unicode
 from charrnn.data.corpus import Corpus
-from charrnn.data.vocab import UNKNOWN
 from charrnn.distributed import Ranks
 from charrnn.errors import CharrnnError, DivergenceError, ModelFileError
 from charrnn.evaluation.scores import EXPERTS, Evaluation

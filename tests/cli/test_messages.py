@@ -10,7 +10,8 @@ import pytest
 
 from charrnn.cli import messages
 from charrnn.config import ModelConfig
-from charrnn.data.vocab import END, UNKNOWN, Vocab
+from charrnn.data.characters import END, UNKNOWN
+from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scores import Assessment, Baseline, Evaluation
 from charrnn.events import Evaluated, Event, Finished, Plan, Progress, Resumed, Sample, Saved, Stopped, Warned
 from charrnn.model.file import ModelFile

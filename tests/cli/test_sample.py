@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from charrnn.config import SampleConfig
-from charrnn.data.vocab import END
+from charrnn.data.characters import END
 from charrnn.kernels.products import has_fast_bfloat16
 from tests.cli.conftest import (
     POEMS,

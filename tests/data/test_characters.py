@@ -3,6 +3,8 @@
 import pytest
 
 from charrnn.data.characters import (
+    END,
+    UNKNOWN,
     label,
     name,
     one_line,
@@ -13,7 +15,7 @@ from charrnn.data.characters import (
     visible,
     visible_chars,
 )
-from charrnn.data.vocab import END, UNKNOWN, bytes_as_chars
+from charrnn.data.vocab import bytes_as_chars
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,10 @@ from charrnn.config import MAX_VALID_CHARS, MIN_CHARS, CorpusConfig, SourceConfi
 from charrnn.data import sources
 from charrnn.data import texts as texts_module
 from charrnn.data.cache import Cache
+from charrnn.data.characters import END, UNKNOWN
 from charrnn.data.corpus import find_corpus, load_corpus, split
 from charrnn.data.texts import encode_text, read_prompt
-from charrnn.data.vocab import END, UNKNOWN, Vocab, count_unknown
+from charrnn.data.vocab import Vocab, count_unknown
 from charrnn.errors import CharrnnError, InputError, UsageError
 from tests.conftest import make_text
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charrnn.data import documents
+from charrnn.data.characters import END
 from charrnn.data.documents import end_documents, shuffle, split_documents, unescape
-from charrnn.data.vocab import END
 
 STOP = 0  # the id of a document's end
 WIDTHS = [np.uint8, np.uint16, np.uint32]

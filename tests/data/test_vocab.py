@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from charrnn.data.vocab import END, UNKNOWN, Vocab, count_points, describe
+from charrnn.data.characters import END, UNKNOWN, describe
+from charrnn.data.vocab import Vocab, count_points
 from charrnn.errors import InputError, UnknownCharacterError
 
 ANY_CHARS = st.one_of(  # astral planes, combining marks and lone surrogates more often than by chance

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from charrnn.config import CorpusConfig, ModelConfig, SourceConfig
+from charrnn.data.characters import END, UNKNOWN
 from charrnn.data.corpus import load_corpus
-from charrnn.data.vocab import END, UNKNOWN, Vocab, bytes_as_chars
+from charrnn.data.vocab import Vocab, bytes_as_chars
 from charrnn.evaluation.adaptation import evaluate_adapting
 from charrnn.evaluation.assessment import MIN_PACKED, assess, compute_baselines, xz_baseline, xz_size
 from charrnn.evaluation.copying import COPYING_SAMPLES

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from charrnn.config import ModelConfig
-from charrnn.data.vocab import END, UNKNOWN, Vocab, bytes_as_chars
+from charrnn.data.characters import END, UNKNOWN
+from charrnn.data.vocab import Vocab, bytes_as_chars
 from charrnn.errors import InputError, UsageError
 from charrnn.evaluation.comparison import BLOCK, align, check_comparable, compare, standard_error
 from charrnn.model.file import ModelFile

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from charrnn.config import ModelConfig
-from charrnn.data.vocab import END
+from charrnn.data.characters import END
 from charrnn.evaluation import copying
 from charrnn.evaluation.copying import MAX_SAMPLES, find_copied, hash_documents, measure_copying
 from charrnn.evaluation.scores import COPIED_RUN, LONG_RUN, Copied

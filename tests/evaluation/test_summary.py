@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from charrnn.data.vocab import END, UNKNOWN, Vocab, bytes_as_chars
+from charrnn.data.characters import END, UNKNOWN
+from charrnn.data.vocab import Vocab, bytes_as_chars
 from charrnn.evaluation.scores import Line
 from charrnn.evaluation.summary import LONG_LINE, LineSplitter, hardest_lines, summarise
 from charrnn.evaluation.texts import EvalText

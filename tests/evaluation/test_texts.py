@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from charrnn.config import CorpusConfig, ModelConfig, SourceConfig
+from charrnn.data.characters import END
 from charrnn.data.corpus import Corpus, load_corpus
-from charrnn.data.vocab import END, Vocab, bytes_as_chars
+from charrnn.data.vocab import Vocab, bytes_as_chars
 from charrnn.errors import InputError, UsageError
 from charrnn.evaluation.texts import (
     cached_training_text,

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from charrnn.config import ModelConfig
-from charrnn.data.characters import name, visible
-from charrnn.data.vocab import END, UNKNOWN, Vocab, bytes_as_chars
+from charrnn.data.characters import END, UNKNOWN, name, visible
+from charrnn.data.vocab import Vocab, bytes_as_chars
 from charrnn.evaluation.scores import Copied, CopiedShares, Evaluation
 from charrnn.pages import report as module
 from charrnn.pages.report import (

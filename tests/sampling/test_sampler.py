@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from charrnn.config import CELLS, ModelConfig, SampleConfig
-from charrnn.data.vocab import END, UNKNOWN, Vocab, bytes_as_chars
+from charrnn.data.characters import END, UNKNOWN
+from charrnn.data.vocab import Vocab, bytes_as_chars
 from charrnn.errors import UnknownCharacterError, UsageError
 from charrnn.kernels.counters import uniforms
 from charrnn.kernels.products import cpu_has

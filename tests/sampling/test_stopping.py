@@ -2,7 +2,8 @@
 
 import pytest
 
-from charrnn.data.vocab import END, bytes_as_chars
+from charrnn.data.characters import END
+from charrnn.data.vocab import bytes_as_chars
 from charrnn.sampling.stopping import LengthLimit, StopCondition, missing_bytes
 
 

@@ -9,8 +9,9 @@ import torch
 
 from charrnn.config import CELLS, CorpusConfig, ModelConfig, SourceConfig
 from charrnn.data.cache import Cache
+from charrnn.data.characters import END, UNKNOWN
 from charrnn.data.corpus import load_corpus
-from charrnn.data.vocab import END, UNKNOWN, Vocab
+from charrnn.data.vocab import Vocab
 from charrnn.errors import UsageError
 from charrnn.evaluation.texts import held_out_text, read_training_text
 from charrnn.events import Evaluated

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from charrnn.config import CELLS, CorpusConfig, SampleConfig, SourceConfig
+from charrnn.data.characters import END
 from charrnn.data.corpus import load_corpus
-from charrnn.data.vocab import END
 from charrnn.errors import ModelFileError
 from charrnn.evaluation.scoring import evaluate
 from charrnn.evaluation.texts import held_out_text, read_training_text

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from charrnn.config import CorpusConfig, overlay
-from charrnn.data.vocab import UNKNOWN, Vocab
+from charrnn.data.characters import UNKNOWN
+from charrnn.data.vocab import Vocab
 from charrnn.distributed import Ranks
 from charrnn.errors import UsageError
 from charrnn.model.file import ModelFile, load_model, save_model
