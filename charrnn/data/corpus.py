@@ -81,7 +81,9 @@ def load_corpus(
     """
     all_names = [*names, config.valid or STDIN]
     if source_config.glob != SourceConfig.glob and not any(map(os.path.isdir, all_names)):
-        raise UsageError(f"--glob {source_config.glob} selects files of a folder; {names[0]} is none, so leave it out")
+        raise UsageError(
+            f"--glob {source_config.glob} selects files of a folder, and {names[0]} is not one; leave it out"
+        )
     found = find_sources(names, source_config)
     valid = find_sources([] if config.valid is None else [config.valid], source_config)
     if copy := find_copy(valid.sources, found.sources):

@@ -103,7 +103,7 @@ def _hash(value: Any) -> str:
 def read_prompt(name: str, vocab: Vocab, cache: Cache) -> str:
     """Read a short text for a model: UTF-8, or any bytes for a model of bytes."""
     config = CorpusConfig(bytes=vocab.has_bytes)
-    with ReadLimit(SourceConfig(), cache.folder, advice="a prompt can't be as long") as limit:
+    with ReadLimit(SourceConfig(), cache.folder, advice="a prompt must be shorter") as limit:
         text = "".join(decode(Source(name).chunks(limit), name, config, advice="convert it, for example by iconv"))
     return vocab.make_decoder()(text, True)
 

@@ -197,7 +197,7 @@ def held_out_text(file: ModelFile, corpus: Corpus, *, documents: str = "") -> Ev
         num_before, first_number = _count_before(corpus.valid_context, file.vocab.id_of("\n"))
     if documents:
         if reset_id is not None:
-            raise UsageError("--documents: this model has its own; name a TEXT to split it in another way")
+            raise UsageError("--documents needs a TEXT; this model's held-out text is already split into documents")
         reset_id = _line_start(file, documents)
     names = [os.path.basename(name) for name in corpus.names]
     more = ", …" if len(names) > 3 else ""

@@ -19,7 +19,7 @@ def verdict(found: Assessment) -> str:
         return ""
     best = min(found.baselines, key=lambda baseline: baseline.nats_per_char)
     if found.score.num_chars < MIN_CHARS:
-        return f"No verdict: {found.score.num_chars:,} {found.unit}s are too few, it takes {MIN_CHARS:,}."
+        return f"No verdict: {found.score.num_chars:,} {found.unit}s are too few; at least {MIN_CHARS:,} are needed."
     if found.copied and (known := _known_part(found.copied.text)):
         return f"No verdict: {known} in the training text. Score a text that the model has not seen."
     return f"{_compare(found, best)} Perplexity {found.score.perplexity:.1f}."

@@ -159,7 +159,7 @@ def test_the_comparison_has_the_model_first(at_home: Home) -> None:
     assert rows[0][:2] == ["this model", f"{facts['bits_per_char']:.3f}"]
     assert [row[:2] for row in rows[1:]] == [[one.name, f"{one.bits_per_char:.3f}"] for one in expected]
     assert [one["nats_per_char"] for one in facts["yardsticks"]] == [one.nats_per_char for one in expected]
-    assert lines[first + 4] == "No verdict: 400 characters are too few, it takes 1,000."
+    assert lines[first + 4] == "No verdict: 400 characters are too few; at least 1,000 are needed."
     assert lines[first + 5].startswith("Copied: ")
     assert facts["copied"]["written"]["num_chars"] == 60_000
     assert facts["copied"]["text"]["num_chars"] == 400

@@ -171,7 +171,7 @@ def test_a_model_of_documents_splits_only_a_separate_text_in_another_way(tmp_pat
     assert file.vocab.decode(found.ids) == f"ab{END}ba{END}"
     assert found.reset_id == file.vocab.id_of(END)
     corpus = Corpus(found.ids, file.vocab, num_train=3, num_valid=3, names=("a",), sha256="")
-    with pytest.raises(UsageError, match="name a TEXT"):
+    with pytest.raises(UsageError, match="needs a TEXT"):
         held_out_text(file, corpus, documents="lines")
 
 
