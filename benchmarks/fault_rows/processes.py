@@ -182,12 +182,15 @@ def beside(run: Try) -> None:
 def read(run: Try, command: str) -> None:
     """Draw a text, which must have the length that was asked for, or score the text that was held out."""
     length, seed, threads = run.rng.randint(20, 200), run.rng.randrange(10**6), run.rng.randint(1, 2)
-    options = {"sample": f"-n {length} --no-echo --seed {seed} --threads {threads}", "eval": "--json --device cpu"}
+    options = {
+        "sample": f"-n {length} --no-echo --null --seed {seed} --threads {threads}",
+        "eval": "--json --device cpu",
+    }
     code, child = ended(f"{command} -m {RUN} {options[command]}".split(), run.folder, tag=command)
     out = child.out.read_text(encoding="utf-8")
     expect(code == 0, f"{command} ended with {code}: {child.last_line()}")
     if command == "sample":
-        expect(len(out) == length, f"sample printed {len(out)} of {length} characters")
+        expect(len(out) == length + 1 and out[-1] == "\0", f"sample printed {len(out)} of {length} characters")
     else:
         facts = json.loads(out)
         expect(facts["num_chars"] == 1200 and 0.0 < facts["nats_per_char"] < 10.0, f"eval printed {facts}")

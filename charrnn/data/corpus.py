@@ -84,7 +84,7 @@ def load_corpus(
         raise UsageError(
             f"--glob {source_config.glob} selects files of a folder, and {names[0]} is not one; leave it out"
         )
-    found = find_sources(names, source_config)
+    found = find_sources(names, source_config, mixed=config.valid is None and not config.documents)
     valid = find_sources([] if config.valid is None else [config.valid], source_config)
     if copy := find_copy(valid.sources, found.sources):
         raise InputError(

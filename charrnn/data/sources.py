@@ -8,7 +8,9 @@ bytes, is decompressed while it is read. Nothing is ever held in memory as a who
 import contextlib
 import filecmp
 import fnmatch
+import functools
 import gzip
+import hashlib
 import io
 import lzma
 import os
@@ -27,6 +29,7 @@ from charrnn.errors import CharrnnError, InputError, UsageError
 
 STDIN = "-"
 CHUNK = 1 << 20  # bytes
+MANY_FILES = 20  # in a folder; a tenth of fewer is no sample of them
 _MAX_NAMED = 5  # files that are not text
 _MAX_RATIO = 250  # a text that compresses better is probably a decompression bomb; 10 is usual
 _TRUSTED = 64 << 20  # bytes; anything may decompress to this many
@@ -210,9 +213,11 @@ class FoundSources(NamedTuple):
     notes: list[str]
 
 
-def find_sources(names: Sequence[str], config: SourceConfig) -> FoundSources:
+def find_sources(names: Sequence[str], config: SourceConfig, *, mixed: bool = False) -> FoundSources:
     """Turn files, folders and `-` (stdin) into sources; a folder's files are sorted by path.
 
+    mixed: put the files of a folder that has many in an order that looks random, so that any part of
+    them is a sample of all. It depends on their names only.
     Raises InputError for a folder without texts, UsageError if stdin is named twice.
     """
     sources: list[Source] = []
@@ -220,8 +225,14 @@ def find_sources(names: Sequence[str], config: SourceConfig) -> FoundSources:
     for name in names:
         if name != STDIN and os.path.isdir(name):
             found = _find_in_folder(name, config)
-            sources += found.sources
             notes += found.notes
+            if mixed and len(found.sources) >= MANY_FILES:
+                found.sources.sort(key=functools.partial(_name_hash, folder=name))
+                notes.append(
+                    f"{name}: its {len(found.sources):,} files are read in a mixed order, "
+                    "so that the held-out end is a sample of all of them"
+                )
+            sources += found.sources
         else:
             sources.append(Source(name))
     if sum(source.name == STDIN for source in sources) > 1:
@@ -236,6 +247,10 @@ def find_sources(names: Sequence[str], config: SourceConfig) -> FoundSources:
             notes.append(f"{source.name} is read twice, because it was named twice")
         seen.add(file)
     return FoundSources(sources, notes)
+
+
+def _name_hash(source: Source, folder: str) -> bytes:
+    return hashlib.sha256(os.fsencode(os.path.relpath(source.name, folder))).digest()
 
 
 def find_copy(sources: Sequence[Source], others: Sequence[Source]) -> Source | None:

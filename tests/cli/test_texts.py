@@ -253,3 +253,21 @@ def test_a_folder_of_source_files_is_learned(desk: Path) -> None:
     written = call("sample", "-p", "def ", "-n", "200", "-q", "-0").text
     assert len(written) == 204 + 1
     assert written.startswith("def ")
+
+
+def test_the_held_out_part_of_a_large_folder_is_a_sample_of_its_files(desk: Path) -> None:
+    """The last files in the alphabet are in another language; they are neither all of it nor missing in training."""
+    Path("texts").mkdir()
+    for number in range(40):
+        char = "abcdefgh"[number % 8] if number < 32 else "\u0430\u0431\u0432"[number % 3]
+        Path("texts", f"{number:02}.txt").write_text(f"{char}{char} {char}\n" * 100, encoding="utf-8")
+    outcome = call("train", "texts", "--steps", "2", *TINY)
+    assert outcome.code == 0
+    assert "texts: its 40 files are read in a mixed order" in outcome.err
+    worst = call("eval", "--per-line").text
+    held_out = {line["text"][0] for line in map(json.loads, worst.splitlines()) if line["text"]}
+    assert len(held_out) > 1
+    assert held_out & set("abcdefgh")
+    moved = Path("texts").rename("elsewhere")
+    again = call("eval", "--per-line", "--train-text", str(moved))
+    assert again.text == worst

@@ -189,13 +189,17 @@ def test_names_are_absolute_paths(tmp_path, monkeypatch, cache):
     assert load("a.txt", cache=cache).names == (name,)
 
 
-def test_a_folder_of_source_files_is_read_in_order(tmp_path, cache):
-    """The files of the standard library, each ending with a newline, joined in the order of their names."""
+def test_a_folder_of_source_files_is_read_in_the_order_of_its_names_hashes(tmp_path, cache):
+    """The files of the standard library, each ending with a newline; with a held-out text, in the order of their names."""
     (tmp_path / "library").mkdir()
     for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:30]:
         shutil.copy(path, tmp_path / "library")
     paths = sorted((tmp_path / "library").iterdir())
     assert len(paths) == 30
+    write(tmp_path, "valid.txt", make_text(100))
+    corpus = load(str(tmp_path / "library"), cache=cache, valid=str(tmp_path / "valid.txt"))
+    assert corpus.names == tuple(map(str, paths))
+    paths.sort(key=lambda path: hashlib.sha256(path.name.encode()).digest())
     corpus = load(str(tmp_path / "library"), cache=cache)
     assert decoded(corpus) == b"".join(path.read_bytes() for path in paths).decode()
     assert corpus.names == tuple(map(str, paths))

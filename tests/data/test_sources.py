@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from charrnn.config import SourceConfig
 from charrnn.data.kinds import is_binary
-from charrnn.data.sources import CHUNK, ReadLimit, Source, check_exists, find_sources
+from charrnn.data.sources import CHUNK, MANY_FILES, ReadLimit, Source, check_exists, find_sources
 from charrnn.errors import CharrnnError, InputError, UsageError
 
 KINDS = ["gzip", "bzip2", "xz", "Zstandard"]
@@ -771,3 +771,42 @@ def test_an_unreadable_subfolder_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(InputError, match="Permission denied"):
         names_in(tmp_path / "texts")
+
+
+# the order of a folder's files
+
+
+def make_folder(root, count):
+    """Write files into a folder and one below it."""
+    (root / "below").mkdir(parents=True)
+    for number in range(count):
+        (root / ("below" if number % 3 == 0 else ".") / f"{number:03}.txt").write_text(f"{number}\n" * 20)
+    return str(root)
+
+
+def names_below(folder, **options):
+    """The paths of a folder's files in the order in which they are read."""
+    return [
+        os.path.relpath(source.name, folder) for source in find_sources([folder], SourceConfig(), **options).sources
+    ]
+
+
+def test_many_files_of_a_folder_are_mixed_by_their_names(tmp_path):
+    """The same names give the same order wherever the folder is; any part of it has files from everywhere."""
+    first, second = (make_folder(tmp_path / name, 60) for name in ("first", "second"))
+    mixed = names_below(first, mixed=True)
+    assert mixed == names_below(second, mixed=True)
+    assert sorted(mixed) == sorted(names_below(first)) != mixed
+    numbers = [int(name.removeprefix("below/")[:3]) for name in mixed]
+    assert min(numbers[-12:]) < 20 < 40 < max(numbers[-12:])
+    (note,) = find_sources([first], SourceConfig(), mixed=True).notes
+    assert note.startswith(f"{first}: its 60 files are read in a mixed order")
+
+
+def test_few_files_and_named_files_stay_in_order(tmp_path):
+    """A tenth of a few files is no sample of them, and a user who names files chooses their order."""
+    folder = make_folder(tmp_path / "few", MANY_FILES - 1)
+    assert names_below(folder, mixed=True) == names_below(folder)
+    many = make_folder(tmp_path / "many", 30)
+    paths = [os.path.join(many, name) for name in names_below(many)]
+    assert [source.name for source in find_sources(paths, SourceConfig(), mixed=True).sources] == paths
