@@ -190,7 +190,7 @@ def test_names_are_absolute_paths(tmp_path, monkeypatch, cache):
 
 
 def test_a_folder_of_source_files_is_read_in_the_order_of_its_names_hashes(tmp_path, cache):
-    """The files of the standard library, each ending with a newline; with a held-out text, in the order of their names."""
+    """Files of the standard library. Beside a text that is held out, they are in the order of their names."""
     (tmp_path / "library").mkdir()
     for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:30]:
         shutil.copy(path, tmp_path / "library")
