@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COMPILING = "loading kernels, which are compiled for this processor the first time"
 COMPARING = "comparing with n-grams and xz"
-CARD_HEADER = ("run", "network", "parameters", "score", "trained on")
+CARD_HEADER = ("run", "network", "parameters", "score", "held-out bits", "trained on")
 MAX_NAMED = 10  # unknown characters
 MAX_SHOWN = 200  # characters of a vocabulary
 MAX_LINES, MAX_WIDTH = 4, 100  # of a sample during training
@@ -238,7 +238,15 @@ def card_line(card: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a model as one row of the list of runs."""
     texts = card["provenance"].get("text", {}).get("paths", ["?"])
     names = ", ".join(os.path.basename(path) for path in texts[:3]) + (", …" if len(texts) > 3 else "")
-    return card["run"], _network(card["config"]), f"{card['num_parameters']:,}", _rate(card, card["scores"]), names
+    parameters = f"{card['num_parameters']:,}"
+    return (
+        card["run"],
+        _network(card["config"]),
+        parameters,
+        _rate(card, card["scores"]),
+        _total(card["scores"]) or "?",
+        names,
+    )
 
 
 def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -246,7 +254,9 @@ def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     config, scores, provenance = card["config"], card["scores"], card["provenance"]
     text, split = provenance.get("text", {}), provenance.get("split", {})
     training, unit = provenance.get("training", {}), card["unit"]
-    part = "the held-out text" if scores.get("whole") else "parts of the held-out text"
+    part = "parts of the held-out text"
+    if total := _total(scores):
+        part = f"the held-out text ({total} bits in all)"
     return [
         ("model", card["model"]),
         ("network", _network(config)),
@@ -291,6 +301,13 @@ def _setting(name: str, value: object) -> str:
     """Return a setting as people read it."""
     shown = ("on" if value else "off") if isinstance(value, bool) else value
     return f"{name.replace('_', ' ')} {shown}"
+
+
+def _total(scores: Mapping[str, Any]) -> str:
+    """Return the bits of the whole held-out text, which compare models of bytes and of characters; empty if unknown."""
+    if not scores.get("whole") or "num_chars" not in scores:
+        return ""
+    return f"{bits(scores['nats_per_char']) * scores['num_chars']:,.0f}"
 
 
 def _rate(card: Mapping[str, Any], scores: Mapping[str, Any]) -> str:

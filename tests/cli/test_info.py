@@ -69,7 +69,7 @@ def test_a_run_without_a_model_is_named(copied_home: Path) -> None:
     for path in Path("checkpoints/poems").glob("model*"):
         path.unlink()
     outcome = call("info")
-    assert (outcome.code, outcome.out) == (0, b"run\tnetwork\tparameters\tscore\ttrained on\n")
+    assert (outcome.code, outcome.out) == (0, b"run\tnetwork\tparameters\tscore\theld-out bits\ttrained on\n")
     assert outcome.err.startswith("run 'poems' was stopped before it saved a model")
     assert "the same charrnn train command resumes it" in outcome.err
 

@@ -220,7 +220,7 @@ def test_a_card_of_a_model_without_facts() -> None:
     """Missing scores and provenance are question marks, not a crash."""
     card = messages.card("runs/poems/model.safetensors", small_model())
     assert card["run"] == "poems"
-    assert messages.card_line(card) == ("poems", "rnn 1x1", "10", "?", "?")
+    assert messages.card_line(card) == ("poems", "rnn 1x1", "10", "?", "?", "?")
     rows = dict(messages.card_rows(card))
     assert rows["text SHA-256"] == "?"
     assert rows["vocabulary"] == r"2 characters: \u001ba"
@@ -231,6 +231,7 @@ def test_a_card_has_score_and_text() -> None:
     model = small_model(
         scores={
             "nats_per_char": 0.693147,
+            "num_chars": 1200,
             "step": 15,
             "whole": True,
             "test": {"nats_per_char": 2 * 0.693147, "num_chars": 7},
@@ -241,10 +242,12 @@ def test_a_card_has_score_and_text() -> None:
         },
     )
     card = messages.card("checkpoints/poems/model.safetensors", model)
-    assert messages.card_line(card)[3:] == ("1.000 bits/char", "a.txt, b.txt, c.txt, …")
+    assert messages.card_line(card)[3:] == ("1.000 bits/char", "1,200", "a.txt, b.txt, c.txt, …")
     rows = dict(messages.card_rows(card))
     assert rows["text"].startswith("/home/me/a.txt, /home/me/b.txt")
-    assert rows["score"] == "1.000 bits/char on the held-out text, which chose these weights (step 15)"
+    assert rows["score"] == (
+        "1.000 bits/char on the held-out text (1,200 bits in all), which chose these weights (step 15)"
+    )
     assert rows["test score"] == "2.000 bits/char on the test text"
     assert rows["training"] == "seed 1, mix on, batch size 4"
     assert json.loads(json.dumps(card)) == card
