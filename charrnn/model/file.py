@@ -112,17 +112,17 @@ def _check_facts(scores: Any, provenance: Any) -> None:
     Raises ValueError, or UsageError for a setting.
     """
     if not (isinstance(scores, dict) and isinstance(provenance, dict)):
-        raise ValueError("its scores or provenance are no object")
+        raise ValueError("its scores or provenance are not an object")
     text, split, training = (provenance.get(name, {}) for name in ("text", "split", "training"))
     test = scores.get("test", {})
     if not all(isinstance(part, dict) for part in (text, split, training, test)):
-        raise ValueError("a part of its scores or provenance is no object")
+        raise ValueError("a part of its scores or provenance is not an object")
     if not all(_is_number(part.get(name, 0)) for part in (scores, test) for name in _FIGURES):
-        raise ValueError("its scores are no numbers")
+        raise ValueError("its scores are not numbers")
     if not all(type(split.get(name, 0)) is int and _is_number(split.get(name, 0)) for name in _PARTS):
-        raise ValueError("the split of its text is no numbers")
+        raise ValueError("the split of its text is not given in numbers")
     if not all(_SHA256.fullmatch(str(text.get(name, ""))) for name in ("sha256", "key")):
-        raise ValueError("a hash of its text is none")
+        raise ValueError("a hash of its text is invalid")
     check_names(text.get("paths", []))
     check_names([name for name in (split.get("valid"), training.get("init_from")) if name is not None])
     config = CorpusConfig(**{field.name: split[field.name] for field in fields(CorpusConfig) if field.name in split})
@@ -132,7 +132,7 @@ def _check_facts(scores: Any, provenance: Any) -> None:
 def check_names(names: Any) -> None:
     """Check a list of file names or paths. Raises ValueError."""
     if not (isinstance(names, list) and len(names) <= MAX_NAMES and all(isinstance(name, str) for name in names)):
-        raise ValueError(f"the names of its texts are no list of up to {MAX_NAMES:,} names")
+        raise ValueError(f"the names of its texts are not a list of at most {MAX_NAMES:,} names")
     if any(len(name) > _MAX_NAME or "\0" in name for name in names):
         raise ValueError("a text's name is too long or has a NUL")
     for name in names:
