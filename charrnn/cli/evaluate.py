@@ -73,20 +73,16 @@ def evaluate(
         bool, typer.Option("--adapt", help="Also score a copy of the model that learns from the text as it reads.")
     ] = False,
     adapt_rate: Annotated[
-        float | None, typer.Option(help="Learning rate of --adapt.", show_default=f"{ADAPT_RATE:g}")
+        float | None, typer.Option(help="Learning rate for --adapt.", show_default=f"{ADAPT_RATE:g}")
     ] = None,
-    per_line: Annotated[
-        bool, output_option("--per-line", help="Print the score of each line instead, as JSON.")
-    ] = False,
+    per_line: Annotated[bool, output_option("--per-line", help="Print each line's score instead, as JSON.")] = False,
     per_char: Annotated[
         bool,
-        output_option(
-            "--per-char", help="Print the score and the likeliest alternatives of each character instead, as JSON."
-        ),
+        output_option("--per-char", help="Print each character's score and likeliest alternatives instead, as JSON."),
     ] = False,
     worst: Annotated[
         int | None,
-        output_option(help="Show the N least predictable lines instead, unknown characters first."),
+        output_option(help="Show the N least predictable lines instead, those with unknown characters first."),
     ] = None,
     html: Annotated[str | None, output_option(metavar="FILE", help="Write a report page to this file.")] = None,
     json: Json = False,
@@ -94,7 +90,7 @@ def evaluate(
         str | None,
         text_option(
             metavar="KIND",
-            help="Split the text into documents and score each by itself; lines works with any model.",
+            help="Split the text into documents and score each separately; lines works with any model.",
             show_default="as in training",
         ),
     ] = None,
@@ -105,13 +101,13 @@ def evaluate(
         list[str] | None,
         text_option(
             metavar="FILE",
-            help="Where the training text is; repeat it for each file, in the same order, a --valid file last.",
+            help="Path of the training text; repeat it for each file in the same order, with a --valid file last.",
         ),
     ] = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Say how well a model predicts a text, and whether that is good.
+    """Score how well a model predicts a text, and compare the score with baselines.
 
     \b
     Examples:

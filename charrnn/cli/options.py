@@ -225,7 +225,7 @@ ModelNames = Annotated[
     ),
 ]
 MaxBytes = Annotated[
-    int | None, text_option(help="Stop if the text is larger.", show_default="half of the free disk space")
+    int | None, text_option(help="Stop if the text has more than N bytes.", show_default="half of the free disk space")
 ]
 ModelName = Annotated[
     str | None,

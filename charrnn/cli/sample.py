@@ -42,7 +42,7 @@ def sample(
             "-f",
             "--prompt-file",
             metavar="FILE",
-            help="Read the prompt from a file, or - for stdin; -p comes after it.",
+            help="Read the prompt from a file, or - for stdin; -p is appended.",
         ),
     ] = None,
     unknown: Annotated[
@@ -58,7 +58,7 @@ def sample(
         typer.Option(
             "-n",
             "--length",
-            help="Characters to write; -1 = endless. Bytes for a model of bytes, up to 3 more to end a character.",
+            help="Characters to write; -1 = endless. A model of bytes counts bytes, up to 3 more to end a character.",
             show_default=default(SampleConfig, "length"),
         ),
     ] = None,
@@ -72,7 +72,8 @@ def sample(
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Same seed, same text. If omitted, a random seed is chosen and printed.")
+        int | None,
+        typer.Option(help="Random seed; the same seed gives the same text. If omitted, one is chosen and printed."),
     ] = None,
     num_samples: Annotated[
         int | None,
@@ -103,7 +104,7 @@ def sample(
     min_p: Annotated[
         float | None,
         filter_option(
-            help="Leave out characters below this share of the top probability; 0 = off.",
+            help="Exclude characters below this fraction of the highest probability; 0 = off.",
             show_default=default(SampleConfig, "min_p"),
         ),
     ] = None,
@@ -138,7 +139,7 @@ def sample(
     """Write new text with a trained model.
 
     Each sample ends with a newline; a blank line separates samples that may have several lines.
-    Filters apply in the order in which they are listed here, then --temp.
+    Filters apply in the order listed here, before --temp.
 
     \b
     Examples:

@@ -37,7 +37,9 @@ def train(
     texts: Annotated[
         list[str], typer.Argument(metavar="TEXT...", help="Text files (also compressed), folders, or - for stdin.")
     ],
-    minutes: Annotated[float | None, typer.Option(help="Time limit, from the first step to the saved model.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time limit, from the first step until the model is saved.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Number of optimiser updates, instead of --minutes.")] = None,
     run: Annotated[
         str | None,
@@ -90,8 +92,8 @@ def train(
         str | None,
         text_option(
             metavar="SEPARATOR",
-            help="Treat the text as separate documents, split at lines, blank-lines or any string, "
-            r"in which \n, \t and \\ are a newline, a tab and a backslash.",
+            help="Treat the text as separate documents, split at lines, blank-lines or any string; "
+            r"\n, \t and \\ are escapes.",
         ),
     ] = None,
     keep_separator: Annotated[
@@ -104,7 +106,7 @@ def train(
     min_count: Annotated[
         int | None,
         text_option(
-            help="Treat characters that occur less often as one unknown symbol.",
+            help="Treat characters that occur fewer than N times as one unknown symbol.",
             show_default=default(CorpusConfig, "min_count"),
         ),
     ] = None,
@@ -112,7 +114,7 @@ def train(
         str | None,
         text_option(
             metavar="PATTERN",
-            help="Which files of a folder to read, for example '*.txt'.",
+            help="Files to read from a folder, for example '*.txt'.",
             show_default=default(SourceConfig, "glob"),
         ),
     ] = None,
@@ -123,13 +125,13 @@ def train(
     valid_fraction: Annotated[
         float | None,
         text_option(
-            help="Share of the text to hold out, from its end.", show_default=default(CorpusConfig, "valid_fraction")
+            help="Fraction of the text to hold out, from its end.", show_default=default(CorpusConfig, "valid_fraction")
         ),
     ] = None,
     test_fraction: Annotated[
         float | None,
         text_option(
-            help="Extra share held out after that and scored once, at the end.",
+            help="Extra fraction to hold out after that and score once, at the end of the run.",
             show_default=default(CorpusConfig, "test_fraction"),
         ),
     ] = None,
@@ -143,7 +145,7 @@ def train(
     ] = "auto",
     report: Annotated[bool, output_option("--report", help="Write a report page next to the model.")] = False,
     save_every: Annotated[
-        float, output_option(metavar="SECONDS", help="Time between two saved states.")
+        float, output_option(metavar="SECONDS", help="Interval between saved states.")
     ] = SECONDS_BETWEEN_STATES,
     json: Json = False,
     quiet: Quiet = False,
