@@ -19,6 +19,7 @@ from charrnn.errors import CharrnnError, OutputClosed
 from charrnn.events import bits
 
 MAX_HALF = 600  # characters of an error's beginning, which names a file, and of its end, which says what to do
+_COLUMN_GAP = 3  # between two columns of a table, at most
 NOTICE_DELAY = 1.0  # seconds that something takes before a notice says what it is
 
 
@@ -160,10 +161,13 @@ def table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = ()) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=box.SIMPLE, show_header=bool(header))
-    for index in range(len(rows[0]) if rows else len(header)):
+    grid = Table(box=box.SIMPLE, show_header=bool(header), collapse_padding=True, pad_edge=False)
+    columns = list(zip(*(header, *rows) if header else rows, strict=True))
+    longest = [max(len(word) for cell in column for word in (cell.split() or [""])) for column in columns]
+    fits = sum(longest) + _COLUMN_GAP * len(columns) - 2 <= terminal_width()  # 1 at each edge
+    for index, least in enumerate(longest):
         name = header[index] if header else ""
-        grid.add_column(Text(one_line(name)), justify="left" if index == 0 else "default", overflow="fold")
+        grid.add_column(Text(one_line(name)), min_width=least if fits else None, overflow="fold")
     for row in rows:
         grid.add_row(*(Text(one_line(cell)) for cell in row))
     Console(file=sys.stdout, highlight=False, width=terminal_width()).print(grid)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +46,22 @@ def test_a_long_cell_on_a_terminal_is_folded_not_cut(monkeypatch: pytest.MonkeyP
     path = "/".join(f"folder{number}" for number in range(20))
     console.table([("model", path)])
     shown = terminal.reached.getvalue().decode()
-    assert path in "".join(line.removeprefix("  model").strip() for line in shown.splitlines())
+    assert path in "".join(line.removeprefix(" model").strip() for line in shown.splitlines())
+
+
+@pytest.mark.parametrize("columns", [44, 52, 60, 100])
+def test_a_narrow_table_breaks_between_words_if_it_can(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """Nothing is cut at any width."""
+    terminal = open_terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    header = ("run", "network", "parameters", "score", "trained on")
+    row = ("poems", "gru 1x256", "931,083", "2.173 bits/char", "poems.txt")
+    console.table([row], header=header)
+    shown = re.sub("\x1b\\[[0-9;]*m|─", "", terminal.reached.getvalue().decode())
+    words = " ".join(header + row).split()
+    assert all(len(line) <= columns for line in shown.splitlines())
+    assert sorted("".join(shown.split())) == sorted("".join(words))
+    assert columns < 60 or all(word in shown for word in words)
 
 
 def test_a_table_without_rows_is_its_header(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
