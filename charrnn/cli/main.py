@@ -38,7 +38,7 @@ def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:
-    """Learn from any text, character by character, and write more of it."""
+    """Train a character-level recurrent network on any text, and generate more of it."""
     if version:
         console.result(f"charrnn {__version__}")
         raise typer.Exit
