@@ -26,7 +26,7 @@ TRAIN = f"train text.txt --run run {_SIZES}"
 COMMANDS = (
     "sample -n 20 --seed 1",
     "eval",
-    f"{TRAIN} --fresh",
+    f"{TRAIN} --run other --fresh",
     "info",
     "eval text.txt --per-line",
     "sample -N 3 --json",
