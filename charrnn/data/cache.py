@@ -25,6 +25,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from charrnn.config import MIN_CHARS
+from charrnn.data.characters import MEANINGLESS
 from charrnn.data.vocab import Ids, Vocab
 from charrnn.errors import CharrnnError
 from charrnn.files import make_private, user_cache
@@ -36,7 +37,6 @@ _ALIGNMENT = 64  # bytes; the ids begin at a multiple of it
 _DIGEST_SIZE = 64  # bytes, at the end
 _DTYPES = ("uint8", "uint16", "uint32")  # of ids
 _BLOCK = 1 << 24  # bytes; blocks are hashed separately, so that threads can share the work
-_NEVER_DECODED = re.compile("[\ud800-\udbff\udc02-\udc7f\udd00-\udfff]")  # surrogates that stand for nothing
 _ENTRY, _KEY, _TEMPORARY = ".ids", ".key", ".tmp"
 
 
@@ -173,7 +173,7 @@ def is_consistent(entry: Entry, known: str) -> bool:
         return False
     return (
         is_hash
-        and not _NEVER_DECODED.search(vocab.chars)
+        and not MEANINGLESS.search(vocab.chars)
         and set(known) <= set(vocab.chars)
         and all(type(number) is int and number >= 0 for number in numbers)
         and (len(counts), sum(counts)) == (len(vocab), len(ids))

@@ -5,6 +5,7 @@ import unicodedata
 
 # Low surrogates, which no text has; JSON would join a high and a low one to one character.
 END, UNKNOWN = "\udc00", "\udc01"  # the end of a document; a character too rare for the vocabulary
+MEANINGLESS = re.compile("[\ud800-\udbff\udc02-\udc7f\udd00-\udfff]")  # surrogates that are no symbol and no byte
 
 _NAMES = {
     "\n": "newline",

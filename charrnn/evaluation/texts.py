@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from charrnn.config import CorpusConfig, SourceConfig, overlay
+from charrnn.config import LINES, CorpusConfig, SourceConfig, overlay
 from charrnn.data.cache import Cache
 from charrnn.data.characters import END
 from charrnn.data.corpus import Corpus, find_corpus, load_corpus
@@ -80,7 +80,7 @@ def _line_start(file: ModelFile, documents: str) -> int:
     Raises UsageError if it doesn't know the newline, or if the documents are not lines.
     """
     newline = file.vocab.id_of("\n")
-    if documents != "lines":
+    if documents != LINES:
         raise UsageError(f"--documents {documents} needs a model trained on documents; lines works with any model")
     if newline is None:
         raise UsageError("--documents lines needs a model that knows the newline; this one was trained without any")

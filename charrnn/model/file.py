@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import CHECKPOINTS, CorpusConfig, ModelConfig
+from charrnn.data.characters import MEANINGLESS
 from charrnn.data.vocab import Vocab
 from charrnn.errors import CharrnnError
 from charrnn.kernels.ngrams import Mixture
@@ -28,7 +29,6 @@ _FIGURES = ("nats_per_char", "num_chars", "step", "network", "ngram")  # numbers
 _PARTS = ("num_train", "num_valid", "num_test")
 _MAX_NAME = 1 << 15  # characters
 _SHA256 = re.compile("([0-9a-f]{64})?")
-_MEANINGLESS = re.compile("[\ud800-\udbff\udc02-\udc7f\udd00-\udfff]")  # surrogates with no use in data/vocab.py
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _check_model(model: ModelFile) -> None:
     chars, config = model.vocab.chars, model.config
     if len(chars) != config.vocab_size:
         raise ValueError(f"{len(chars)} characters, but a vocabulary size of {config.vocab_size}")
-    if _MEANINGLESS.search(chars) or (model.vocab.has_bytes and re.search("[\x80-\ud7ff\ue000-\U0010ffff]", chars)):
+    if MEANINGLESS.search(chars) or (model.vocab.has_bytes and re.search("[\x80-\ud7ff\ue000-\U0010ffff]", chars)):
         raise ValueError("its vocabulary has surrogates that mean nothing, or both bytes and characters")
     if config.reset_id is not None and config.reset_id >= config.vocab_size:
         raise ValueError("the end of a document is not in its vocabulary")

@@ -36,12 +36,17 @@ def now(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return clock
 
 
-def test_json_is_one_event_per_line(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    """On stdout, every event; with --quiet nothing is on stderr."""
-    view = TrainView(json_lines=True, quiet=True)
+def show_events(view: TrainView) -> None:
+    """Show each kind of event, as a run does."""
     for event in EVENTS:
         view.show(event)
     view.close()
+
+
+def test_json_is_one_event_per_line(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """On stdout, every event; with --quiet nothing is on stderr."""
+    view = TrainView(json_lines=True, quiet=True)
+    show_events(view)
     caught = capsysbinary.readouterr()
     assert [json.loads(line) for line in caught.out.splitlines()] == [event.record() for event in EVENTS]
     assert caught.err == b""
@@ -50,9 +55,7 @@ def test_json_is_one_event_per_line(capsysbinary: pytest.CaptureFixture[bytes]) 
 def test_lines_go_to_stderr(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     """Without --json stdout stays free for the result."""
     view = TrainView(json_lines=False, quiet=False)
-    for event in EVENTS:
-        view.show(event)
-    view.close()
+    show_events(view)
     caught = capsysbinary.readouterr()
     assert caught.out == b""
     assert caught.err.decode().splitlines() == [
