@@ -1,13 +1,13 @@
 """`charrnn eval`: score a text, and compare the score with baselines or with those of other models."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charrnn.cli import console, messages
+from charrnn.cli.compare import compare
 from charrnn.cli.options import (
     Device,
     Encoding,
@@ -21,14 +21,12 @@ from charrnn.cli.options import (
     text_option,
 )
 from charrnn.cli.report import MAX_SHOWN, NUM_HARDEST, NUM_TOP, check_target, write_page
+from charrnn.cli.texts import load_network, read_texts
 from charrnn.config import ADAPT_RATE
-from charrnn.errors import InputError, UsageError
+from charrnn.errors import UsageError
+from charrnn.terminal import console, messages, tables
 
 if TYPE_CHECKING:
-    import torch
-
-    from charrnn.data.cache import Cache
-    from charrnn.data.corpus import Corpus
     from charrnn.evaluation.scores import Assessment, Line
     from charrnn.evaluation.summary import Summary
     from charrnn.evaluation.texts import EvalText
@@ -170,126 +168,6 @@ def evaluate(
         console.note(f"wrote {html}")
 
 
-def compare(
-    names: list[str],
-    text: str | None,
-    train_text: list[str] | None,
-    settings: Mapping[str, Any],
-    *,
-    device: str,
-    threads: int | None,
-    json: bool,
-) -> None:
-    """Score a text by several models, and print their scores side by side, the best first."""
-    from charrnn.evaluation import comparison
-    from charrnn.evaluation.scoring import predict
-    from charrnn.hardware import count_threads, set_up_torch
-    from charrnn.model.file import load_model
-    from charrnn.training.folder import find_model
-
-    paths = [find_model(name) for name in names]
-    files = [load_model(path) for path in paths]
-    comparison.check_comparable(names, files, on_held_out=text is None)
-    texts = read_same_text(paths, files, text, train_text, settings)
-    target = set_up_torch(device, count_threads(threads))
-    compile_kernels(training=False)
-    with console.slow_notice("scoring the text"):
-        nats = []
-        for file, own in zip(files, texts, strict=True):
-            parts = predict(load_network(file, own, target), own.ids, context=own.context, mixture=file.mixture)
-            nats.append(comparison.align(parts, own, file.vocab))
-        found = comparison.compare([str(path) for path in paths], nats, texts)
-    unit = files[0].vocab.unit
-    if json:
-        for one in found:
-            console.result_json({"model": one.model, "text": texts[0].name, "unit": unit, **one.record()})
-    else:
-        console.table(messages.compared_facts(texts[0].name, unit, found))
-        console.table([messages.compared_row(one) for one in found], header=messages.compared_header(unit))
-
-
-def read_same_text(
-    paths: list[Path],
-    files: "list[ModelFile]",
-    name: str | None,
-    train_text: list[str] | None,
-    settings: Mapping[str, Any],
-) -> "list[EvalText]":
-    """Read the text to score for each of several models; a name of None means their held-out text."""
-    from charrnn.data.cache import Cache
-    from charrnn.evaluation.texts import held_out_text, separate_texts
-
-    with console.slow_notice("reading the text"), Cache.for_user().writable() as cache:
-        if name is not None:
-            return separate_texts(files, name, settings, cache)
-        documents = settings.get("documents", "")
-        return [
-            held_out_text(file, find_training_text(path, file, train_text, settings, cache), documents=documents)
-            for path, file in zip(paths, files, strict=True)
-        ]
-
-
-def load_network(file: "ModelFile", text: "EvalText", target: "torch.device") -> "CharRNN":
-    """Make a model's network, which resets its state where the text says so."""
-    from charrnn.model.network import CharRNN
-
-    return CharRNN.from_arrays(replace(file.config, reset_id=text.reset_id), file.tensors).to(target)
-
-
-def read_texts(
-    path: Path,
-    file: "ModelFile",
-    name: str | None,
-    train_text: list[str] | None,
-    settings: Mapping[str, Any],
-    *,
-    needs_corpus: bool,
-    wants_corpus: bool,
-) -> "tuple[EvalText, Corpus | None]":
-    """Read the text to score, and the text that the model was trained on.
-
-    path: of the model file. name: of the text to score; None scores the held-out part of the training text.
-    settings: how to read it. needs_corpus: raise if the training text is missing. wants_corpus: if it is missing,
-    say so and return None.
-    """
-    from charrnn.data.cache import Cache
-    from charrnn.evaluation.texts import held_out_text, separate_text
-
-    with console.slow_notice("reading the text"), Cache.for_user().writable() as cache:
-        if cache.problem:
-            console.note(cache.problem)
-        corpus = None
-        if needs_corpus or wants_corpus:
-            try:
-                corpus = find_training_text(path, file, train_text, settings, cache)
-            except InputError as error:
-                if needs_corpus:
-                    raise
-                console.note(f"no comparison with baselines: {error}")
-        if name is not None:
-            return separate_text(file, name, settings, cache), corpus
-        assert corpus is not None
-        return held_out_text(file, corpus, documents=settings.get("documents", "")), corpus
-
-
-def find_training_text(
-    path: Path, file: "ModelFile", train_text: list[str] | None, settings: Mapping[str, Any], cache: "Cache"
-) -> "Corpus":
-    """Find the text that a model was trained on: where the user says, in the cache, or where its run says."""
-    from charrnn.evaluation.texts import cached_training_text, read_training_text
-
-    max_bytes = settings.get("max_bytes")
-    if train_text:
-        return read_training_text(file, train_text, cache, max_bytes=max_bytes)
-    corpus = cached_training_text(file, cache)
-    if corpus is not None:
-        return corpus
-    from charrnn.training.resume import recorded_texts
-
-    paths = recorded_texts(path, file.provenance["text"]["sha256"])
-    return read_training_text(file, paths, cache, max_bytes=max_bytes)
-
-
 def compile_kernels(*, training: bool) -> None:
     """Compile what scoring needs, and what training needs if asked to."""
     from charrnn import precompile
@@ -326,7 +204,7 @@ def print_items(
     splitter = LineSplitter(text, file.vocab)
     for part in parts:
         if items.per_char:
-            for record in messages.char_records(part, file.vocab):
+            for record in tables.char_records(part, file.vocab):
                 console.result_json(record)
         elif items.per_line:
             print_lines(splitter.split(part))
@@ -347,7 +225,7 @@ def print_worst(found: "Summary", count: int, unit: str, *, json: bool) -> None:
     if json:
         print_lines(lines)
     else:
-        console.table([messages.line_row(line) for line in lines], header=messages.line_header(lines, unit))
+        console.table([tables.line_row(line) for line in lines], header=tables.line_header(lines, unit))
 
 
 def print_assessment(
@@ -359,9 +237,9 @@ def print_assessment(
         return
     from charrnn.evaluation.verdict import sentences
 
-    console.table(messages.score_rows(str(path), text.name, found.score, assessment.unit))
+    console.table(tables.score_rows(str(path), text.name, found.score, assessment.unit))
     if assessment.baselines or assessment.adapted or found.score.experts:
-        console.table(messages.comparison_rows(assessment), header=messages.comparison_header(assessment))
+        console.table(tables.comparison_rows(assessment), header=tables.comparison_header(assessment))
     console.sentences(sentences(assessment))
     if console.uses_colour():
         excerpt = file.vocab.decode(found.first.ids[:EXCERPT])

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from charrnn.cli import console, messages
 from charrnn.cli.options import Json
 from charrnn.errors import ModelFileError
+from charrnn.terminal import cards, console
 
 
 def info(
@@ -40,21 +40,21 @@ def info(
         console.note(f"run {name!r} was stopped before it saved a model; the same charrnn train command resumes it")
     if not paths and not stopped:
         raise ModelFileError(f"no model in ./{folder.ROOT}; make one with: charrnn train TEXT")
-    cards = []
+    facts = []
     for path in paths:
         try:
-            cards.append(messages.card(str(path), load_model(path)))
+            facts.append(cards.card(str(path), load_model(path)))
         except ModelFileError as error:
             if which is not None:
                 raise
             console.error(str(error))
     if json:
-        for card in cards:
+        for card in facts:
             console.result_json(card)
     elif which is not None:
-        console.table(messages.card_rows(cards[0]))
+        console.table(cards.card_rows(facts[0]))
     else:
-        console.table([messages.card_line(card) for card in cards], header=messages.CARD_HEADER)
+        console.table([cards.card_line(card) for card in facts], header=cards.CARD_HEADER)
 
 
 def show_cache(*, json: bool) -> None:
@@ -74,4 +74,4 @@ def show_cache(*, json: bool) -> None:
     if json:
         console.result_json(facts)
     else:
-        console.table(messages.cache_rows(facts))
+        console.table(cards.cache_rows(facts))

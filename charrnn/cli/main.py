@@ -13,7 +13,6 @@ from typing import Annotated, NoReturn
 import typer
 
 from charrnn import __version__
-from charrnn.cli import console
 from charrnn.cli.evaluate import evaluate
 from charrnn.cli.info import info
 from charrnn.cli.options import Command, Group, mistake
@@ -22,6 +21,7 @@ from charrnn.cli.train import train
 from charrnn.data.characters import one_line
 from charrnn.distributed import Ranks
 from charrnn.errors import CharrnnError, Interrupted, OutputClosed, PeerError, ResourceError, UsageError
+from charrnn.terminal import console
 
 _OUT_OF_MEMORY = (
     "out of memory",

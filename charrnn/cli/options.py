@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from charrnn.cli import console
 from charrnn.config import CorpusConfig, SampleConfig, SourceConfig, TrainConfig
 from charrnn.data.characters import one_line
 from charrnn.errors import UsageError
+from charrnn.terminal import console
 
 NARROW = 60  # columns; below, an option's help starts on a line of its own
 # What other tools call options; those that mean exactly the same are aliases of ours.

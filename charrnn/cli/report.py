@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charrnn.cli import console, messages
 from charrnn.errors import CharrnnError, UsageError
+from charrnn.terminal import cards, console
 
 if TYPE_CHECKING:
     from charrnn.evaluation.scores import Assessment
@@ -49,7 +49,7 @@ def write_page(
         Report(
             model=name_model(path),
             text=text.title,
-            card=messages.card_rows(messages.card(name_model(path), file)),
+            card=cards.card_rows(cards.card(name_model(path), file)),
             assessment=assessment,
             verdict=verdict(assessment),
             vocab=file.vocab,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charrnn.cli import console, messages
 from charrnn.cli.options import (
     Json,
     ModelName,
@@ -27,6 +26,7 @@ from charrnn.config import SampleConfig, overlay
 from charrnn.data.characters import unescaped, valid_unicode
 from charrnn.errors import UsageError
 from charrnn.events import bits
+from charrnn.terminal import console, messages
 
 if TYPE_CHECKING:
     from charrnn.data.vocab import Vocab

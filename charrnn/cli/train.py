@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charrnn.cli import console, messages
 from charrnn.cli.options import (
     Device,
     Encoding,
@@ -23,10 +22,11 @@ from charrnn.cli.options import (
     output_option,
     text_option,
 )
-from charrnn.cli.progress import TrainView
 from charrnn.config import CELLS, SECONDS_BETWEEN_STATES, CorpusConfig, SourceConfig, TrainConfig
 from charrnn.distributed import Ranks
 from charrnn.errors import UsageError
+from charrnn.terminal import console, messages, tables
+from charrnn.terminal.progress import TrainView
 
 if TYPE_CHECKING:
     from charrnn.training.folder import Run
@@ -289,7 +289,7 @@ def compare(plan: "RunPlan", *, with_baselines: bool, report: bool, quiet: bool)
                 corpus.train_ids, text.ids, context=text.context, vocab=file.vocab, max_read=MAX_COUNTED_CHARS
             )
             score = Evaluation(nats * num_chars, num_chars, {})
-            console.paragraph(messages.comparison_lines(Assessment(score, baselines, unit=file.vocab.unit)))
+            console.paragraph(tables.comparison_lines(Assessment(score, baselines, unit=file.vocab.unit)))
         if report:
             path = write_run_report(plan)
     if report and not quiet:

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn.cli import console
 from charrnn.cli.main import main
 from charrnn.config import ModelConfig
 from charrnn.data.vocab import Vocab
 from charrnn.model.file import ModelFile, load_model, save_model
+from charrnn.terminal import console
 from tests.conftest import make_text
 
 TINY = ("--hidden-size", "16", "--batch-size", "4", "--seq-len", "16", "--threads", "1")

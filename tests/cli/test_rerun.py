@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from charrnn.cli import main as cli
-from charrnn.cli.progress import TrainView
 from charrnn.events import Evaluated, Event
+from charrnn.terminal.progress import TrainView
 from charrnn.training.folder import Run
 from tests.cli.conftest import (
     HELD_OUT,

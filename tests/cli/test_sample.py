@@ -267,7 +267,7 @@ def test_a_reader_that_has_enough_ends_the_stream_quietly(home: Home) -> None:
 
 SHOW_NOTICES_AT_ONCE = """
 from charrnn.__main__ import main
-from charrnn.cli import console
+from charrnn.terminal import console
 console.NOTICE_DELAY = 0.0
 main()
 """

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from charrnn.cli import progress
-from charrnn.cli.progress import TrainView, clock, sparkline
 from charrnn.events import Evaluated, Event, Progress, Sample, Saved, Stopped, Warned
+from charrnn.terminal import progress
+from charrnn.terminal.progress import TrainView, clock, sparkline
 from tests.cli.conftest import open_terminal
 
 PROGRESS = Progress(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from charrnn.cli import console
 from charrnn.errors import CharrnnError, OutputClosed
+from charrnn.terminal import console
 from tests.cli.conftest import open_terminal, posix
 
 # tables

@@ -1,20 +1,12 @@
-"""Messages: each event as lines, plans, scores, verdicts and models as rows."""
+"""Messages: each event as lines."""
 
-import json
-import math
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
-from charrnn.cli import messages
-from charrnn.config import ModelConfig
-from charrnn.data.characters import END, UNKNOWN
-from charrnn.data.vocab import Vocab
-from charrnn.evaluation.scores import Assessment, Baseline, Evaluation
 from charrnn.events import Evaluated, Event, Finished, Plan, Progress, Resumed, Sample, Saved, Stopped, Warned
-from charrnn.model.file import ModelFile
+from charrnn.terminal import messages
 
 PLAN = Plan(
     step=0,
@@ -152,133 +144,10 @@ def test_a_plan_escapes_names_from_outside() -> None:
     assert len(text.splitlines()) == len(messages.plan_lines(PLAN).splitlines())
 
 
-# scores
-
-
-def test_score_rows_name_ten_unknown_characters() -> None:
-    """The most frequent ones with their counts; the others are counted."""
-    unknown = {chr(0x3B1 + number): 20 - number for number in range(12)}
-    rows = dict(messages.score_rows("m", "t", Evaluation(100.0, 100, unknown), "character"))
-    text = rows["unknown characters"]
-    assert text.startswith("174, not scored: U+03B1 'α' 20x, U+03B2 'β' 19x")
-    assert text.count("U+") == 10
-    assert text.endswith(", and 2 more")
-
-
-def test_score_rows_without_unknown_characters() -> None:
-    """There is no row about them."""
-    rows = dict(messages.score_rows("m", "t", Evaluation(69.314718, 100, {}), "character"))
-    assert rows == {
-        "model": "m",
-        "text": "t",
-        "characters scored": "100",
-        "nats per character": "0.693147",
-        "bits per character": "1.000000",
-        "perplexity": "2.0000",
-    }
-
-
-def score(bits_per_char: float, num_chars: int = 1000) -> Evaluation:
-    """Return a score of so many bits per character."""
-    return Evaluation(bits_per_char * num_chars * math.log(2), num_chars, {})
-
-
-def baseline(name: str, bits_per_char: float, note: str = "") -> Baseline:
-    """Return a baseline of so many bits per character."""
-    return Baseline(name, bits_per_char * math.log(2), note)
-
-
-def test_the_comparison_has_the_model_and_its_parts_first() -> None:
-    """Then the adapted score, then the baselines."""
-    mixed = replace(score(2.0), experts=(2500 * math.log(2), 3000 * math.log(2)))
-    found = Assessment(mixed, (baseline("xz", 3.0, "after it"),), adapted=score(1.5))
-    assert messages.comparison_rows(found) == [
-        ("this model", "2.000", "perplexity 4.00"),
-        ("its network alone", "2.500", ""),
-        ("its n-grams alone", "3.000", ""),
-        ("adapting to the text", "1.500", "dynamic evaluation: learns from the text as it reads"),
-        ("xz", "3.000", "after it"),
-    ]
-    assert messages.comparison_lines(replace(found, score=score(2.0), adapted=None)).split("\n") == [
-        "this model  2.000 bits/char (perplexity 4.00)",
-        "xz          3.000 bits/char (after it)",
-        "Good: 33% fewer bits than the best baseline (xz). Perplexity 4.0.",
-    ]
-
-
-# models
-
-
-def small_model(chars: str = "\x1ba", **facts: Any) -> ModelFile:
-    """Return a model of few characters, with these scores and provenance."""
-    config = ModelConfig(cell="rnn", vocab_size=len(chars), embedding_dim=1, hidden_size=1, num_layers=1)
-    tensors = {name: np.zeros(shape, np.float32) for name, shape in config.tensor_shapes().items()}
-    return ModelFile(config, Vocab(chars), tensors, facts.get("scores", {}), facts.get("provenance", {}))
-
-
-def test_a_card_of_a_model_without_facts() -> None:
-    """Missing scores and provenance are question marks, not a crash."""
-    card = messages.card("runs/poems/model.safetensors", small_model())
-    assert card["run"] == "poems"
-    assert messages.card_line(card) == ("poems", "rnn 1x1", "10", "?", "?", "?")
-    rows = dict(messages.card_rows(card))
-    assert rows["text SHA-256"] == "?"
-    assert rows["vocabulary"] == r"2 characters: \u001ba"
-
-
-def test_a_card_has_score_and_text() -> None:
-    """The list has bits per character and the texts' names; the card says where the weights come from."""
-    model = small_model(
-        scores={
-            "nats_per_char": 0.693147,
-            "num_chars": 1200,
-            "step": 15,
-            "whole": True,
-            "test": {"nats_per_char": 2 * 0.693147, "num_chars": 7},
-        },
-        provenance={
-            "text": {"paths": [f"/home/me/{name}.txt" for name in "abcd"], "sha256": "12ab"},
-            "training": {"seed": 1, "init_from": None, "mix": True, "batch_size": 4},
-        },
-    )
-    card = messages.card("checkpoints/poems/model.safetensors", model)
-    assert messages.card_line(card)[3:] == ("1.000 bits/char", "1,200", "a.txt, b.txt, c.txt, …")
-    rows = dict(messages.card_rows(card))
-    assert rows["text"].startswith("/home/me/a.txt, /home/me/b.txt")
-    assert rows["score"] == (
-        "1.000 bits/char on the held-out text (1,200 bits in all), which chose these weights (step 15)"
-    )
-    assert rows["test score"] == "2.000 bits/char on the test text"
-    assert rows["training"] == "seed 1, mix on, batch size 4"
-    assert json.loads(json.dumps(card)) == card
-
-
 def test_a_model_of_bytes_has_bits_per_byte() -> None:
-    """In its events, its scores and the list of runs."""
+    """In its plan and its events."""
     evaluated = Evaluated(9, 1.0, 1.442695, 1000, whole=False, best=False, unit="byte")
     assert messages.describe(evaluated) == "step 9: 1.0000 nats, 1.443 bits/byte on 1,000 held-out bytes"
     finished = messages.describe(replace(FINISHED, unit="byte"))
     assert finished.startswith("1.0000 nats, 1.443 bits per byte on all 4,070 held-out bytes\n")
     assert messages.plan_lines(replace(PLAN, unit="byte")).startswith("poems.txt: 4,068 bytes, 20 distinct;")
-    rows = messages.score_rows("m", "t", Evaluation(10.0, 10, {"a": 1}), "byte")
-    assert [name for name, _ in rows[2:]] == [
-        "bytes scored",
-        "nats per byte",
-        "bits per byte",
-        "perplexity",
-        "unknown bytes",
-    ]
-    found = Assessment(score(2.0), (baseline("xz", 3.0),), unit="byte")
-    assert messages.comparison_lines(found).startswith("this model  2.000 bits/byte (")
-    assert messages.comparison_header(found)[1] == messages.line_header([], "byte")[1] == "bits/byte"
-    card = messages.card("m", small_model("a\udcff", scores={"nats_per_char": 0.693147}))
-    assert messages.card_line(card)[3] == "1.000 bits/byte"
-
-
-def test_a_vocabulary_shows_its_special_symbols() -> None:
-    """The end of a document, the symbol for rare characters, and bytes."""
-    model = small_model("".join(sorted(["a", "b", END, UNKNOWN])))
-    rows = dict(messages.card_rows(messages.card("m", model)))
-    assert rows["vocabulary"] == "2 characters, 1 symbol for end of document, 1 symbol for rare character: ab"
-    rows = dict(messages.card_rows(messages.card("m", small_model("a\udcff"))))
-    assert rows["vocabulary"].startswith("2 bytes: ")

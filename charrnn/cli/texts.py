@@ -1,0 +1,102 @@
+"""The text that a command scores, the network that scores it, and the text that a model was trained on."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charrnn.errors import InputError
+from charrnn.terminal import console
+
+if TYPE_CHECKING:
+    import torch
+
+    from charrnn.data.cache import Cache
+    from charrnn.data.corpus import Corpus
+    from charrnn.evaluation.texts import EvalText
+    from charrnn.model.file import ModelFile
+    from charrnn.model.network import CharRNN
+
+
+def read_texts(
+    path: Path,
+    file: "ModelFile",
+    name: str | None,
+    train_text: list[str] | None,
+    settings: Mapping[str, Any],
+    *,
+    needs_corpus: bool,
+    wants_corpus: bool,
+) -> "tuple[EvalText, Corpus | None]":
+    """Read the text to score, and the text that the model was trained on.
+
+    path: of the model file. name: of the text to score; None scores the held-out part of the training text.
+    settings: how to read it. needs_corpus: raise if the training text is missing. wants_corpus: if it is missing,
+    say so and return None.
+    """
+    from charrnn.data.cache import Cache
+    from charrnn.evaluation.texts import held_out_text, separate_text
+
+    with console.slow_notice("reading the text"), Cache.for_user().writable() as cache:
+        if cache.problem:
+            console.note(cache.problem)
+        corpus = None
+        if needs_corpus or wants_corpus:
+            try:
+                corpus = find_training_text(path, file, train_text, settings, cache)
+            except InputError as error:
+                if needs_corpus:
+                    raise
+                console.note(f"no comparison with baselines: {error}")
+        if name is not None:
+            return separate_text(file, name, settings, cache), corpus
+        assert corpus is not None
+        return held_out_text(file, corpus, documents=settings.get("documents", "")), corpus
+
+
+def read_same_text(
+    paths: list[Path],
+    files: "list[ModelFile]",
+    name: str | None,
+    train_text: list[str] | None,
+    settings: Mapping[str, Any],
+) -> "list[EvalText]":
+    """Read the text to score for each of several models; a name of None means their held-out text."""
+    from charrnn.data.cache import Cache
+    from charrnn.evaluation.texts import held_out_text, separate_texts
+
+    with console.slow_notice("reading the text"), Cache.for_user().writable() as cache:
+        if cache.problem:
+            console.note(cache.problem)
+        if name is not None:
+            return separate_texts(files, name, settings, cache)
+        documents = settings.get("documents", "")
+        return [
+            held_out_text(file, find_training_text(path, file, train_text, settings, cache), documents=documents)
+            for path, file in zip(paths, files, strict=True)
+        ]
+
+
+def find_training_text(
+    path: Path, file: "ModelFile", train_text: list[str] | None, settings: Mapping[str, Any], cache: "Cache"
+) -> "Corpus":
+    """Find the text that a model was trained on: where the user says, in the cache, or where its run says."""
+    from charrnn.evaluation.texts import cached_training_text, read_training_text
+
+    max_bytes = settings.get("max_bytes")
+    if train_text:
+        return read_training_text(file, train_text, cache, max_bytes=max_bytes)
+    corpus = cached_training_text(file, cache)
+    if corpus is not None:
+        return corpus
+    from charrnn.training.resume import recorded_texts
+
+    paths = recorded_texts(path, file.provenance["text"]["sha256"])
+    return read_training_text(file, paths, cache, max_bytes=max_bytes)
+
+
+def load_network(file: "ModelFile", text: "EvalText", target: "torch.device") -> "CharRNN":
+    """Make a model's network, which resets its state where the text says so."""
+    from charrnn.model.network import CharRNN
+
+    return CharRNN.from_arrays(replace(file.config, reset_id=text.reset_id), file.tensors).to(target)

@@ -1,0 +1,106 @@
+"""Scores, comparisons and lines of a text as rows of a table, and characters as JSON records."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from charrnn.data.characters import UNKNOWN, describe
+from charrnn.evaluation.scores import Assessment, Evaluation, Line
+from charrnn.evaluation.verdict import sentences
+from charrnn.events import bits, bits_per
+
+if TYPE_CHECKING:
+    from charrnn.data.vocab import Vocab
+    from charrnn.evaluation.comparison import Compared
+    from charrnn.kernels.head import Predictions
+
+MAX_NAMED = 10  # unknown characters
+
+
+def score_rows(model: str, text: str, score: Evaluation, unit: str) -> list[tuple[str, str]]:
+    """Return a score as rows of a table. unit: what the model predicts, a character or a byte."""
+    rows = [
+        ("model", model),
+        ("text", text),
+        (f"{unit}s scored", f"{score.num_chars:,}"),
+        (f"nats per {unit}", f"{score.nats_per_char:.6f}"),
+        (f"bits per {unit}", f"{score.bits_per_char:.6f}"),
+        ("perplexity", f"{score.perplexity:.4f}"),
+    ]
+    if score.unknown:
+        named = ", ".join(f"{describe(char)} {count:,}x" for char, count in list(score.unknown.items())[:MAX_NAMED])
+        more = f", and {len(score.unknown) - MAX_NAMED} more" if len(score.unknown) > MAX_NAMED else ""
+        rows.append((f"unknown {unit}s", f"{score.num_unknown:,}, not scored: {named}{more}"))
+    return rows
+
+
+def comparison_header(found: Assessment) -> tuple[str, ...]:
+    """Return the header of a table of scores."""
+    return "predictor", bits_per(found.unit), ""
+
+
+def comparison_rows(found: Assessment) -> list[tuple[str, str, str]]:
+    """Return the scores of the model, its parts and the baselines on the same characters, the model first."""
+    rows = [("this model", f"{found.score.bits_per_char:.3f}", f"perplexity {found.score.perplexity:.2f}")]
+    if found.score.experts:
+        names = ("its network alone", "its n-grams alone")
+        for name, nats in zip(names, found.score.experts, strict=True):
+            rows.append((name, f"{bits(nats / found.score.num_chars):.3f}", ""))
+    if found.adapted:
+        how = "dynamic evaluation: learns from the text as it reads"
+        rows.append(("adapting to the text", f"{found.adapted.bits_per_char:.3f}", how))
+    return rows + [(baseline.name, f"{baseline.bits_per_char:.3f}", baseline.note) for baseline in found.baselines]
+
+
+def comparison_lines(found: Assessment) -> str:
+    """Return the comparison and its summary as lines of text."""
+    rows = comparison_rows(found)
+    width = max(len(name) for name, _, _ in rows)
+    lines = [
+        f"{name:<{width}}  {figure} {bits_per(found.unit)}{f' ({note})' if note else ''}" for name, figure, note in rows
+    ]
+    return "\n".join([*lines, *sentences(found)])
+
+
+def compared_header(unit: str) -> tuple[str, ...]:
+    """Return the header of a table of models. unit: what they predict, a character or a byte."""
+    return "model", bits_per(unit), "behind the best", "standard error"
+
+
+def compared_facts(text: str, unit: str, found: "Sequence[Compared]") -> list[tuple[str, str]]:
+    """Return what a comparison of models was made on, as rows of a table."""
+    rows = [("text", text), (f"{unit}s scored", f"{found[0].score.num_chars:,}")]
+    if num_left_out := found[0].num_left_out:
+        rows.append((f"{unit}s left out", f"{num_left_out:,}, which not all of the models know"))
+    return rows
+
+
+def compared_row(found: "Compared") -> tuple[str, ...]:
+    """Return a model's score, and how far it is behind the best, as a row of a table; empty cells for the best."""
+    error = "" if found.error is None else f"{bits(found.error):.3f}"
+    behind = f"+{bits(found.difference):.3f}" if found.difference else ""
+    return found.model, f"{found.score.bits_per_char:.3f}", behind, error
+
+
+def line_header(lines: Sequence[Line], unit: str) -> tuple[str, ...]:
+    """Return the header of a table of lines, whose numbers are those of lines or of documents."""
+    return lines[0].numbered if lines else "line", bits_per(unit), "bits", "unknown", "text"
+
+
+def line_row(line: Line) -> tuple[str, ...]:
+    """Return a line's score as a row of a table."""
+    return (
+        f"{line.number:,}",
+        f"{line.bits_per_char:.3f}",
+        f"{line.bits:.1f}",
+        f"{line.num_unknown:,}",
+        line.text,
+    )
+
+
+def char_records(part: "Predictions", vocab: "Vocab") -> Iterator[dict[str, Any]]:
+    """Yield each character's score and its likeliest alternatives as JSON objects; rare characters are left out."""
+    rows = (array.tolist() for array in (part.nats, part.ranks, part.top, part.probabilities))
+    for char, nats, rank, top, probabilities in zip(vocab.decode(part.ids), *rows, strict=True):
+        likely = [[vocab.chars[other], probability] for other, probability in zip(top, probabilities, strict=True)]
+        if char != UNKNOWN:
+            yield {"char": char, "nats": nats, "rank": rank + 1, "top": likely}
