@@ -23,6 +23,7 @@ ROOMS = (
     ("model",),
     ("sampling",),
     ("evaluation",),
+    ("inspection",),
     ("training",),
     ("pages",),
     ("precompile", "signals", "api"),
