@@ -215,7 +215,8 @@ class Stream:
     A model of bytes writes each byte that is not UTF-8 as a surrogate escape, and no piece ends within a character.
     num_drawn: characters so far, including those of a stop text; nats: their surprisal for the model
     without filters at temperature 1; seconds: time spent drawing them, together with other streams;
-    seed: gives this text again.
+    seed: gives this text again; log_weight: the log of the probability that constraints left at each
+    character, summed; 0 without constraints.
     """
 
     def __init__(self, batch: StreamBatch, number: int) -> None:
@@ -224,6 +225,7 @@ class Stream:
         self.seed = batch.seed
         self.num_drawn = 0
         self.nats = 0.0
+        self.log_weight = 0.0
         self.seconds = 0.0
         # all ids so far for the repeat guard, else only the last one; and the state before it, None for the prompt's
         self.history = batch.prompt if config.no_repeat_ngram else batch.prompt[-1:]
