@@ -6,22 +6,18 @@ allows its own style and script and nothing else.
 """
 
 import base64
-import hashlib
 import html
-import importlib.resources
-import json
 import re
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from charrnn import __version__
 from charrnn.config import SampleConfig
 from charrnn.data.characters import END, label, name, readable, visible_chars
 from charrnn.data.vocab import Vocab
@@ -31,13 +27,12 @@ from charrnn.events import bits, bits_per
 from charrnn.kernels.head import Predictions
 from charrnn.model.file import ModelFile
 from charrnn.pages import charts
+from charrnn.pages.page import LEVEL_CLASSES, LEVELS, json_for_script, name_levels, render_page
 from charrnn.sampling.sampler import Sampler
 
-LEVELS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)  # bits at which the colour changes
 TEMPERATURES = (0.5, 0.8, 1.0)
 SAMPLE_LENGTH = 600
 NUM_DOCUMENTS = 12
-_LEVEL_CLASSES = ("", "a", "b", "c", "d", "e", "f", "g")  # of the eight levels; the lowest has no colour
 _NUM_LIKELIEST = 5
 _MAX_BLOCK = 1000  # characters that the browser lays out together
 _LINE_END = re.compile(f"[\n{END}]")
@@ -94,17 +89,11 @@ def draw_samples(file: ModelFile, *, threads: int) -> list[tuple[float, str]]:
 
 def render(report: Report) -> str:
     """Render the page. Equal reports give equal pages, which can be encoded as UTF-8."""
-    import jinja2
-
-    style, script, template = (_read_resource(f"report.{kind}") for kind in ("css", "js", "html"))
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(readable=readable, count=lambda number: f"{number:,}")
     bins, unit = calibration_bins(report.predictions), report.assessment.unit
     linked = {line.start for line in report.hardest if line.start < len(report.predictions.ids)}
     text = report.vocab.decode(report.predictions.ids)
-    return environment.from_string(template).render(
+    return render_page(
+        "report",
         report=report,
         score=report.assessment.score,
         adapted=report.assessment.adapted,
@@ -112,14 +101,9 @@ def render(report: Report) -> str:
         unit=unit,
         rate=bits_per(unit),
         linked=linked,
-        version=__version__,
-        policy=f"default-src 'none'; style-src {_policy_hash(style)}; script-src {_policy_hash(script)}; "
-        "base-uri 'none'; form-action 'none'",
-        style=Markup(style),
-        script=Markup(script),
-        data=Markup(pack_predictions(report.vocab, report.predictions)),
+        data=pack_predictions(report.vocab, report.predictions),
         text=colour_text(text, surprisal_bits(report.predictions), linked),
-        levels=list(zip(_LEVEL_CLASSES, _level_names(), strict=True)),
+        levels=name_levels(),
         unknown=_name_unknown(report.assessment.score),
         rows=_baseline_rows(report.assessment),
         curves=_learning_curves(report.log, unit),
@@ -132,15 +116,6 @@ def render(report: Report) -> str:
         ),
         hardest=[(line, shorten(line.text)) for line in report.hardest],
     )
-
-
-def _read_resource(name: str) -> str:
-    return importlib.resources.files("charrnn.pages").joinpath(name).read_text(encoding="utf-8")
-
-
-def _policy_hash(source: str) -> str:
-    """Return how a Content-Security-Policy names an inline style or script."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
 def shorten(text: str) -> str:
@@ -178,7 +153,7 @@ def colour_text(text: str, surprisal: NDArray[np.float64], linked: Collection[in
         parts.append(f"<p id=c{start}>" if start in linked else "<p>")
         for level, places in groupby(range(start, end), key=levels.__getitem__):
             inner = "".join([shown[place] for place in places])
-            parts.append(f"<i class={_LEVEL_CLASSES[level]}>{inner}</i>" if level else inner)
+            parts.append(f"<i class={LEVEL_CLASSES[level]}>{inner}</i>" if level else inner)
         parts.append("</p>")
     return Markup("".join(parts))
 
@@ -192,7 +167,7 @@ def _blocks(text: str) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def pack_predictions(vocab: Vocab, predictions: Predictions) -> str:
+def pack_predictions(vocab: Vocab, predictions: Predictions) -> Markup:
     """Encode the predictions as JSON for a script element: arrays are compressed bytes in base64.
 
     Characters are numbers into `chars`, which lists only those that occur. `surprisal` is in
@@ -213,8 +188,7 @@ def pack_predictions(vocab: Vocab, predictions: Predictions) -> str:
         "top": _pack_column(places[num:]),
         "probabilities": _pack_column(np.nan_to_num(thousandths).ravel()),
     }
-    code = json.dumps(data)  # only ASCII, so U+2028 is escaped
-    return code.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    return json_for_script(data)
 
 
 def _pack_column(values: NDArray[Any]) -> list[int | str]:
@@ -241,12 +215,6 @@ def calibration_error(bins: Sequence[Bin]) -> float:
     """Return the expected calibration error, 0 to 1: the mean distance of predicted and observed, by bin."""
     total = sum(one.count for one in bins)
     return sum(one.count * abs(one.predicted - one.observed) for one in bins) / max(total, 1)
-
-
-def _level_names() -> list[str]:
-    """Return the range of each colour, in bits."""
-    between = [f"{low:g}–{high:g}" for low, high in pairwise(LEVELS)]
-    return [f"under {LEVELS[0]:g}", *between, f"{LEVELS[-1]:g} or more"]
 
 
 def _name_unknown(score: Evaluation) -> str:
