@@ -11,7 +11,6 @@ from charrnn.terminal import console
 if TYPE_CHECKING:
     import torch
 
-    from charrnn.data.cache import Cache
     from charrnn.data.corpus import Corpus
     from charrnn.evaluation.texts import EvalText
     from charrnn.model.file import ModelFile
@@ -36,14 +35,16 @@ def read_texts(
     """
     from charrnn.data.cache import Cache
     from charrnn.evaluation.texts import held_out_text, separate_text
+    from charrnn.training.folder import find_training_text
 
+    max_bytes = settings.get("max_bytes")
     with console.slow_notice("reading the text"), Cache.for_user().writable() as cache:
         if cache.problem:
             console.note(cache.problem)
         corpus = None
         if needs_corpus or wants_corpus:
             try:
-                corpus = find_training_text(path, file, train_text, settings, cache)
+                corpus = find_training_text(path, file, train_text, cache, max_bytes=max_bytes)
             except InputError as error:
                 if needs_corpus:
                     raise
@@ -64,35 +65,20 @@ def read_same_text(
     """Read the text to score for each of several models; a name of None means their held-out text."""
     from charrnn.data.cache import Cache
     from charrnn.evaluation.texts import held_out_text, separate_texts
+    from charrnn.training.folder import find_training_text
 
+    max_bytes = settings.get("max_bytes")
     with console.slow_notice("reading the text"), Cache.for_user().writable() as cache:
         if cache.problem:
             console.note(cache.problem)
         if name is not None:
             return separate_texts(files, name, settings, cache)
-        documents = settings.get("documents", "")
-        return [
-            held_out_text(file, find_training_text(path, file, train_text, settings, cache), documents=documents)
+        corpora = [
+            find_training_text(path, file, train_text, cache, max_bytes=max_bytes)
             for path, file in zip(paths, files, strict=True)
         ]
-
-
-def find_training_text(
-    path: Path, file: "ModelFile", train_text: list[str] | None, settings: Mapping[str, Any], cache: "Cache"
-) -> "Corpus":
-    """Find the text that a model was trained on: where the user says, in the cache, or where its run says."""
-    from charrnn.evaluation.texts import cached_training_text, read_training_text
-
-    max_bytes = settings.get("max_bytes")
-    if train_text:
-        return read_training_text(file, train_text, cache, max_bytes=max_bytes)
-    corpus = cached_training_text(file, cache)
-    if corpus is not None:
-        return corpus
-    from charrnn.training.resume import recorded_texts
-
-    paths = recorded_texts(path, file.provenance["text"]["sha256"])
-    return read_training_text(file, paths, cache, max_bytes=max_bytes)
+    documents = settings.get("documents", "")
+    return [held_out_text(file, corpus, documents=documents) for file, corpus in zip(files, corpora, strict=True)]
 
 
 def load_network(file: "ModelFile", text: "EvalText", target: "torch.device") -> "CharRNN":

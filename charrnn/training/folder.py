@@ -7,7 +7,7 @@ log.jsonl. Nothing here knows how training works.
 import os
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from charrnn.config import CHECKPOINTS
+from charrnn.config import CHECKPOINTS, Checked, CorpusConfig, setting
+from charrnn.data.cache import Cache
+from charrnn.data.corpus import Corpus
 from charrnn.data.sources import STDIN
-from charrnn.errors import CharrnnError, ModelFileError, RunLockedError, UsageError
+from charrnn.errors import CharrnnError, InputError, ModelFileError, RunLockedError, UsageError
+from charrnn.evaluation.texts import cached_training_text, read_training_text
 from charrnn.files import open_own, sync, write_atomically
 from charrnn.model.container import Tensors, read_tensors, write_tensors
+from charrnn.model.file import ModelFile, check_names
 
 ROOT = Path(CHECKPOINTS)
 MODEL_NAME = "model.safetensors"
@@ -41,6 +45,20 @@ class SavedState:
     tensors: dict[str, NDArray[Any]]
     meta: dict[str, Any]
     damaged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SavedText(Checked):
+    """What a state says about the run's text: SHA-256, vocabulary fingerprint, files and length."""
+
+    sha256: str
+    vocab: str
+    paths: list[str]
+    num_chars: int = setting(1, 10**15)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_names(self.paths)
 
 
 @dataclass(frozen=True)
@@ -270,3 +288,46 @@ def find_model(which: str | None) -> Path:
             f"run {which!r} was stopped before it saved a model; the same charrnn train command resumes it"
         )
     raise ModelFileError(f"{which}: neither a model file nor a run in ./{ROOT}; charrnn info lists the runs")
+
+
+def find_training_text(
+    path: Path, file: ModelFile, names: Sequence[str] | None, cache: Cache, *, max_bytes: int | None = None
+) -> Corpus:
+    """Find the text that a model was trained on: where the user says, in the cache, or where its run says.
+
+    path: of the model file. names: the text's files, if the user named them.
+    Raises InputError if the text is missing, or the named one is another.
+    """
+    if names:
+        return read_training_text(file, names, cache, max_bytes=max_bytes)
+    corpus = cached_training_text(file, cache)
+    if corpus is not None:
+        return corpus
+    paths = _recorded_texts(path, file.provenance["text"]["sha256"])
+    return read_training_text(file, paths, cache, max_bytes=max_bytes)
+
+
+def _recorded_texts(model_path: Path, sha256: str) -> list[str]:
+    """Return where the text of the run in ./checkpoints is whose folder a model file is in; [] if nothing says so.
+
+    A held-out file (--valid) is the last one. The run's state says it, not the model, which may be someone else's.
+    Raises InputError if one of them is no longer a regular file.
+    """
+    folder = Path(os.path.abspath(model_path)).parent
+    if folder.parent != Path(os.path.abspath(ROOT)):
+        return []
+    try:
+        saved = Run(folder.name).newest_state()
+        if saved is None:
+            return []
+        text, valid = SavedText(**saved.meta["text"]), CorpusConfig(**saved.meta["corpus"]).valid
+        check_names([valid or ""])
+    except (CharrnnError, KeyError, TypeError, ValueError):
+        return []
+    paths = text.paths if valid is None else [*text.paths, valid]
+    if text.sha256 != sha256 or STDIN in paths:
+        return []
+    for path in paths:
+        if not os.path.isfile(path):
+            raise InputError(f"{path}: not found (the training text; if it has moved, use --train-text FILE)")
+    return paths

@@ -1,37 +1,19 @@
 """The plan of a run that has a saved state: it resumes, is extended by a larger budget, or is already finished."""
 
-import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
-from charrnn.config import Checked, CorpusConfig, ModelConfig, TrainConfig, flag, overlay, setting
+from charrnn.config import CorpusConfig, ModelConfig, TrainConfig, flag, overlay
 from charrnn.data.corpus import Corpus
-from charrnn.data.sources import STDIN
-from charrnn.errors import CharrnnError, InputError, ModelFileError, UsageError
+from charrnn.errors import ModelFileError, UsageError
 from charrnn.model.container import quote
-from charrnn.model.file import check_names
-from charrnn.training.folder import ROOT, Run, SavedState
+from charrnn.training.folder import Run, SavedState, SavedText
 from charrnn.training.plan import Budget, Environment, Resume, RunPlan, Task, advice_for, check_ranks, fit_batch_size
 from charrnn.training.state import verify_state
 
 _UNCHECKED = ("steps", "known")  # settings that may differ from the run's
-
-
-@dataclass(frozen=True)
-class _SavedText(Checked):
-    """What a state says about the run's text: SHA-256, vocabulary fingerprint, files and length."""
-
-    sha256: str
-    vocab: str
-    paths: list[str]
-    num_chars: int = setting(1, 10**15)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_names(self.paths)
 
 
 def resolve_corpus_config(run: Run, saved: SavedState | None, given: Mapping[str, Any]) -> CorpusConfig:
@@ -60,7 +42,7 @@ def plan_resumed_run(
     _check_same(run, settings, given)
     try:
         budget = Budget(saved.meta["minutes"], saved.meta["seconds"])
-        text, place = _SavedText(**saved.meta["text"]), dict(saved.meta["place"])
+        text, place = SavedText(**saved.meta["text"]), dict(saved.meta["place"])
     except (UsageError, KeyError, TypeError, ValueError) as error:
         raise _not_a_state(run, saved, error) from None
     _check_text(run, task, text)
@@ -74,32 +56,6 @@ def plan_resumed_run(
         return _continue_finished(plan, Resume(saved, scalars), steps, minutes)
     plan = _continue_unfinished(plan, Resume(saved, scalars), steps, minutes)
     return replace(plan, notes=(*plan.notes, *_environment_changes(place, environment)))
-
-
-def recorded_texts(model_path: Path, sha256: str) -> list[str]:
-    """Return where the text of the run in ./checkpoints is whose folder a model file is in; [] if nothing says so.
-
-    A held-out file (--valid) is the last one. The run's state says it, not the model, which may be someone else's.
-    Raises InputError if one of them is no longer a regular file.
-    """
-    folder = Path(os.path.abspath(model_path)).parent
-    if folder.parent != Path(os.path.abspath(ROOT)):
-        return []
-    try:
-        saved = Run(folder.name).newest_state()
-        if saved is None:
-            return []
-        text, valid = _SavedText(**saved.meta["text"]), CorpusConfig(**saved.meta["corpus"]).valid
-        check_names([valid or ""])
-    except (CharrnnError, KeyError, TypeError, ValueError):
-        return []
-    paths = text.paths if valid is None else [*text.paths, valid]
-    if text.sha256 != sha256 or STDIN in paths:
-        return []
-    for path in paths:
-        if not os.path.isfile(path):
-            raise InputError(f"{path}: not found (the training text; if it has moved, use --train-text FILE)")
-    return paths
 
 
 def _continue_unfinished(plan: RunPlan, resume: Resume, steps: int | None, minutes: float | None) -> RunPlan:
@@ -162,7 +118,7 @@ def _check_same(run: Run, settings: Mapping[str, Any], given: Mapping[str, Any])
             raise UsageError(f"{flag(name)} {quote(value)} differs from this run's {before}; {advice_for(run)}")
 
 
-def _check_text(run: Run, task: Task, before: _SavedText) -> None:
+def _check_text(run: Run, task: Task, before: SavedText) -> None:
     """Raise UsageError if the text is not the one that the run was trained on."""
     corpus = task.corpus
     if (before.sha256, before.vocab) == (corpus.sha256, corpus.vocab.fingerprint):
