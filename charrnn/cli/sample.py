@@ -6,7 +6,7 @@ import itertools
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,7 +30,7 @@ from charrnn.terminal import console, messages
 
 if TYPE_CHECKING:
     from charrnn.data.vocab import Vocab
-    from charrnn.sampling.sampler import StreamBatch
+    from charrnn.sampling.sampler import Stream
 
 
 def sample(
@@ -183,9 +183,11 @@ def sample(
     if seed is None and not quiet and not json:
         console.note(f"seed {config.seed}")
     with console.slow_notice("reading the prompt", quiet=quiet):
-        streams.read_prompt()
+        streams.read_prompts()
     if json:
-        print_json(streams, model=str(path), precision=sampler.precision)
+        for stream in streams:
+            record = sample_record(stream, "".join(stream), sampler.vocab, model=str(path), precision=sampler.precision)
+            console.result_json(record)
         return
     start = [config.prompt] if echo and config.prompt else []
     blank_lines = not null and (any("\n" in piece for piece in start) or sampler.writes_several_lines(config))
@@ -230,24 +232,19 @@ def has_unread_text() -> bool:
     return stat.S_ISREG(stdin.st_mode) and stdin.st_size > 0
 
 
-def print_json(streams: "StreamBatch", *, model: str, precision: str) -> None:
-    """Print each sample as a JSON object."""
-    config, vocab = streams.config, streams.sampler.vocab
+def sample_record(stream: "Stream", text: str, vocab: "Vocab", *, model: str, precision: str) -> dict[str, Any]:
+    """Return a complete sample as a JSON object."""
+    config = stream.opening.config
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("prompt", "seed")}
-    settings["stop"] = list(map(valid_unicode, config.stop))
-    for stream in streams:
-        text = "".join(stream)
-        console.result_json(
-            {
-                "text": valid_unicode(text),
-                "bytes": base64.b64encode(console.faithful(text)).decode() if vocab.has_bytes else None,
-                "prompt": valid_unicode(config.prompt),
-                "seed": config.seed,
-                "stream": stream.number,
-                "settings": settings | {"precision": precision},
-                "num_chars": len(vocab.to_chars(text)),
-                "seconds": stream.seconds,
-                "bits_per_char": bits(stream.nats / stream.num_drawn) if stream.num_drawn else None,
-                "model": model,
-            }
-        )
+    return {
+        "text": valid_unicode(text),
+        "bytes": base64.b64encode(console.faithful(text)).decode() if vocab.has_bytes else None,
+        "prompt": valid_unicode(config.prompt),
+        "seed": stream.seed,
+        "stream": stream.number,
+        "settings": settings | {"stop": list(map(valid_unicode, config.stop)), "precision": precision},
+        "num_chars": len(vocab.to_chars(text)),
+        "seconds": stream.seconds,
+        "bits_per_char": bits(stream.nats / stream.num_drawn) if stream.num_drawn else None,
+        "model": model,
+    }

@@ -60,11 +60,13 @@ class Engine:
         return zeros, zeros.copy(), new_contexts(self.mixture)[None, None]
 
     def read(self, ids: NDArray[np.int64], state: StreamState) -> None:
-        """Feed characters (n,) to one stream; its state is updated in place."""
+        """Feed characters (n,) to one stream, or (S, n) to S streams; their state is updated in place."""
+        ids = np.atleast_2d(ids)
         size = max(1, _WEIGHTS_PER_PIECE // self.config.num_parameters)
-        for first in range(0, len(ids), size):
-            piece = np.append(ids[first : first + size], 0)[None]  # the last id is not fed
-            self.draw(Filters(), piece, np.array([piece.size]), np.empty((1, 0)), state, num_fed=piece.size - 1)
+        for first in range(0, ids.shape[1], size):
+            piece = np.pad(ids[:, first : first + size], ((0, 0), (0, 1)))  # the last id is not fed
+            starts = np.full(len(piece), piece.shape[1])
+            self.draw(Filters(), piece, starts, np.empty((len(piece), 0)), state, num_fed=piece.shape[1] - 1)
 
     def draw(
         self,

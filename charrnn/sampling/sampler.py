@@ -6,10 +6,11 @@ same text with any number of threads, next to any other samples, and at the star
 Letters: S streams, L layers, H hidden size, V vocabulary.
 """
 
+import itertools
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ from charrnn.data.characters import END, UNKNOWN, describe
 from charrnn.errors import UsageError
 from charrnn.hardware import available_cores, select_precision
 from charrnn.kernels.counters import uniforms
-from charrnn.kernels.generation import Filters
 from charrnn.kernels.ngrams import no_mixture
 from charrnn.model.file import ModelFile, load_model
 from charrnn.sampling.engine import Engine, StreamState
+from charrnn.sampling.prompts import Opening, read_openings
 from charrnn.sampling.stopping import LengthLimit, StopCondition
 
 _FIRST_BLOCK, _MAX_BLOCK = 4, 4096  # characters drawn at a time; the text doesn't depend on it
@@ -112,85 +113,81 @@ class Sampler:
         """
         if not 0 <= number < 2**63:
             raise UsageError(f"the number of a stream must lie between 0 and 2^63 - 1, not {number}")
-        return Stream(StreamBatch(self, config), number)
+        return Stream(StreamBatch(self, ()), self.open(config), number)
 
     def streams(self, config: SampleConfig) -> "StreamBatch":
-        """Draw num_samples texts: an iterable of streams 0, 1, …, each to be read before the next.
+        """Draw num_samples texts: an iterator over streams 0, 1, …, each to be read before the next.
 
         While one stream is read, the next ones are drawn next to it, because one pass over the weights
         serves a few dozen streams. Otherwise as `stream`.
         """
-        return StreamBatch(self, config)
+        opening = self.open(config)
+        return StreamBatch(self, ((opening, number) for number in range(config.num_samples)))
+
+    def open(self, config: SampleConfig) -> Opening:
+        """Check and encode a prompt and its settings. Raises the errors of `stream`."""
+        ids = self.encode_prompt(config)
+        self.check_ends(config)
+        seed = random_seed() if config.seed is None else config.seed
+        return Opening(config, seed, ids, end=self.vocab.chars.find(END))
 
 
 class StreamBatch:
-    """Streams drawn together after one prompt, for one thread to read."""
+    """Streams drawn together, for one thread to read: an iterator over them in order."""
 
-    def __init__(self, sampler: Sampler, config: SampleConfig) -> None:
+    def __init__(self, sampler: Sampler, openings: Iterable[tuple[Opening, int]]) -> None:
+        """openings: what each text continues, and the number of its stream; taken as the streams are started."""
         self.sampler = sampler
-        self.config = config
-        self.seed = random_seed() if config.seed is None else config.seed
-        self.prompt = sampler.encode_prompt(config)
-        sampler.check_ends(config)
+        self._openings = iter(openings)
         self._streams: deque[Stream] = deque()
-        self._can_end_early = bool(config.lines or config.stop or sampler.writes_documents)
-        self._num_started = self._num_ended = self._num_chars_ended = 0
+        self._num_ended = self._num_chars_ended = 0
         self._block = _FIRST_BLOCK
-        self._prompt_state: StreamState | None = None
 
     def __iter__(self) -> Iterator["Stream"]:
-        """Start over and yield the streams in order."""
-        self._streams.clear()
-        self._num_started = 0
-        for _ in range(self.config.num_samples):
-            if not self._streams:
-                self._start_stream()
+        while self._streams or self._start_streams(1):
             yield self._streams[0]
             self._streams.popleft()
 
-    def _start_stream(self) -> "Stream":
-        stream = Stream(self, self._num_started)
-        self._streams.append(stream)
-        self._num_started += 1
-        return stream
+    def _start_streams(self, count: int) -> "list[Stream]":
+        """Start at most so many streams; return those that there are."""
+        started = [Stream(self, *one) for one in itertools.islice(self._openings, count)]
+        self._streams.extend(started)
+        return started
 
     def _choose_streams(self, reader: "Stream") -> "list[Stream]":
         """Return the streams to draw together: the one that is being read, others that may be drawn ahead, new ones."""
-        config = self.config
-        can_end = config.length >= 0 or self._can_end_early
-        most = self.sampler.engine.max_streams if can_end else 1  # nobody reads past an endless stream
-        active = [reader, *(stream for stream in self._streams if stream is not reader and stream.can_draw_ahead)]
-        left = min(config.num_samples - self._num_started, _MAX_WAITING * most - len(self._streams), most - len(active))
-        active += [self._start_stream() for _ in range(left)]
+        most = self.sampler.engine.max_streams if reader.opening.can_end else 1  # nobody reads past an endless stream
+        others = [stream for stream in self._streams if stream is not reader and stream.can_draw_ahead]
+        if most > 1:
+            left = min(_MAX_WAITING * most - len(self._streams), most - 1 - len(others))
+            others += self._start_streams(max(0, left))
+        active = [reader, *(stream for stream in others if stream.opening.filters == reader.opening.filters)]
         longest = max(len(stream.history) for stream in active)
         return active[: max(1, min(most, _MAX_HISTORY // longest))]
 
-    def read_prompt(self) -> StreamState:
-        """Feed all of the prompt but its last character, once for all streams; return the state of one stream."""
-        if self._prompt_state is None:
-            state = self.sampler.engine.new_state()
-            self.sampler.engine.read(self.prompt[:-1], state)
-            self._prompt_state = state
-        return self._prompt_state
+    def read_prompts(self) -> None:
+        """Start the first stream and feed its prompt, which takes a while if it is long."""
+        if not self._streams:
+            self._start_streams(1)
+        read_openings(self.sampler.engine, [stream.opening for stream in self._streams])
 
     def draw(self, reader: "Stream") -> None:
         """Draw a block of the stream that is being read, and of the other streams that may be drawn ahead."""
-        config, active = self.config, self._choose_streams(reader)
+        active = self._choose_streams(reader)
         longest = max(len(stream.history) for stream in active)
         count = self._block if reader.limit.left < 0 else min(self._block, reader.limit.left)
-        if self._can_end_early and self._num_ended:  # most of a block longer than the texts would be thrown away
+        if reader.opening.can_end_early and self._num_ended:  # most of a longer block would be thrown away
             count = min(count, max(_MIN_BLOCK, self._num_chars_ended // self._num_ended // _BLOCKS_PER_TEXT))
         starts = np.array([len(stream.history) for stream in active])
         ids = np.zeros((len(active), longest + count), np.int64)
         for row, stream in enumerate(active):
             ids[row, : starts[row]] = stream.history
         numbers = np.stack([stream.random_numbers(count) for stream in active])
-        states = [stream.state or self.read_prompt() for stream in active]
+        read_openings(self.sampler.engine, [stream.opening for stream in active])
+        states = [stream.state or stream.opening.state for stream in active]
         h, c, contexts = (np.concatenate(parts, axis=1) for parts in zip(*states, strict=True))
-        end = self.sampler.vocab.chars.find(END)
-        filters = Filters(config.temperature, config.top_k, config.top_p, config.min_p, config.no_repeat_ngram, end)
         began = time.perf_counter()
-        nats = self.sampler.engine.draw(filters, ids, starts, numbers, (h, c, contexts))
+        nats = self.sampler.engine.draw(reader.opening.filters, ids, starts, numbers, (h, c, contexts))
         seconds = time.perf_counter() - began
         affordable = max(1, int(count * _SECONDS_PER_BLOCK / seconds))
         self._block = min(affordable, 2 * self._block, _MAX_BLOCK)
@@ -205,7 +202,7 @@ class StreamBatch:
                 self._num_chars_ended += stream.num_drawn
                 continue
             known, own = ids[row, : starts[row] + count], slice(row, row + 1)
-            stream.history = (known if config.no_repeat_ngram else known[-1:]).copy()
+            stream.history = (known if stream.opening.config.no_repeat_ngram else known[-1:]).copy()
             stream.state = h[:, own].copy(), c[:, own].copy(), contexts[:, own].copy()
 
 
@@ -219,16 +216,17 @@ class Stream:
     character, summed; 0 without constraints.
     """
 
-    def __init__(self, batch: StreamBatch, number: int) -> None:
-        config, vocab = batch.config, batch.sampler.vocab
+    def __init__(self, batch: StreamBatch, opening: Opening, number: int) -> None:
+        config, vocab = opening.config, batch.sampler.vocab
+        self.opening = opening
         self.number = number
-        self.seed = batch.seed
+        self.seed = opening.seed
         self.num_drawn = 0
         self.nats = 0.0
         self.log_weight = 0.0
         self.seconds = 0.0
         # all ids so far for the repeat guard, else only the last one; and the state before it, None for the prompt's
-        self.history = batch.prompt if config.no_repeat_ngram else batch.prompt[-1:]
+        self.history = opening.ids if config.no_repeat_ngram else opening.ids[-1:]
         self.state: StreamState | None = None
         self.limit = LengthLimit(config.length, has_bytes=vocab.has_bytes)
         self.ended = config.length == 0
@@ -252,6 +250,11 @@ class Stream:
         piece = self._pieces.popleft()
         self._num_unread -= len(piece)
         return piece
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the text ended by itself, and not at its length."""
+        return self._stop.reached
 
     @property
     def can_draw_ahead(self) -> bool:
