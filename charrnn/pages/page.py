@@ -4,6 +4,7 @@ import base64
 import hashlib
 import importlib.resources
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,15 +17,16 @@ LEVELS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)  # bits at which the colour changes
 LEVEL_CLASSES = ("", "a", "b", "c", "d", "e", "f", "g")  # of the eight levels; the lowest has no colour
 
 
-def render_page(name: str, *, policy: str = "", **values: Any) -> str:
+def render_page(name: str, *, scripts: Sequence[str] = (), policy: str = "", **values: Any) -> str:
     """Render a page from its template, style sheet and script, and those that all pages share.
 
-    policy: directives to add to the Content-Security-Policy, each ended by a semicolon.
+    scripts: files that its script needs besides the shared ones. policy: directives to add to the
+    Content-Security-Policy, each ended by a semicolon.
     """
     import jinja2
 
     style = read_resource("base.css") + read_resource(f"{name}.css")
-    script = read_resource("base.js") + read_resource("reader.js") + read_resource(f"{name}.js")
+    script = "".join(map(read_resource, ("base.js", "reader.js", *scripts, f"{name}.js")))
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
