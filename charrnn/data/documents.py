@@ -2,6 +2,8 @@
 
 Their order is shuffled once, so that the held-out part is a sample of all of them. After that
 they are treated as one text, except that a network resets its state at each END (`reset_id`).
+
+Letters: N characters, D documents.
 """
 
 import contextlib
@@ -12,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from charrnn.config import BLANK_LINES, LINES, resembled_kind
 from charrnn.data.characters import END, unescaped
@@ -23,6 +26,8 @@ _BLANK_LINES = re.compile(r"(?:\r\n?+|\n)(?:[ \t]*+(?:\r\n?+|\n))++")  # possess
 _BUCKET = 1 << 22  # ids that are shuffled in memory
 _MAX_BUCKETS = 256  # open files
 _BATCH = 1 << 12  # documents that are joined at a time
+_PIECE = 1 << 22  # characters whose documents are hashed at a time
+_FACTOR = 0x9E3779B97F4A7C15  # odd, so that its powers are distinct
 
 
 def end_documents(
@@ -174,3 +179,36 @@ def _last_start(ids: Ids, first: int, stop: int, end: int) -> int | None:
         if len(stops) > 0:
             return start - 1 + int(stops[-1])
     return None
+
+
+def hash_documents(ids: Ids, end: int) -> NDArray[np.uint64]:
+    """Hash each complete document of a text, (D,)."""
+    stops = np.flatnonzero(ids == end) + 1
+    hashes = [np.empty(0, np.uint64)]
+    first = 0
+    while first < len(stops):
+        start = int(stops[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(stops, start + _PIECE, "right")))  # at least one document
+        hashes.append(_hash_pieces(ids[start : stops[last - 1]], stops[first:last] - start))
+        first = last
+    return np.concatenate(hashes)
+
+
+def _hash_pieces(ids: Ids, stops: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Hash the pieces of ids (N,) that end before each of stops (D,), the last of which is N.
+
+    A hash is a polynomial modulo 2^64, so equal pieces have equal hashes; different ones hardly ever.
+    """
+    lengths = np.diff(stops, prepend=0)
+    powers = np.cumprod(np.full(int(lengths.max()), _FACTOR, np.uint64))
+    places = np.arange(len(ids)) - np.repeat(stops - lengths, lengths)
+    mixed = (ids.astype(np.uint64) + np.uint64(1)) * np.uint64(0xD6E8FEB86659FD93)
+    mixed ^= mixed >> np.uint64(32)
+    return np.add.reduceat(mixed * powers[places], stops - lengths)
+
+
+def short_hashes(hashes: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """Reduce hashes to 32 bits. All 64 bits are mixed first: the upper half alone collides more often in some lists."""
+    mixed = (hashes ^ (hashes >> np.uint64(32))) * np.uint64(_FACTOR)
+    mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(_FACTOR)
+    return (mixed >> np.uint64(32)).astype(np.uint32)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from charrnn.config import SampleConfig
 from charrnn.data.characters import END
+from charrnn.data.documents import hash_documents
 from charrnn.data.vocab import Ids
 from charrnn.evaluation.scores import COPIED_RUN, LONG_RUN, Copied, CopiedShares
 from charrnn.kernels.ngrams import find_hashes, hash_ngrams
@@ -21,8 +22,6 @@ from charrnn.sampling.sampler import Sampler
 COPYING_SAMPLES = SampleConfig(num_samples=60, length=1000, temperature=0.8, seed=0)
 MAX_SAMPLES = 1_000  # documents
 MAX_COMPARED = 200_000  # characters of the scored text that are compared with the training text
-_PIECE = 1 << 22  # characters whose documents are hashed at a time
-_FACTOR = 0x9E3779B97F4A7C15  # odd, so that its powers are distinct
 
 
 def measure_copying(file: ModelFile, train: Ids, ids: Ids) -> CopiedShares:
@@ -86,29 +85,3 @@ def _count_covered(first: NDArray[np.int64], lengths: NDArray[np.int64]) -> int:
     """Count the characters in runs, which may overlap: first is where each begins, in order."""
     stops = np.minimum(first + lengths, np.append(first[1:], np.iinfo(np.int64).max))
     return int((stops - first).sum())
-
-
-def hash_documents(ids: Ids, end: int) -> NDArray[np.uint64]:
-    """Hash each complete document of a text, (D,)."""
-    stops = np.flatnonzero(ids == end) + 1
-    hashes = [np.empty(0, np.uint64)]
-    first = 0
-    while first < len(stops):
-        start = int(stops[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(stops, start + _PIECE, "right")))  # at least one document
-        hashes.append(_hash_pieces(ids[start : stops[last - 1]], stops[first:last] - start))
-        first = last
-    return np.concatenate(hashes)
-
-
-def _hash_pieces(ids: Ids, stops: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Hash the pieces of ids (N,) that end before each of stops (D,), the last of which is N.
-
-    A hash is a polynomial modulo 2^64, so equal pieces have equal hashes; different ones hardly ever.
-    """
-    lengths = np.diff(stops, prepend=0)
-    powers = np.cumprod(np.full(int(lengths.max()), _FACTOR, np.uint64))
-    places = np.arange(len(ids)) - np.repeat(stops - lengths, lengths)
-    mixed = (ids.astype(np.uint64) + np.uint64(1)) * np.uint64(0xD6E8FEB86659FD93)
-    mixed ^= mixed >> np.uint64(32)
-    return np.add.reduceat(mixed * powers[places], stops - lengths)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import CHECKPOINTS, CorpusConfig, ModelConfig
-from charrnn.data.characters import MEANINGLESS
+from charrnn.data.characters import END, MEANINGLESS
 from charrnn.data.vocab import Vocab
 from charrnn.errors import CharrnnError
 from charrnn.kernels.ngrams import Mixture
@@ -25,6 +25,7 @@ from charrnn.model.ngrams import make_mixture
 MAX_NAMES = 10_000  # of texts
 MAX_WEIGHT = 1e15  # no sum of products of float32 values up to this overflows
 _NGRAM_PREFIX = "ngram."  # of the names of tensors that are not the network's
+_KNOWN = "documents.known"  # the name of the tensor of hashes
 _FIGURES = ("nats_per_char", "num_chars", "step", "network", "ngram")  # numbers in a model file's scores
 _PARTS = ("num_train", "num_valid", "num_test")
 _MAX_NAME = 1 << 15  # characters
@@ -37,7 +38,8 @@ class ModelFile:
 
     tensors: float32 by parameter name, with the shapes of config.tensor_shapes(). scores, provenance:
     plain JSON objects (docs/formats.md). ngram: the arrays of the n-grams that are mixed into the
-    network's predictions, as make_mixture expects them, or empty.
+    network's predictions, as make_mixture expects them, or empty. known_documents: the hashes of the documents that the
+    model was trained on or that were held out (data/documents.short_hashes), sorted and distinct, or None.
     """
 
     config: ModelConfig
@@ -46,6 +48,7 @@ class ModelFile:
     scores: dict[str, Any]
     provenance: dict[str, Any]
     ngram: Tensors = field(default_factory=dict)
+    known_documents: NDArray[np.uint32] | None = None
 
     @cached_property
     def mixture(self) -> Mixture | None:
@@ -69,7 +72,8 @@ def save_model(path: Path, model: ModelFile) -> None:
         "scores": model.scores,
         "provenance": base_names(model.provenance),
     }
-    write_tensors(path, {**model.tensors, **model.ngram}, kind="model", meta=meta)
+    known = {} if model.known_documents is None else {_KNOWN: model.known_documents}
+    write_tensors(path, {**model.tensors, **model.ngram, **known}, kind="model", meta=meta)
 
 
 def load_model(path: Path | str) -> ModelFile:
@@ -77,11 +81,12 @@ def load_model(path: Path | str) -> ModelFile:
     path = Path(path)
     tensors, meta = read_tensors(path, kind="model")
     ngram = {name: tensors.pop(name) for name in [*tensors] if name.startswith(_NGRAM_PREFIX)}
+    known = tensors.pop(_KNOWN, None)
     try:
         config, vocab = ModelConfig(**meta["config"]), Vocab(meta["vocab"])
         scores, provenance = meta["scores"], meta["provenance"]
         _check_facts(scores, provenance)
-        model = ModelFile(config, vocab, tensors, scores, base_names(provenance), ngram)
+        model = ModelFile(config, vocab, tensors, scores, base_names(provenance), ngram, known)
         _check_model(model)
     except (KeyError, TypeError, ValueError, CharrnnError) as error:
         raise foreign(path, "model", f"it lacks {error}" if isinstance(error, KeyError) else error) from None
@@ -153,7 +158,17 @@ def _check_model(model: ModelFile) -> None:
     if config.reset_id is not None and config.reset_id >= config.vocab_size:
         raise ValueError("the end of a document is not in its vocabulary")
     _check_tensors(model.tensors, config)
+    if model.known_documents is not None:
+        _check_known(model.known_documents, model.vocab)
     _ = model.mixture
+
+
+def _check_known(known: NDArray[Any], vocab: Vocab) -> None:
+    """Check the hashes of the known documents. Raises ValueError."""
+    if END not in vocab.chars or known.dtype.newbyteorder("=") != np.uint32 or known.ndim != 1:
+        raise ValueError(f"{_KNOWN} is no list of 32-bit hashes of documents")
+    if (known[1:] <= known[:-1]).any():
+        raise ValueError(f"{_KNOWN} is not sorted")
 
 
 def _check_tensors(tensors: Tensors, config: ModelConfig) -> None:

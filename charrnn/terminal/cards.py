@@ -41,6 +41,7 @@ def card(path: str, model: "ModelFile") -> dict[str, Any]:
             "num_ngrams": len(model.ngram["ngram.char"]),
             "num_bytes": sum(array.nbytes for array in model.ngram.values()),
         },
+        "known_documents": None if model.known_documents is None else len(model.known_documents),
         "vocab": model.vocab.chars,
         "unit": model.vocab.unit,
         "scores": model.scores,
@@ -77,6 +78,7 @@ def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("embedding", str(config["embedding_dim"])),
         ("parameters", f"{card['num_parameters']:,}"),
         *([("n-grams", _ngrams(card["ngram"]))] if card.get("ngram") else []),
+        *([("known documents", _known(card["known_documents"]))] if card.get("known_documents") else []),
         ("vocabulary", _vocabulary(card["vocab"], unit)),
         ("text", ", ".join(text.get("paths", ["?"]))),
         ("text SHA-256", str(text.get("sha256", "?"))),
@@ -94,6 +96,10 @@ def network(config: Mapping[str, Any]) -> str:
 
 def _ngrams(ngram: Mapping[str, Any]) -> str:
     return f"{ngram['num_ngrams']:,} of up to {ngram['order']} characters, {ngram['num_bytes'] / 1e6:.1f} MB"
+
+
+def _known(count: int) -> str:
+    return f"{count:,}, as hashes for sample --new, {4 * count / 1e6:.1f} MB"
 
 
 def _vocabulary(chars: str, unit: str) -> str:

@@ -12,11 +12,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from charrnn.config import Checked, CorpusConfig, ModelConfig, Precision, TrainConfig, flag, overlay, setting
 from charrnn.data.batches import TrainText, make_train_text
 from charrnn.data.characters import END, UNKNOWN, describe
 from charrnn.data.corpus import Corpus
+from charrnn.data.documents import hash_documents, short_hashes
 from charrnn.distributed import SINGLE, Ranks
 from charrnn.errors import UsageError
 from charrnn.evaluation.novelty import unlike_rest
@@ -29,6 +31,7 @@ from charrnn.training.recipe import default_budget, estimate_memory, recommend
 from charrnn.training.state import ScalarState
 
 MAX_BYTES = 1 << 21  # of the list of text files in a file's metadata; model/container.py reads twice that
+MAX_KNOWN = 200_000  # documents whose hashes a model file holds, 4 bytes each
 _LIBRARIES = ("charrnn", "torch", "numpy", "numba")  # other versions may round sums differently
 _NEW_CHARS_SHOWN = 20
 
@@ -46,6 +49,14 @@ class Task:
     def train_text(self) -> TrainText:
         """The training text without the pieces that are withheld to fit the mixture weights."""
         return _train_text(self.corpus, self.training.mix)
+
+    @cached_property
+    def known_documents(self) -> NDArray[np.uint32] | None:
+        """Sorted hashes of all documents, the held-out ones too; None for too many, or for a text without any."""
+        ids, end = self.corpus.ids, self.corpus.vocab.id_of(END)
+        if end is None or np.count_nonzero(ids == end) > MAX_KNOWN:
+            return None
+        return np.unique(short_hashes(hash_documents(ids, end)))
 
     @cached_property
     def paths(self) -> list[str]:

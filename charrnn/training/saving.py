@@ -175,7 +175,14 @@ def evaluate_and_save(state: TrainState, plan: RunPlan, writer: Writer) -> Itera
     whole = state.valid_chars == len(corpus.valid_ids)
     best = state.best_nats is None or score.nats_per_char < state.best_nats
     record = score_record(score, step=state.step, whole=whole)
-    model = ModelFile(plan.task.model, corpus.vocab, state.ema_arrays(), record, plan.provenance(state.num_steps))
+    model = ModelFile(
+        plan.task.model,
+        corpus.vocab,
+        state.ema_arrays(),
+        record,
+        plan.provenance(state.num_steps),
+        known_documents=plan.task.known_documents,
+    )
     state.evaluated_step = state.step
     if best:
         state.best_nats, state.best_step, state.bad_evaluations = score.nats_per_char, state.step, 0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from charrnn.data import documents
 from charrnn.data.characters import END
-from charrnn.data.documents import end_documents, shuffle, split_documents, unescape
+from charrnn.data.documents import end_documents, hash_documents, short_hashes, shuffle, split_documents, unescape
 
 STOP = 0  # the id of a document's end
 WIDTHS = [np.uint8, np.uint16, np.uint32]
@@ -378,3 +378,47 @@ def test_blank_lines_at_the_beginning_are_dropped(lines):
         pieces = [text[start : start + size] for start in range(0, len(text), size)]
         assert "".join(end_documents(pieces, "blank-lines")) == f"a\nb{END}c{END}"
     assert "".join(end_documents([" a\n\n"], "blank-lines")) == f" a{END}"
+
+
+# hashes
+
+
+@pytest.mark.parametrize("piece", [1, 10, 1 << 22])
+def test_equal_documents_have_equal_hashes(monkeypatch, piece):
+    """Wherever the pieces that are hashed at a time are cut; an incomplete last document has none."""
+    monkeypatch.setattr(documents, "_PIECE", piece)
+    generator, end = np.random.default_rng(0), 9
+    ids = generator.choice(np.array([0, 1, 2, end], np.uint16), 2000)
+    texts = "".join(map(str, ids)).split(str(end))[:-1]
+    hashes = hash_documents(ids, end).tolist()
+    assert len(hashes) == len(texts)
+    assert len(set(zip(texts, hashes, strict=True))) == len(set(texts)) == len(set(hashes))
+    assert hash_documents(np.array([1, 2], np.uint8), end).tolist() == []
+
+
+def naive_hash(document):
+    """The 32-bit hash of a document by the rule in docs/formats.md, with Python's integers."""
+    factor, value = 0x9E3779B97F4A7C15, 0
+    for place, char in enumerate(document):
+        mixed = (char + 1) * 0xD6E8FEB86659FD93 % 2**64
+        value += (mixed ^ mixed >> 32) * factor ** (place + 1)
+    for _ in range(2):
+        value = ((value ^ value % 2**64 >> 32) % 2**64) * factor % 2**64
+    return value >> 32
+
+
+def test_short_hashes_follow_the_published_rule():
+    """So that another program can test whether a model knows a document."""
+    texts = [[3, 1, 0], [0], [255, 7, 7, 7, 0]]
+    found = short_hashes(hash_documents(np.array([*itertools.chain(*texts)], np.uint8), STOP))
+    assert found.tolist() == [naive_hash(text) for text in texts]
+    assert found.dtype == np.uint32
+
+
+@pytest.mark.parametrize(("base", "length"), [(2, 16), (4, 8), (10, 5), (40, 3)])
+def test_short_hashes_of_similar_documents_collide_as_seldom_as_random_ones(base, length):
+    """All texts of a few characters: of n hashes, about n^2 / 2^33 pairs collide."""
+    texts = np.array([[*text, STOP] for text in itertools.product(range(1, base + 1), repeat=length)], np.uint8)
+    hashes = short_hashes(hash_documents(texts.ravel(), STOP))
+    assert len(hashes) == base**length
+    assert len(hashes) - len(np.unique(hashes)) <= 5

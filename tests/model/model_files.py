@@ -44,7 +44,8 @@ def equal(one, other):
         {name: (t.dtype, t.shape, t.tobytes()) for name, t in {**model.tensors, **model.ngram}.items()}
         for model in (one, other)
     ]
-    return facts[0] == facts[1] and arrays[0] == arrays[1]
+    known = [None if model.known_documents is None else model.known_documents.tolist() for model in (one, other)]
+    return facts[0] == facts[1] and arrays[0] == arrays[1] and known[0] == known[1]
 
 
 def naive_read(data):

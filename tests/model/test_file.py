@@ -13,8 +13,9 @@ import pytest
 import safetensors.numpy
 
 from charrnn.config import CELLS, ModelConfig
+from charrnn.data.characters import END
 from charrnn.data.vocab import Vocab
-from charrnn.errors import CharrnnError
+from charrnn.errors import CharrnnError, ModelFileError
 from charrnn.model import container
 from charrnn.model.container import FORMAT_VERSION, read_tensors, write_tensors
 from charrnn.model.file import MAX_WEIGHT, ModelFile, load_model, name_model, save_model
@@ -144,6 +145,44 @@ def test_the_layout_of_a_file_is_fixed(path):
         assert equal(load_model(path), model)
         save_model(path, model)
         assert path.read_bytes() == written
+
+
+def with_documents(known):
+    """A model of documents that knows those with these hashes."""
+    model = make_model()
+    vocab = Vocab(CHARS[:-2] + END + CHARS[-1])
+    return replace(model, vocab=vocab, known_documents=np.array(known))
+
+
+def test_the_hashes_of_known_documents_are_a_tensor(path):
+    """Four bytes each; a file without them is as valid."""
+    model = with_documents(np.array([0, 5, 2**32 - 1], np.uint32))
+    save_model(path, model)
+    assert equal(load_model(path), model)
+    tensor = safetensors.numpy.load_file(path)["documents.known"]
+    assert (tensor.dtype, tensor.tolist()) == (np.uint32, [0, 5, 2**32 - 1])
+    without = replace(model, known_documents=None)
+    size = path.stat().st_size
+    save_model(path, without)
+    assert load_model(path).known_documents is None
+    assert 12 <= size - path.stat().st_size < 120
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        with_documents(np.array([5, 2], np.uint32)),
+        with_documents(np.array([5, 5], np.uint32)),
+        with_documents(np.array([5], np.int32)),
+        with_documents(np.array([[5]], np.uint32)),
+        replace(make_model(), known_documents=np.array([5], np.uint32)),
+    ],
+    ids=["not sorted", "twice the same", "other numbers", "a matrix", "no documents"],
+)
+def test_hashes_that_are_not_a_sorted_list_are_refused(path, model):
+    """They are searched by bisection."""
+    with pytest.raises(ModelFileError, match=r"documents\.known"):
+        save_model(path, model)
 
 
 def test_the_checksum_is_sha256_with_the_digest_zeroed(whole):

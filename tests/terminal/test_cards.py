@@ -1,6 +1,7 @@
 """Cards: a model's facts as plain values and as rows."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,16 @@ def test_a_card_has_score_and_text() -> None:
     assert rows["test score"] == "2.000 bits/char on the test text"
     assert rows["training"] == "seed 1, mix on, batch size 4"
     assert json.loads(json.dumps(card)) == card
+
+
+def test_a_card_says_how_many_documents_a_model_knows() -> None:
+    """And what their hashes take."""
+    model = replace(small_model(), known_documents=np.arange(50_000, dtype=np.uint32))
+    card = cards.card("m", model)
+    assert card["known_documents"] == 50_000
+    assert dict(cards.card_rows(card))["known documents"] == "50,000, as hashes for sample --new, 0.2 MB"
+    assert cards.card("m", small_model())["known_documents"] is None
+    assert "known documents" not in dict(cards.card_rows(cards.card("m", small_model())))
 
 
 def test_a_card_of_a_model_of_bytes_has_bits_per_byte() -> None:

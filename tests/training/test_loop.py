@@ -11,6 +11,7 @@ import torch
 from charrnn.config import CELLS, CorpusConfig, SampleConfig, SourceConfig
 from charrnn.data.characters import END
 from charrnn.data.corpus import load_corpus
+from charrnn.data.documents import hash_documents, short_hashes
 from charrnn.errors import ModelFileError
 from charrnn.evaluation.scoring import evaluate
 from charrnn.evaluation.texts import held_out_text, read_training_text
@@ -21,6 +22,7 @@ from charrnn.model.gradients import fused_window
 from charrnn.model.network import CharRNN
 from charrnn.sampling.sampler import Sampler
 from charrnn.training import loop, saving
+from charrnn.training import plan as plan_module
 from charrnn.training.loop import NUM_PROGRESS, progress_is_due, rate_share, starting_state
 from charrnn.training.plan import Budget
 from charrnn.training.recipe import StopRequest
@@ -368,6 +370,19 @@ def test_a_run_on_documents_learns_where_they_end(plan, tmp_path, cache):
     sampler = Sampler(load_model(plan.run.model_path), threads=1)
     settings = SampleConfig(length=-1, num_samples=40, temperature=0.5, seed=1)
     assert {"".join(stream) for stream in sampler.streams(settings)} == set(WORDS)
+
+
+def test_a_model_of_documents_knows_them_by_their_hashes(plan, tmp_path, cache, monkeypatch):
+    """The held-out ones too, unless there are too many; a model of another text has none."""
+    path = tmp_path / "names.txt"
+    path.write_text("\n".join(WORDS * 3), encoding="utf-8")
+    corpus = load_corpus([str(path)], CorpusConfig(documents="lines"), SourceConfig(), cache)
+    task = make_new_plan(plan.run, corpus, steps=1).task
+    ids = corpus.vocab.encode("".join(word + END for word in sorted(WORDS)))
+    assert task.known_documents.tolist() == sorted(short_hashes(hash_documents(ids, corpus.vocab.id_of(END))).tolist())
+    monkeypatch.setattr(plan_module, "MAX_KNOWN", len(WORDS) * 3 - 1)
+    assert make_new_plan(plan.run, corpus, steps=1).task.known_documents is None
+    assert plan.task.known_documents is None
 
 
 def test_no_gradient_crosses_the_border_of_a_document(plan):
