@@ -33,7 +33,7 @@ function showCharacter(panel, [label, name], strong, rest, likeliest) {
   for (const [[other, called], thousandths, isActual] of likeliest) {
     const row = make("li", "", isActual ? "actual" : ""), char = make("b", other);
     char.title = called;
-    const percent = thousandths ? `${(thousandths / 10).toFixed(1)} %` : "< 0.1 %";
+    const percent = thousandths ? `${(thousandths / 10).toFixed(thousandths < 100 ? 1 : 0)} %` : "< 0.1 %";
     row.append(char, makeBar(thousandths), make("span", percent));
     list.append(row);
   }

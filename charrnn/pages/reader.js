@@ -69,11 +69,16 @@ function makeReader(text, onMove) {
         x >= box.left && x < box.right && y > box.top - 6 && y < box.bottom + 6)) ?? null;
   }
 
-  function moveTo(index) {
-    current = index;
+  function highlight(index) {
     const range = rangeOf(index);
     if (typeof Highlight !== "undefined") CSS.highlights.set("cursor", new Highlight(range));
     else getSelection().setBaseAndExtent(range.startContainer, range.startOffset, range.endContainer, range.endOffset);
+    return range;
+  }
+
+  function moveTo(index) {
+    current = index;
+    const range = highlight(index);
     onMove(index);
     return range;
   }
@@ -96,6 +101,13 @@ function makeReader(text, onMove) {
     if (key === "ArrowUp") return first ? atColumn(lineOf(first - 1)) : current;
     if (key === "ArrowDown") return last < numPoints() - 1 ? atColumn(lineOf(last + 1)) : current;
     return null;
+  }
+
+  const startOf = (block) => starts[numbers.get(block)];
+
+  // Show the cursor again if the elements in its block were replaced.
+  function refresh(block) {
+    if (numbers.get(block) === blockOf(current)) highlight(current);
   }
 
   // Place the cursor; up and down then keep to its column.
@@ -140,5 +152,5 @@ function makeReader(text, onMove) {
     if (!on && typeof Highlight !== "undefined") CSS.highlights.delete("cursor");
   }
 
-  return { addBlock, growBlock, clear, place, enable };
+  return { addBlock, growBlock, clear, place, enable, startOf, refresh };
 }

@@ -1,11 +1,17 @@
 """A report in which everything from outside is hostile, for the tests of the page."""
 
+import base64
+import json
+import re
+import zlib
+from functools import cache
+
 import numpy as np
 
 from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scores import Assessment, Baseline, Copied, CopiedShares, Evaluation, Line
 from charrnn.kernels.head import Predictions
-from charrnn.pages.report import Report
+from charrnn.pages.report import Report, render
 
 HOSTILE = (
     "</script><script>alert(1)</script>\n<img src=x onerror=alert(2)> & &lt;\n"
@@ -20,7 +26,7 @@ def make_predictions(ids, nats, ranks, top, probabilities) -> Predictions:
     return Predictions(ids, nats, ranks, top, probabilities, np.zeros((len(ids), 0)))
 
 
-def random_predictions(vocab: Vocab, text: str) -> Predictions:
+def random_predictions(vocab: Vocab, text: str, *, is_mixture: bool = False) -> Predictions:
     """Predictions of a random model that is nearly certain at some places."""
     rng = np.random.default_rng(0)
     ids, num = vocab.encode(text), len(text)
@@ -32,7 +38,8 @@ def random_predictions(vocab: Vocab, text: str) -> Predictions:
     top = np.argsort(-shares, axis=1, kind="stable")[:, :5]
     ranks = (shares > own[:, None]).sum(1)
     likeliest = np.take_along_axis(shares, top, 1).astype(np.float32)
-    return make_predictions(ids, -np.log(own), ranks.astype(np.int32), top.astype(np.int32), likeliest)
+    some = make_predictions(ids, -np.log(own), ranks.astype(np.int32), top.astype(np.int32), likeliest)
+    return some._replace(experts=some.nats[:, None] * rng.uniform(0.5, 2, (num, 2))) if is_mixture else some
 
 
 def make_assessment(text: str, nats: float, **given) -> Assessment:
@@ -72,3 +79,27 @@ def make_report(text: str = HOSTILE, *, assessment=None, **given) -> Report:
         "log": log,
     }
     return Report(**(facts | given))
+
+
+@cache
+def usual_page() -> str:
+    """The page with everything on it."""
+    return render(make_report())
+
+
+def words_of(page: str) -> str:
+    """The page's words in one line, without its markup."""
+    return " ".join(re.sub(r"<[^>]*>", " ", page).split())
+
+
+def data_of(page: str) -> dict:
+    """The page's data, its arrays unpacked."""
+    (code,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    assert not set(code) & set("<>&\u2028")
+    data = json.loads(code)
+    columns = [(data, key) for key in ("ids", "surprisal", "ranks", "top", "probabilities")]
+    for owner, key in [*columns, *((one, "levels") for one in data["colourings"])]:
+        width, packed_bytes = owner[key]
+        planes = np.frombuffer(zlib.decompress(base64.b64decode(packed_bytes)), np.uint8).reshape(width, -1)
+        owner[key] = (planes.astype(np.int64).T * 256 ** np.arange(width)).sum(1)
+    return data

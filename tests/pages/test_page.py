@@ -8,8 +8,9 @@ import pytest
 
 from charrnn.data.characters import name, visible
 from charrnn.data.vocab import Vocab
+from charrnn.pages.colouring import SCALES, compare_experts
 from charrnn.pages.report import render
-from tests.pages.reports import HOSTILE, make_report
+from tests.pages.reports import HOSTILE, make_report, random_predictions
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -87,6 +88,22 @@ def long_text() -> str:
 
 TEXT = long_text()
 REPORT = make_report(TEXT)
+MIXTURE = make_report(TEXT, predictions=random_predictions(REPORT.vocab, TEXT, is_mixture=True))
+# The class of the colour of each character that is near the box with the text, by its position.
+COLOURS = """() => {
+  const text = document.getElementById("text"), box = text.getBoundingClientRect(), found = [];
+  let index = 0;
+  for (const block of text.children) {
+    const isNear = block.getBoundingClientRect().top < box.bottom;
+    const walker = document.createTreeWalker(block, NodeFilter.SHOW_TEXT);
+    for (let node; (node = walker.nextNode()); )
+      for (const point of node.data) {
+        if (isNear) found.push([index, node.parentElement.closest("i")?.className ?? ""]);
+        index++;
+      }
+  }
+  return found;
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +163,8 @@ def expected(report, index):
     vocab, some = report.vocab, report.predictions
     rows = []
     for place, share in zip(some.top[index], some.probabilities[index].astype(np.float64), strict=True):
-        thousandths = np.rint(1000 * share)
-        rows.append([name(vocab.chars[place]), f"{thousandths / 10:.1f} %" if thousandths else "< 0.1 %"])
+        percent = f"{100 * share:.1f}" if share < 0.0995 else f"{100 * share:.0f}"
+        rows.append([name(vocab.chars[place]), "< 0.1 %" if percent == "0.0" else f"{percent} %"])
     bits = np.rint(100 * some.nats[index] / np.log(2)) / 100
     called = name(vocab.decode(some.ids)[index])
     return called, f"{bits:.2f} bits, rank {some.ranks[index] + 1:,} of {len(vocab):,}", rows
@@ -303,3 +320,80 @@ def test_a_large_vocabulary(show):
     page.keyboard.press("End")
     page.keyboard.press("ArrowLeft")
     assert shown(page) == expected(report, 399)
+
+
+# other colours
+
+
+def classes_of(colouring):
+    """The class of each character in a colouring."""
+    scale = SCALES[colouring.kind]
+    return [scale.classes[level] for level in scale.levels(colouring.values)]
+
+
+def test_the_menu_changes_the_colours(show):
+    """By the keyboard, and back; the characters stay the same, and the panel says what the colour means."""
+    page = show(MIXTURE)
+    before, content = page.evaluate(COLOURS), page.inner_html("#text")
+    page.focus("#colouring")
+    page.keyboard.press("ArrowDown")
+    (colouring,) = compare_experts(MIXTURE.predictions)
+    expected_classes = classes_of(colouring)
+    now = page.evaluate(COLOURS)
+    assert len(now) > 500
+    assert now == [[index, expected_classes[index]] for index, _ in now]
+    assert page.eval_on_selector("#text", "text => text.textContent") == "".join(map(visible, TEXT))
+    assert page.get_attribute("#text", "aria-label") == "The text, coloured by network against n-grams"
+    assert page.eval_on_selector_all(".legend", "all => all.map(e => e.hidden)") == [True, False]
+    page.focus("#text")
+    page.keyboard.press("Control+Home")
+    words = SCALES["experts"].words()[SCALES["experts"].levels(colouring.values)[0]]
+    assert page.inner_text("#panel .value") == words
+    page.focus("#colouring")
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate(COLOURS) == before
+    assert page.inner_html("#text") == content
+    assert page.locator("#panel .value").count() == 0
+
+
+def test_a_change_of_colours_touches_only_what_is_near(show):
+    """The rest of a long text follows when it is scrolled to, or when the page is printed."""
+    text = TEXT * 8
+    report = make_report(text, predictions=random_predictions(REPORT.vocab, text, is_mixture=True), hardest=[])
+    page = show(report)
+    page.select_option("#colouring", label="network against n-grams")
+    blocks = page.locator("#text p")
+    assert blocks.first.locator(".n1, .n2, .n3, .n4, .p1, .p2, .p3, .p4").count() > 0
+    assert blocks.last.locator(".a, .b, .c, .d, .e, .f, .g").count() > 0
+    blocks.last.scroll_into_view_if_needed()
+    page.wait_for_selector("#text p:last-child:not(:has(.a, .b, .c, .d, .e, .f, .g))")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("#text").locator(".a, .b, .c, .d, .e, .f, .g").count() == 0
+
+
+def test_a_model_without_ngrams_has_no_menu(show):
+    """There is one way to colour its text."""
+    page = show()
+    assert page.locator("#colouring").count() == 0
+    assert page.locator(".legend").count() == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1200, 900), (360, 740)], ids=["wide", "phone"])
+def test_other_colours_can_be_read(show, scheme, size):
+    """Each level has its own colour, with enough contrast, and nothing scrolls sideways."""
+    page = show(MIXTURE, size=size, scheme=scheme)
+    page.select_option("#colouring", "1")
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= size[0]
+    legend = ".legend:not([hidden])"
+    assert (
+        min(
+            page.eval_on_selector_all(
+                f"{legend} li, {legend} i, #text i, #text u, #colouring, .menu label, #panel .value",
+                f"all => all.map({CONTRAST})",
+            )
+        )
+        >= 4.5
+    )
+    colours = page.eval_on_selector_all(f"{legend} i", "all => all.map(e => getComputedStyle(e).backgroundColor)")
+    assert len(set(colours)) == 9
