@@ -25,7 +25,7 @@ Precision = Literal["int8", "bfloat16", "float32"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _LARGEST = 127
 _NUM_LEVELS = 256
-_WARM_UP = 500  # characters that a lane reads before those that it scores
+_WARM_UP = 250  # characters that a lane reads before those that it scores
 _CHARS_PER_LANE = 100  # at least, else most of the work would be warming up
 _MAX_LANES = 64
 
@@ -107,7 +107,7 @@ def text_nats(file: ModelFile, ids: NDArray[Any], *, context: NDArray[Any]) -> D
     """Score a text in numpy, without compiling what scoring in full needs: the nats of each character, (N,).
 
     context: the characters before the text, at least one. The text is cut in lanes. A lane first reads the
-    characters before it, up to 500, so its nats are those of a sequential reading to three digits or more.
+    characters before it, up to 250, so its nats are those of a sequential reading to three digits or more.
     """
     context = context[-_WARM_UP:]
     before, lanes = len(context), max(1, min(_MAX_LANES, len(ids) // _CHARS_PER_LANE))

@@ -1,0 +1,121 @@
+"""The page of an exported model: it writes text in any browser, without a server.
+
+The page holds the model as arrays in fewer bytes (model/quantization.py), compressed and in base64, and the engine
+that draws from them (engine.js), which runs in a worker. The characters, the title and the card are untrusted.
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from charrnn.config import SampleConfig
+from charrnn.data.characters import END, label, name
+from charrnn.model.file import ModelFile
+from charrnn.model.ngrams import Arrays
+from charrnn.model.quantization import Precision, cut_ngrams, restore, store_ngrams, store_weights
+from charrnn.pages.page import LEVELS, json_for_script, name_levels, read_resource, render_page
+
+MAX_PAGE_BYTES = 4_000_000  # of a page with n-grams, unless the user says more
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model as a page holds it. exact: its n-grams are cut, its numbers aren't rounded; arrays: what is stored."""
+
+    exact: ModelFile
+    arrays: Arrays
+
+    @property
+    def rounded(self) -> ModelFile:
+        """The model that the page computes with."""
+        return restore(self.exact, self.arrays)
+
+    @property
+    def order(self) -> int:
+        """The length of the longest n-grams; 0 for a network alone."""
+        return ngram_order(self.exact)
+
+
+def ngram_order(file: ModelFile) -> int:
+    """Return the length of a model's longest n-grams; 0 if it has none."""
+    return len(file.ngram.get("ngram.weights", ()))
+
+
+def store_model(file: ModelFile, precision: Precision, *, max_ngram_bytes: int | None) -> StoredModel:
+    """Round a model, and cut its n-grams to the longest length that fits.
+
+    max_ngram_bytes: what the n-grams may add to the page; None: as much as leaves the page below MAX_PAGE_BYTES.
+    """
+    weights = store_weights(file, precision)
+    best = StoredModel(cut_ngrams(file, 0), weights)
+    num_bytes = len(pack(best))
+    limit = MAX_PAGE_BYTES - _num_template_bytes() if max_ngram_bytes is None else num_bytes + max_ngram_bytes
+    for order in range(1, ngram_order(file) + 1):
+        cut = cut_ngrams(file, order)
+        longer = StoredModel(cut, weights | store_ngrams(cut, precision))
+        if len(pack(longer)) > limit:
+            break
+        best = longer
+    return best
+
+
+def pack(model: StoredModel) -> str:
+    """Encode a stored model as text: the base64 of its compressed payload, which docs/formats.md describes."""
+    file = model.exact
+    header = {
+        "format": _FORMAT,
+        "cell": file.config.cell,
+        "hidden_size": file.config.hidden_size,
+        "num_layers": file.config.num_layers,
+        "chars": list(map(ord, file.vocab.chars)),
+        "labels": [[label(char), name(char)] for char in file.vocab.chars],
+        "tensors": [[name, str(array.dtype), array.shape] for name, array in model.arrays.items()],
+    }
+    code = json.dumps(header).encode()
+    parts = [array.astype(array.dtype.newbyteorder("<")).tobytes() for array in model.arrays.values()]
+    return base64.b64encode(zlib.compress(b"".join([len(code).to_bytes(4, "little"), code, *parts]), 9)).decode()
+
+
+def render_player(model: StoredModel, title: str, card: Sequence[tuple[str, str]]) -> str:
+    """Render the page. Equal models give equal pages."""
+    return _render(pack(model), model.exact, title, card)
+
+
+def _num_template_bytes() -> int:
+    """Return a bound on the size of everything on the page but the model."""
+    resources = ("base.css", "base.js", "reader.js", "written.js", "player.css", "player.js", "player.html", "engine.js")
+    return sum(len(read_resource(name).encode()) for name in resources) + (1 << 15)  # the title, the card
+
+
+def _render(payload: str, file: ModelFile, title: str, card: Sequence[tuple[str, str]]) -> str:
+    has_documents, defaults = END in file.vocab.chars, SampleConfig()
+    facts = {
+        "unit": file.vocab.unit,
+        "documents": has_documents,
+        "levels": LEVELS,
+        "defaults": {
+            "length": -1 if has_documents else defaults.length,
+            "temperature": defaults.temperature,
+            "topK": defaults.top_k,
+            "topP": defaults.top_p,
+            "minP": defaults.min_p,
+            "noRepeat": defaults.no_repeat_ngram,
+        },
+    }
+    return render_page(
+        "player",
+        scripts=("written.js",),
+        policy="worker-src blob:; ",
+        title=title,
+        card=card,
+        unit=file.vocab.unit,
+        levels=name_levels(),
+        facts=json_for_script(facts),
+        engine=Markup(read_resource("engine.js")),
+        model=payload,
+    )
