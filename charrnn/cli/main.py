@@ -14,6 +14,7 @@ import typer
 
 from charrnn import __version__
 from charrnn.cli.evaluate import evaluate
+from charrnn.cli.export import export
 from charrnn.cli.info import info
 from charrnn.cli.options import Command, Group, mistake
 from charrnn.cli.sample import sample
@@ -65,6 +66,7 @@ def build_app() -> typer.Typer:
     app.command(cls=Command)(sample)
     app.command("eval", cls=Command)(evaluate)
     app.command(cls=Command)(info)
+    app.command(cls=Command)(export)
     return app
 
 

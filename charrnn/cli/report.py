@@ -19,13 +19,13 @@ MAX_SHOWN = 120_000  # characters of the text on a page
 NUM_HARDEST = 20  # lines on a page
 
 
-def check_target(path: str) -> None:
-    """Check that the report page can be written, before the work is done."""
+def check_target(path: str, option: str = "--html", example: str = "report.html") -> None:
+    """Check that the page that an option names can be written, before the work is done."""
     folder = os.path.dirname(path) or "."
     if os.path.isdir(path) or not path:
-        raise UsageError(f"--html {path!r} is not a file name; name one, for example --html report.html")
+        raise UsageError(f"{option} {path!r} is not a file name; name one, for example {option} {example}")
     if not os.path.isdir(folder) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
-        raise CharrnnError(f"{path}: can't be written; --html needs an existing folder that you can write to")
+        raise CharrnnError(f"{path}: can't be written; {option} needs an existing folder that you can write to")
 
 
 def write_page(
@@ -40,7 +40,6 @@ def write_page(
 ) -> None:
     """Write the report page. path: of the model file."""
     from charrnn.evaluation.verdict import verdict
-    from charrnn.files import write_atomically
     from charrnn.model.file import name_model
     from charrnn.pages.report import Report, draw_samples, render
     from charrnn.training.log import read_log
@@ -59,6 +58,13 @@ def write_page(
             log=read_log(path.parent),
         )
     )
+    write_file(target, page)
+
+
+def write_file(target: Path, page: str) -> None:
+    """Write a page, atomically if the target is a file."""
+    from charrnn.files import write_atomically
+
     if target.exists() and not target.is_file():  # a pipe, for example
         target.write_bytes(console.faithful(page))
     else:

@@ -55,6 +55,11 @@ class ModelFile:
         """The n-grams as the kernels read them, checked once. Raises ValueError if they are inconsistent."""
         return make_mixture(self.ngram, vocab_size=self.config.vocab_size)
 
+    @property
+    def ngram_order(self) -> int:
+        """The length of the longest n-grams; 0 for a network alone."""
+        return len(self.ngram.get("ngram.weights", ()))
+
 
 def save_model(path: Path, model: ModelFile) -> None:
     """Write a model file atomically, with names instead of paths.

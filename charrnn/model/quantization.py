@@ -9,20 +9,18 @@ Letters: N characters, R rows, V vocabulary, K n-grams, B lanes, T steps, H hidd
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.config import NUM_STATES
+from charrnn.config import NUM_STATES, PagePrecision
 from charrnn.kernels.head import Predictions, predict_from_logits
 from charrnn.kernels.ngrams import no_mixture
 from charrnn.kernels.vectors import Doubles, Floats
 from charrnn.model.file import ModelFile
 from charrnn.model.ngrams import Arrays, find_contexts
 
-Precision = Literal["int8", "bfloat16", "float32"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _LARGEST = 127
 _NUM_LEVELS = 256
 _WARM_UP = 250  # characters that a lane reads before those that it scores
@@ -30,7 +28,7 @@ _CHARS_PER_LANE = 100  # at least, else most of the work would be warming up
 _MAX_LANES = 64
 
 
-def store_weights(file: ModelFile, precision: Precision) -> Arrays:
+def store_weights(file: ModelFile, precision: PagePrecision) -> Arrays:
     """Round the network's tensors: int8 with `<name>.scale` (R,), uint16 (the bits of bfloat16), or float32."""
     stored: Arrays = {}
     for name, tensor in file.tensors.items():
@@ -47,7 +45,7 @@ def store_weights(file: ModelFile, precision: Precision) -> Arrays:
     return stored
 
 
-def store_ngrams(file: ModelFile, precision: Precision) -> Arrays:
+def store_ngrams(file: ModelFile, precision: PagePrecision) -> Arrays:
     """Store the n-grams in the smallest types that hold them; `ngram.kept` as indices into `ngram.levels`.
 
     In float32 the shares are exact and there are no levels.
@@ -182,4 +180,5 @@ def _lstm_step(gates: Floats, h: Floats, c: Floats) -> None:
 
 def _sigmoid(x: Floats) -> Floats:
     half = np.float32(0.5)
-    return half + half * np.tanh(half * x)  # can't overflow
+    y: Floats = half + half * np.tanh(half * x)  # exp could overflow
+    return y

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from charrnn.config import SampleConfig
+from charrnn.config import PagePrecision, SampleConfig
 from charrnn.data.characters import END, label, name
 from charrnn.model.file import ModelFile
 from charrnn.model.ngrams import Arrays
-from charrnn.model.quantization import Precision, cut_ngrams, restore, store_ngrams, store_weights
+from charrnn.model.quantization import cut_ngrams, restore, store_ngrams, store_weights
 from charrnn.pages.page import LEVELS, json_for_script, name_levels, read_resource, render_page
 
 MAX_PAGE_BYTES = 4_000_000  # of a page with n-grams, unless the user says more
@@ -35,18 +35,8 @@ class StoredModel:
         """The model that the page computes with."""
         return restore(self.exact, self.arrays)
 
-    @property
-    def order(self) -> int:
-        """The length of the longest n-grams; 0 for a network alone."""
-        return ngram_order(self.exact)
 
-
-def ngram_order(file: ModelFile) -> int:
-    """Return the length of a model's longest n-grams; 0 if it has none."""
-    return len(file.ngram.get("ngram.weights", ()))
-
-
-def store_model(file: ModelFile, precision: Precision, *, max_ngram_bytes: int | None) -> StoredModel:
+def store_model(file: ModelFile, precision: PagePrecision, *, max_ngram_bytes: int | None) -> StoredModel:
     """Round a model, and cut its n-grams to the longest length that fits.
 
     max_ngram_bytes: what the n-grams may add to the page; None: as much as leaves the page below MAX_PAGE_BYTES.
@@ -55,7 +45,7 @@ def store_model(file: ModelFile, precision: Precision, *, max_ngram_bytes: int |
     best = StoredModel(cut_ngrams(file, 0), weights)
     num_bytes = len(pack(best))
     limit = MAX_PAGE_BYTES - _num_template_bytes() if max_ngram_bytes is None else num_bytes + max_ngram_bytes
-    for order in range(1, ngram_order(file) + 1):
+    for order in range(1, file.ngram_order + 1):
         cut = cut_ngrams(file, order)
         longer = StoredModel(cut, weights | store_ngrams(cut, precision))
         if len(pack(longer)) > limit:
@@ -88,7 +78,16 @@ def render_player(model: StoredModel, title: str, card: Sequence[tuple[str, str]
 
 def _num_template_bytes() -> int:
     """Return a bound on the size of everything on the page but the model."""
-    resources = ("base.css", "base.js", "reader.js", "written.js", "player.css", "player.js", "player.html", "engine.js")
+    resources = (
+        "base.css",
+        "base.js",
+        "reader.js",
+        "written.js",
+        "player.css",
+        "player.js",
+        "player.html",
+        "engine.js",
+    )
     return sum(len(read_resource(name).encode()) for name in resources) + (1 << 15)  # the title, the card
 
 
