@@ -37,6 +37,7 @@ LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 USES_TORCH = {
     "model": {"layers", "network", "gradients", "packing"},
     "evaluation": {"scoring", "adaptation", "copying"},
+    "inspection": {"reach"},
     "training": {"loop", "saving", "state"},
 }
 

@@ -8,7 +8,7 @@ Letters: N characters, G lanes of a text, B lanes of a worker, T steps in a wind
 V vocabulary, W warm-up characters, K likeliest characters.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,39 @@ def _predict_part(reader: "_Reader", num_scored: int, ranks: Ranks) -> Predictio
     )
 
 
+def predict_forgetting(
+    model: CharRNN, ids: Ids, *, starts: NDArray[np.int64], length: int, mixture: Mixture | None = None
+) -> Predictions:
+    """Predict the `length` characters from each start on, (B, length), by those since the one before the start only.
+
+    ids: (N,). starts: (B,), each at least 1 and at most N - length. mixture: as for predict.
+    """
+    reader = _Reader.of_part(model, ids[1:], ids[:1], 0, mixture)
+    with worker_pool(torch.get_num_threads() if reader.packed else 1) as pool:
+        groups = np.array_split(starts - 1, -(-len(starts) // MAX_LANES))
+        found = list(pool.map(lambda group: reader.read(group, length, forgets=True), groups))
+    return Predictions(*(np.concatenate(arrays, axis=1).swapaxes(0, 1) for arrays in zip(*found, strict=True)))
+
+
+@torch.inference_mode()
+def read_outputs(model: CharRNN, ids: Ids, *, context: Ids, units: Sequence[int] | None = None) -> NDArray[np.float32]:
+    """Return the last layer's outputs after each of ids (N,): (N, H), or only those of some units.
+
+    context: as for predict.
+    """
+    # what is predicted plays no part, so the last character may be followed by any
+    reader = _Reader.of_part(model, np.roll(ids, -1), np.append(context, ids[:1]), 0, None)
+    starts, lengths = cut_lanes(len(ids), min(MAX_LANES, max(1, len(ids) // WARM_UP)))
+    chosen = slice(None) if units is None else list(units)
+    parts = [
+        h[:, :, chosen].float().cpu().numpy()
+        for _, _, h in reader.features(starts, int(lengths[0]), reader.warm_up(starts))
+    ]
+    is_read = (np.arange(lengths[0])[:, None] < lengths).T  # (G, T)
+    outputs: NDArray[np.float32] = np.concatenate(parts).swapaxes(0, 1)[is_read]
+    return outputs
+
+
 @torch.inference_mode()
 def compute_logits(model: CharRNN, ids: Ids, starts: NDArray[np.int64], length: int) -> NDArray[np.float32]:
     """Compute the network's logits for the `length` characters of a text after each start: (length, B, V).
@@ -162,25 +195,42 @@ class _Reader:
         return 2 if len(self.mixture.weights) > 0 else 0
 
     @torch.inference_mode()
-    def read(self, starts: NDArray[np.int64], length: int) -> Predictions:
-        """Predict the `length` characters from each start on, after the lanes' warm-up; arrays of (length, B)."""
-        first = len(self.inputs) - len(self.ids)
-        state = self._warm_up(starts + first)
+    def read(self, starts: NDArray[np.int64], length: int, *, forgets: bool = False) -> Predictions:
+        """Predict the `length` characters from each start on, after the lanes' warm-up; arrays of (length, B).
+
+        forgets: there is no warm-up instead, and n-grams see no farther back than the character before the start.
+        """
+        state = self.model.initial_state(len(starts)) if forgets else self.warm_up(starts)
         found = new_predictions(np.empty((length, len(starts)), np.int64), self.num_top, self.num_experts)
-        for rows in _windows(length, len(starts), self.model.config.vocab_size):
-            times = np.arange(rows.start, min(rows.stop, length))[:, None]
-            places = np.minimum(starts + times, len(self.ids) - 1)  # (T, B); a lane's surplus is dropped later
+        for rows, places, h in self.features(starts, length, state):
+            part, contexts = select(found, rows), self.contexts[places]  # (T, B, order)
+            part.ids[...] = self.ids[places]
+            if forgets:
+                num_known = 1 + np.arange(rows.start, rows.stop)[:, None, None]
+                contexts[np.broadcast_to(np.arange(contexts.shape[2]) > num_known, contexts.shape)] = -1
+            fill_predictions(self.model, self.packed, h, self.mixture, contexts, part)
+        return found
+
+    def features(
+        self, starts: NDArray[np.int64], length: int, state: HiddenState
+    ) -> Iterator[tuple[slice, NDArray[np.int64], torch.Tensor]]:
+        """Yield windows of the `length` characters from each start on: their rows, places (T, B), features (T, B, H).
+
+        state: of the lanes before the starts. Lanes that end before the text does stay at its last character.
+        """
+        first = len(self.inputs) - len(self.ids)
+        for window in _windows(length, len(starts), self.model.config.vocab_size):
+            rows = slice(window.start, min(window.stop, length))
+            places = np.minimum(starts + np.arange(rows.start, rows.stop)[:, None], len(self.ids) - 1)
             h, state = self.model.features(
                 _to_device(self.model, self.inputs[places + first]), state, packed=self.packed
             )
-            part = select(found, rows)
-            part.ids[...] = self.ids[places]
-            fill_predictions(self.model, self.packed, h, self.mixture, self.contexts[places], part)
-        return found
+            yield rows, places, h
 
-    def _warm_up(self, starts: NDArray[np.int64]) -> HiddenState:
-        """Compute the lanes' states before the inputs at starts: lane 0 reads the whole context, the others W."""
+    def warm_up(self, starts: NDArray[np.int64]) -> HiddenState:
+        """Compute the lanes' states before the inputs of starts: lane 0 reads the whole context, the others W."""
         model, inputs, first, states = self.model, self.inputs, len(self.inputs) - len(self.ids), []
+        starts = starts + first
         if starts[0] == first:
             states.append(_feed(model, self.packed, inputs[:first, None], model.initial_state(1)))
             starts = starts[1:]

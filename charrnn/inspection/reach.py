@@ -1,0 +1,101 @@
+"""How far a gradient reaches back: from the nats of one character to the embeddings of those before it.
+
+Letters: T steps, B lanes, E embedding, H hidden size, L layers, V vocabulary.
+"""
+
+import copy
+import math
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from charrnn.evaluation.texts import EvalText
+from charrnn.inspection.findings import Reach
+from charrnn.model.layers import Buffers, HiddenState, backward_window, forward_window, is_fused
+from charrnn.model.network import CharRNN
+from charrnn.model.packing import Layer, multiply, pack_weight
+
+NUM_TARGETS, NUM_STEPS = 64, 256
+MIN_TARGETS = 16  # whose document reaches as far back; quartiles of fewer mean little
+_SMALLEST = 1e-36  # norm that is exact in float32
+_NUM_LANES = 16  # at a time: all would take hundreds of megabytes
+
+
+def measure_reach(network: CharRNN, text: EvalText, ids: NDArray[np.int64]) -> Reach | None:
+    """Measure gradients of targets spread over ids, the text's first characters; None for too short a text."""
+    num_steps = min(NUM_STEPS, len(ids) // 2)
+    targets = np.unique(np.linspace(num_steps, len(ids) - 1, NUM_TARGETS).astype(np.int64))
+    if num_steps < 2 or len(targets) < MIN_TARGETS:
+        return None
+    model = network if is_fused(network) else copy.deepcopy(network).cpu()
+    norms = np.concatenate(
+        [
+            gradient_norms(model, ids[part - num_steps + np.arange(num_steps + 1)[:, None]])
+            for part in np.array_split(targets, -(-len(targets) // _NUM_LANES))
+        ],
+        axis=1,
+    )[::-1]  # (T, B), the last step first
+    if text.reset_id is not None:  # a gradient ends where its document begins
+        resets = ids[targets - 1 - np.arange(num_steps)[:, None]] == text.reset_id
+        norms = np.where(np.logical_or.accumulate(resets, axis=0), np.nan, norms)
+    enough = np.count_nonzero(~np.isnan(norms), axis=1) >= MIN_TARGETS
+    norms = norms[: num_steps if enough.all() else int(enough.argmin())]
+    if len(norms) < 2:
+        return None
+    lower, median, upper = np.nanquantile(norms, [0.25, 0.5, 0.75], axis=1)
+    return Reach(tuple(median.tolist()), tuple(lower.tolist()), tuple(upper.tolist()), len(targets), fit_gain(median))
+
+
+def fit_gain(norms: NDArray[np.float64]) -> float:
+    """Return the factor per step of norms (T,), from the least-squares line through their logarithms.
+
+    Norms that are too small for float32 are left out; with fewer than two others the gain is 0.
+    """
+    steps = np.flatnonzero(norms > _SMALLEST)
+    if len(steps) < 2:
+        return 0.0
+    slope, _ = np.polyfit(steps, np.log(norms[steps]), 1)
+    return math.exp(slope)
+
+
+def gradient_norms(model: CharRNN, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the norm of the gradient at each input: (T, B). ids: (T + 1, B); the loss is the nats of the last row."""
+    inputs = torch.from_numpy(np.ascontiguousarray(ids[:-1]))
+    gradients = input_gradients(model, inputs, torch.from_numpy(ids[-1].copy()), model.initial_state(ids.shape[1]))
+    norms: NDArray[np.float64] = gradients.double().norm(dim=2).numpy()
+    return norms
+
+
+def input_gradients(model: CharRNN, x: Tensor, target: Tensor, state: HiddenState) -> Tensor:
+    """Return the gradient (T, B, E) of the summed nats of targets (B,) at the embeddings of x (T, B).
+
+    The first layer's kernel adds up gradients per character. So each step of each lane is a character of its own here,
+    whose row of the table is that of the character it stands for. state: as for CharRNN.features.
+    """
+    num_steps, num_lanes = x.shape
+    packed = model.pack()
+    places = np.arange(x.numel()).reshape(num_steps, num_lanes)
+    first = packed.layers[0]._replace(table=packed.layers[0].table[x.flatten().numpy()])
+    layers = first, *packed.layers[1:]
+    reset_id = model.config.reset_id
+    resets = np.zeros(x.shape, np.bool_) if reset_id is None else x.numpy() == reset_id
+    after = tuple(np.array(part.numpy(), order="C") for part in state)
+    buffers, h, saved = [Buffers() for _ in layers], places, []
+    for index, layer in enumerate(layers):
+        before = after[0][index], after[-1][index]
+        h, activations = forward_window(layer, h, resets, before, None, buffers[index], needs_backward=True)
+        saved.append(activations)
+    last = torch.tensor(h[-1], requires_grad=True)
+    nats = functional.cross_entropy(model.head(last), target, reduction="sum")
+    d_h = np.zeros_like(h)
+    d_h[-1] = torch.autograd.grad(nats, last)[0].numpy()
+    for layer, activations, memory in zip(reversed(layers), reversed(saved), reversed(buffers), strict=True):
+        d_state = np.zeros((2, *last.shape), np.float32)
+        d_h, gradients = backward_window(layer, activations, d_h, (d_state[0], d_state[1]), memory)
+    weight = cast(Layer, model.layers[0]).get_parameter("weight_ih_l0").detach()
+    d_embedding = multiply(torch.from_numpy(gradients.table), pack_weight(weight, "float32")[1], weight.shape[1])
+    return d_embedding.reshape(num_steps, num_lanes, -1)
