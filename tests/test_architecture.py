@@ -16,7 +16,7 @@ PAGE = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 # A file imports only from rooms above its own.
 ROOMS = (
-    ("errors", "events", "files"),
+    ("errors", "events", "files", "counters"),
     ("kernels",),
     ("config", "hardware", "distributed"),
     ("data",),

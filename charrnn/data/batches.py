@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import Checked, setting
+from charrnn.counters import pass_offset
 from charrnn.data.vocab import Ids
-from charrnn.kernels.counters import pass_offset
 
 ALL_LANES = slice(None)
 IGNORE_INDEX = -100  # a target that isn't scored; PyTorch's default for this

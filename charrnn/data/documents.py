@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import BLANK_LINES, LINES, resembled_kind
+from charrnn.counters import uniforms
 from charrnn.data.characters import END, unescaped
 from charrnn.data.vocab import Ids, bytes_as_chars
-from charrnn.kernels.counters import uniforms
 
 _LINE_END = re.compile("[\r\n]")
 _BLANK_LINES = re.compile(r"(?:\r\n?+|\n)(?:[ \t]*+(?:\r\n?+|\n))++")  # possessive: nothing is matched twice

@@ -25,7 +25,7 @@ from charrnn.kernels.vectors import Doubles, Floats
 
 Ints = NDArray[np.int32]
 Hashes = NDArray[np.uint64]
-_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no character is multiplied away
+HASH_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no character is multiplied away
 _ONE = np.uint64(1)
 _SHIFT = np.uint64(43)  # leaves 21 bits: a table of 2 MB, which stays in the cache
 
@@ -265,7 +265,7 @@ def hash_ngrams(ids: NDArray[Any], length: int) -> Hashes:
     last = _power(length)
     value = np.uint64(0)
     for position in range(len(ids)):
-        value = value * _BASE + np.uint64(ids[position]) + _ONE
+        value = value * HASH_BASE + np.uint64(ids[position]) + _ONE
         if position >= length:
             value -= last * (np.uint64(ids[position - length]) + _ONE)
         if position >= length - 1:
@@ -277,7 +277,7 @@ def hash_ngrams(ids: NDArray[Any], length: int) -> Hashes:
 def _power(length: int) -> np.uint64:
     value = np.uint64(1)
     for _ in range(length):
-        value = value * _BASE
+        value = value * HASH_BASE
     return value
 
 
@@ -287,14 +287,14 @@ def find_hashes(ids: NDArray[Any], length: int, wanted: Hashes) -> NDArray[np.bo
     found = np.zeros(len(wanted), np.bool_)
     may_be = np.zeros(1 << 21, np.bool_)  # rules out most positions by one byte
     for value in wanted:
-        may_be[(value * _BASE) >> _SHIFT] = True
+        may_be[(value * HASH_BASE) >> _SHIFT] = True
     last = _power(length)
     value = np.uint64(0)
     for position in range(len(ids)):
-        value = value * _BASE + np.uint64(ids[position]) + _ONE
+        value = value * HASH_BASE + np.uint64(ids[position]) + _ONE
         if position >= length:
             value -= last * (np.uint64(ids[position - length]) + _ONE)
-        if position >= length - 1 and may_be[(value * _BASE) >> _SHIFT]:
+        if position >= length - 1 and may_be[(value * HASH_BASE) >> _SHIFT]:
             index = np.searchsorted(wanted, value)
             if index < len(wanted) and wanted[index] == value:
                 found[index] = True

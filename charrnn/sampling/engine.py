@@ -23,7 +23,8 @@ from charrnn.errors import ResourceError
 from charrnn.hardware import split_range
 from charrnn.kernels.barrier import abort, new_barrier
 from charrnn.kernels.cells import CELLS
-from charrnn.kernels.generation import Filters, Shard, SharedBuffers, generate
+from charrnn.kernels.filters import COMPLETE, Constraints, Filters, free_text
+from charrnn.kernels.generation import Block, Shard, SharedBuffers, generate
 from charrnn.kernels.ngrams import Ints, Mixture
 from charrnn.kernels.products import BLOCK, WIDTH, pack_in_numpy, product
 from charrnn.kernels.recurrent import fold_biases
@@ -36,6 +37,7 @@ _WEIGHTS_PER_THREAD = 1 << 15  # reading fewer takes less time than waiting for 
 _STREAMS_PER_THREAD = 2  # at least, where threads share the streams
 _MAX_COPIED = 1 << 22  # weights of a network that is laid out a second time, whole; a larger one is always shared
 _CACHE_LINE = 64  # bytes
+NO_LIMIT = 1 << 62  # characters left to draw
 
 
 class Engine:
@@ -47,7 +49,7 @@ class Engine:
         self, config: ModelConfig, tensors: Mapping[str, Any], threads: int, precision: Precision, mixture: Mixture
     ) -> None:
         """Lay the tensors out for as many threads as the network can keep busy, at most `threads`."""
-        self.config, self.mixture = config, mixture
+        self.config, self.mixture, self._free = config, mixture, free_text(config.vocab_size)
         self.dtype: type[np.generic] = np.uint16 if precision == "bfloat16" else np.float32
         most = min(config.num_parameters // _WEIGHTS_PER_THREAD, -(-config.hidden_size // WIDTH))
         self.shards = make_shards(config, tensors, max(1, min(threads, most)), self.dtype)
@@ -65,69 +67,55 @@ class Engine:
         size = max(1, _WEIGHTS_PER_PIECE // self.config.num_parameters)
         for first in range(0, ids.shape[1], size):
             piece = np.pad(ids[:, first : first + size], ((0, 0), (0, 1)))  # the last id is not fed
-            starts = np.full(len(piece), piece.shape[1])
-            self.draw(Filters(), piece, starts, np.empty((len(piece), 0)), state, num_fed=piece.shape[1] - 1)
+            block = new_block(piece, np.full(len(piece), piece.shape[1]), np.empty((len(piece), 0)))
+            self.draw(Filters(), block, state, num_fed=piece.shape[1] - 1)
 
     def draw(
         self,
         filters: Filters,
-        ids: NDArray[np.int64],
-        starts: NDArray[np.int64],
-        numbers: NDArray[np.float64],
+        block: Block,
         state: StreamState,
         *,
+        constraints: Constraints | None = None,
         num_fed: int = 0,
-    ) -> NDArray[np.float64]:
-        """Draw the next n characters of S streams into ids; return their nats, (S, n).
+    ) -> None:
+        """Draw a block; state: updated in place; num_fed: as for generation.generate.
 
-        ids, starts, num_fed: as for generation.generate. numbers: (S, n), uniform random numbers. state:
-        updated in place. Draws of several callers run one after the other.
+        Draws of several callers run one after the other.
         Raises ResourceError if the system can't start a thread.
         """
-        nats, (h, c, contexts), mixture = np.empty(numbers.shape), state, self.mixture
-        groups = split_range(len(ids), max(1, min(self._threads, len(ids) // _STREAMS_PER_THREAD)))
+        (h, c, contexts), mixture = state, self.mixture
+        rules = constraints or self._free
+        num_streams = len(block.ids)
+        groups = split_range(num_streams, max(1, min(self._threads, num_streams // _STREAMS_PER_THREAD)))
         network = self._network if len(groups) >= max(2, len(self.shards)) else None
-        shared = self._buffers(len(self.shards), len(ids))
+        shared = self._buffers(len(self.shards), num_streams)
 
         def draw_group(rank: int) -> None:
             assert network is not None
             own = groups[rank]
-            parts = h[:, own].copy(), c[:, own].copy(), contexts[:, own].copy()  # contiguous, as the kernel needs them
-            buffers = self._buffers(1, len(ids[own]))
-            generate(
-                network,
-                0,
-                filters,
-                ids[own],
-                starts[own],
-                num_fed,
-                numbers[own],
-                parts[0],
-                parts[1],
-                parts[2],
-                nats[own],
-                mixture,
-                buffers,
-            )
-            h[:, own], c[:, own], contexts[:, own] = parts
+            part = Block._make(array[own] for array in block)
+            states = h[:, own].copy(), c[:, own].copy(), contexts[:, own].copy()  # contiguous, as the kernel needs them
+            buffers = self._buffers(1, len(part.ids))
+            generate(network, 0, filters, rules, part, num_fed, states[0], states[1], states[2], mixture, buffers)
+            h[:, own], c[:, own], contexts[:, own] = states
 
         def draw_shard(rank: int) -> None:
             try:
                 shard = self.shards[rank]
-                generate(shard, rank, filters, ids, starts, num_fed, numbers, h, c, contexts, nats, mixture, shared)
+                generate(shard, rank, filters, rules, block, num_fed, h, c, contexts, mixture, shared)
             except BaseException:
                 abort(shared.barrier)
                 raise
 
         if network is not None:
             self._run(draw_group, len(groups))
-            return nats
+            return
         try:
             self._run(draw_shard, len(self.shards))
         except BaseException:  # Ctrl-C between two submissions, for example: no thread may wait for a missing one
             abort(shared.barrier)
             raise
-        return nats
 
     def _buffers(self, num_threads: int, num_streams: int) -> SharedBuffers:
         return SharedBuffers(
@@ -167,6 +155,24 @@ class Engine:
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._threads - 1, "charrnn")
+
+
+def new_block(
+    ids: NDArray[np.int64], starts: NDArray[np.int64], uniforms: NDArray[np.float64], *, num_top: int = 0
+) -> Block:
+    """Make a block to draw, of texts without constraints. num_top: how many of the likeliest characters to find."""
+    shape = uniforms.shape
+    return Block(
+        ids,
+        starts,
+        uniforms,
+        left=np.full(len(ids), NO_LIMIT),
+        states=np.full((len(ids), shape[1] + 1), COMPLETE, np.int32),
+        nats=np.empty(shape),
+        log_shares=np.zeros(shape),
+        top=np.empty((*shape, num_top), np.int32),
+        probabilities=np.empty((*shape, num_top), np.float32),
+    )
 
 
 def cores_for_others(num_threads: int) -> list[set[int]]:

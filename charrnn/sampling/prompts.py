@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import SampleConfig
-from charrnn.kernels.generation import Filters
+from charrnn.kernels.filters import Filters
 from charrnn.sampling.engine import Engine, StreamState
 
 

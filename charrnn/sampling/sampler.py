@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import SampleConfig, overlay
+from charrnn.counters import uniforms
 from charrnn.data.characters import END, UNKNOWN, describe
 from charrnn.errors import UsageError
 from charrnn.hardware import available_cores, select_precision
-from charrnn.kernels.counters import uniforms
 from charrnn.kernels.ngrams import no_mixture
 from charrnn.model.file import ModelFile, load_model
-from charrnn.sampling.engine import Engine, StreamState
+from charrnn.sampling.engine import Engine, StreamState, new_block
 from charrnn.sampling.prompts import Opening, read_openings
 from charrnn.sampling.stopping import LengthLimit, StopCondition
 
@@ -186,15 +186,16 @@ class StreamBatch:
         read_openings(self.sampler.engine, [stream.opening for stream in active])
         states = [stream.state or stream.opening.state for stream in active]
         h, c, contexts = (np.concatenate(parts, axis=1) for parts in zip(*states, strict=True))
+        block = new_block(ids, starts, numbers)
         began = time.perf_counter()
-        nats = self.sampler.engine.draw(reader.opening.filters, ids, starts, numbers, (h, c, contexts))
+        self.sampler.engine.draw(reader.opening.filters, block, (h, c, contexts))
         seconds = time.perf_counter() - began
         affordable = max(1, int(count * _SECONDS_PER_BLOCK / seconds))
         self._block = min(affordable, 2 * self._block, _MAX_BLOCK)
         drawn = np.take_along_axis(ids, starts[:, None] + np.arange(count), axis=1)
         text = self.sampler.vocab.decode(drawn.ravel())
         # added one by one, because the rounding of a sum would depend on the block size
-        totals = np.add.accumulate(np.column_stack([[stream.nats for stream in active], nats]), axis=1)
+        totals = np.add.accumulate(np.column_stack([[stream.nats for stream in active], block.nats]), axis=1)
         for row, stream in enumerate(active):
             stream.append(text[row * count : (row + 1) * count], totals[row], seconds)
             if stream.ended:

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from charrnn.config import Checked, ModelConfig, TrainConfig, setting
+from charrnn.counters import dropout_mask, weight_mask
 from charrnn.data.batches import ALL_LANES, Cursor
 from charrnn.data.vocab import Vocab
 from charrnn.distributed import SINGLE, Ranks
 from charrnn.errors import DivergenceError, ModelFileError, UsageError
-from charrnn.kernels.counters import dropout_mask, weight_mask
 from charrnn.model.container import quote
 from charrnn.model.file import ModelFile, is_finite
 from charrnn.model.gradients import recurrent_weights

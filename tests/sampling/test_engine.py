@@ -10,7 +10,7 @@ import torch
 
 from charrnn.config import ModelConfig
 from charrnn.errors import ResourceError
-from charrnn.kernels.generation import Filters
+from charrnn.kernels.filters import Filters
 from charrnn.kernels.products import WIDTH
 from charrnn.model.network import CharRNN
 from charrnn.sampling import engine
@@ -48,10 +48,11 @@ def test_states_and_nats_are_the_networks_own(cell, num_layers, hidden_size, voc
     for found, part in zip(state[:2], expected, strict=cell == "lstm"):
         np.testing.assert_allclose(found, part.detach().numpy(), atol=1e-5, rtol=1e-5)
     drawn = np.append(ids[30:31], np.zeros(10, np.int64))[None]
-    nats = three.draw(Filters(2.0), drawn, np.array([1]), np.random.default_rng(2).random((1, 10)), state)
+    block = engine.new_block(drawn, np.array([1]), np.random.default_rng(2).random((1, 10)))
+    three.draw(Filters(2.0), block, state)
     logits, _ = model(torch.from_numpy(drawn[0, :-1])[:, None], expected)
     losses = torch.nn.functional.cross_entropy(logits[:, 0], torch.from_numpy(drawn[0, 1:]), reduction="none")
-    np.testing.assert_allclose(nats[0], losses.detach().numpy(), atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(block.nats[0], losses.detach().numpy(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100])
@@ -163,8 +164,9 @@ def test_threads_share_many_streams_and_few_share_the_network(monkeypatch, cell,
     def draw(drawing, rows):
         state = tuple(np.repeat(part, len(numbers[rows]), axis=1) for part in drawing.new_state())
         ids = np.zeros((len(numbers[rows]), 21), np.int64)
-        nats = drawing.draw(Filters(2.0, top_k=7), ids, np.ones(len(ids), np.int64), numbers[rows], state)
-        return ids, nats, *(np.moveaxis(part, 1, 0) for part in state)
+        block = engine.new_block(ids, np.ones(len(ids), np.int64), numbers[rows])
+        drawing.draw(Filters(2.0, top_k=7), block, state)
+        return ids, block.nats, *(np.moveaxis(part, 1, 0) for part in state)
 
     expected = [draw(one, slice(row, row + 1)) for row in range(num_streams)]
     monkeypatch.setattr(engine, "generate", watched)

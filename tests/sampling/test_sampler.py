@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from charrnn.config import CELLS, ModelConfig, SampleConfig
+from charrnn.counters import uniforms
 from charrnn.data.characters import END, UNKNOWN
 from charrnn.data.vocab import Vocab, bytes_as_chars
 from charrnn.errors import UnknownCharacterError, UsageError
-from charrnn.kernels.counters import uniforms
 from charrnn.kernels.products import cpu_has
 from charrnn.model.file import save_model
 from charrnn.model.network import CharRNN
@@ -177,10 +177,10 @@ def test_text_flows_at_any_speed(monkeypatch, seconds_per_char):
     monkeypatch.setattr(sampler, "time", SimpleNamespace(perf_counter=lambda: clock.seconds))
     real, took = engine.Engine.draw, []
 
-    def draw(self, filters, ids, starts, numbers, state):
-        took.append(numbers.shape[1] * seconds_per_char)
+    def draw(self, filters, block, state, **options):
+        took.append(block.uniforms.shape[1] * seconds_per_char)
         clock.seconds += took[-1]
-        return real(self, filters, ids, starts, numbers, state)
+        real(self, filters, block, state, **options)
 
     monkeypatch.setattr(engine.Engine, "draw", draw)
     stream = Sampler(make_file(), threads=1).stream(SampleConfig(length=-1, seed=1))
@@ -476,10 +476,10 @@ def test_little_is_drawn_that_no_text_needs(monkeypatch, length):
     monkeypatch.setattr(sampler, "_SECONDS_PER_BLOCK", 1e9)  # so that blocks don't depend on the machine's speed
     real, drawn, together = engine.Engine.draw, [], []
 
-    def draw(self, filters, ids, starts, numbers, state):
-        drawn.append(numbers.size)
-        together.append(len(numbers))
-        return real(self, filters, ids, starts, numbers, state)
+    def draw(self, filters, block, state, **options):
+        drawn.append(block.uniforms.size)
+        together.append(len(block.uniforms))
+        real(self, filters, block, state, **options)
 
     monkeypatch.setattr(engine.Engine, "draw", draw)
     used = 0

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from charrnn.kernels.counters import dropout_mask, pass_offset, uniforms, weight_mask
+from charrnn.counters import dropout_mask, pass_offset, uniforms, weight_mask
 
 
 def test_uniforms_depend_on_seed_stream_and_position_alone():

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from charrnn.kernels.generation import draw, filter_logits
+from charrnn.kernels.filters import draw, filter_logits
 from charrnn.kernels.head import surprisal
 from tests import reference
 
