@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from charrnn.evaluation.scores import Assessment
     from charrnn.evaluation.summary import Summary
     from charrnn.evaluation.texts import EvalText
+    from charrnn.inspection.findings import Inside
     from charrnn.model.file import ModelFile
     from charrnn.training.plan import RunPlan
 
@@ -37,9 +38,11 @@ def write_page(
     assessment: "Assessment",
     *,
     threads: int,
+    inside: "Inside | None" = None,
 ) -> None:
-    """Write the report page. path: of the model file."""
+    """Write the report page. path: of the model file; inside: what was found inside the model, if that is wanted."""
     from charrnn.evaluation.verdict import verdict
+    from charrnn.inspection.findings import Inside
     from charrnn.model.file import name_model
     from charrnn.pages.report import Report, draw_samples, render
     from charrnn.training.log import read_log
@@ -56,6 +59,7 @@ def write_page(
             hardest=found.hardest[:NUM_HARDEST],
             samples=draw_samples(file, threads=threads),
             log=read_log(path.parent),
+            inside=inside or Inside(),
         )
     )
     write_file(target, page)

@@ -11,32 +11,61 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 Point = tuple[float, float]
+Interval = tuple[float, float, float]  # x, low, high
 Range = tuple[float, float]
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 16, 32, 52  # margins around the plot, where axes are named
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points joined by a line, in order. style: a class name; dots: whether to mark each point."""
+    """Points joined by a line, in order. style: a class name; dots: whether to mark each point; band: to shade."""
 
     name: str
     points: Sequence[Point]
     style: str
     dots: bool = False
+    band: Sequence[Interval] = ()
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One of the two axes: its name, its range and its unit."""
+    """One of the two axes: its name, its range and its unit.
+
+    is_log: distances are ratios, and the range is positive; place: what the description calls a value on it.
+    """
 
     name: str
     low: float
     high: float
     unit: str = ""
+    is_log: bool = False
+    place: str = "step"
 
     def fraction(self, value: float) -> float:
         """Return where a value lies on the axis, from 0 at its start to 1 at its end."""
+        if self.is_log:
+            return math.log(max(value, self.low * 1e-3) / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Return round values on the axis and their labels."""
+        if self.is_log:
+            return [(10.0**exponent, _power_of_ten(exponent)) for exponent in _exponents(self.low, self.high)]
+        at = ticks(self.low, self.high)
+        return list(zip(at, labels(at), strict=True))
+
+
+def _exponents(low: float, high: float, *, limit: int = 6) -> range:
+    """Return at most `limit` evenly spaced exponents of the powers of ten from low to high."""
+    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    apart = max(1, -(-(last - first + 1) // limit))
+    return range(first + -first % apart, last + 1, apart)
+
+
+def _power_of_ten(exponent: int) -> str:
+    if -3 <= exponent <= 5:
+        return f"{10.0**exponent:,.{max(0, -exponent)}f}"
+    return f"10{str(exponent).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
 def ticks(low: float, high: float, *, limit: int = 6) -> list[float]:
@@ -103,8 +132,8 @@ def _mean(points: Sequence[Point]) -> Point:
     return math.fsum(x for x, _ in points) / len(points), math.fsum(y for _, y in points) / len(points)
 
 
-def describe(series: Series) -> str:
-    """Describe a series over steps in words: its first, lowest and last value.
+def describe(series: Series, place: str = "step") -> str:
+    """Describe a series in words: its first, lowest and last value. place: what x is.
 
     >>> describe(Series("held-out", [(50, 3.8), (100, 2.9), (150, 3)], "valid"))
     'held-out: first 3.8 at step 50, lowest 2.9 at step 100, last 3 at step 150'
@@ -114,7 +143,7 @@ def describe(series: Series) -> str:
         return f"{series.name}: no values"
     chosen = {"first": points[0], "lowest": min(points, key=lambda point: point[1]), "last": points[-1]}
     return f"{series.name}: " + ", ".join(
-        f"{word} {_format_number(y)} at step {x:,.0f}" for word, (x, y) in chosen.items()
+        f"{word} {_format_number(y)} at {place} {x:,.0f}" for word, (x, y) in chosen.items()
     )
 
 
@@ -137,6 +166,10 @@ def lines(
     paths, dots = [], []
     for one in series:
         style = escape(one.style)
+        if one.band:
+            edge = [(px, high) for px, _, high in one.band] + [(px, low) for px, low, _ in reversed(one.band)]
+            corners = "L".join(f"{plot.x(px) - _LEFT:.1f} {plot.y(py) - _TOP:.1f}" for px, py in finite(edge))
+            paths.append(f'<path class="band {style}" d="M{corners}Z"/>')
         places = [(plot.x(px), plot.y(py)) for px, py in finite(one.points)]
         if len(places) > 1:
             corners = "L".join(f"{px - _LEFT:.1f} {py - _TOP:.1f}" for px, py in places)
@@ -156,7 +189,7 @@ def lines(
         place = f'x="{px + shift:.1f}" y="{py - 14:.1f}" text-anchor="{anchor}"'
         body.append(f'<circle class="best" cx="{px:.1f}" cy="{py:.1f}" r="6"/>')
         body.append(f'<text class="best" {place}>best {best[1]:.3f}</text>')
-    return plot.picture(name, title, ". ".join(map(describe, series)), "".join(body))
+    return plot.picture(name, title, ". ".join(describe(one, x.place) for one in series), "".join(body))
 
 
 def reliability(name: str, title: str, points: Sequence[tuple[float, float, int]]) -> Markup:
@@ -211,13 +244,11 @@ class _Plot:
         """Draw the grid, ticks, labels and names."""
         right, bottom = self.width - _RIGHT, self.height - _BOTTOM
         parts = []
-        at = ticks(self.vertical.low, self.vertical.high)
-        for value, label in zip(at, labels(at), strict=True):
+        for value, label in self.vertical.ticks():
             y = f"{self.y(value):.1f}"
             parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y}" x2="{right}" y2="{y}"/>')
             parts.append(f'<text x="{_LEFT - 8}" y="{y}" dy=".35em" text-anchor="end">{label}</text>')
-        at = ticks(self.horizontal.low, self.horizontal.high)
-        for value, label in zip(at, labels(at), strict=True):
+        for value, label in self.horizontal.ticks():
             x = f"{self.x(value):.1f}"
             parts.append(f'<line class="axis" x1="{x}" y1="{bottom}" x2="{x}" y2="{bottom + 4}"/>')
             anchor = "end" if self.horizontal.fraction(value) > 0.97 else "middle"

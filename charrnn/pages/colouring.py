@@ -122,14 +122,14 @@ def compare_experts(predictions: Predictions) -> list[Colouring]:
     return [Colouring("experts", "network against n-grams", network - ngrams)]
 
 
-def colour_text(text: str, surprisal: NDArray[np.float64], linked: Collection[int] = ()) -> Markup:
-    """Render the text as blocks of HTML, each a line or a part of one, coloured by surprisal (N,) in bits.
+def colour_text(text: str, values: NDArray[np.float64], linked: Collection[int] = (), *, kind: str) -> Markup:
+    """Render the text as blocks of HTML, each a line or a part of one, coloured by values (N,) on a kind of scale.
 
     linked: where the blocks begin that can be linked to, as c and this number.
     Each character is one code point in the blocks, so positions in both are the same.
     """
-    scale = SCALES["surprisal"]
-    levels = scale.levels(surprisal).tolist()
+    scale = SCALES[kind]
+    levels = scale.levels(values).tolist()
     shown = [
         _FAINT[one] if one in _FAINT and one != char else html.escape(one, quote=False)
         for one, char in zip(visible_chars(text), text, strict=True)
@@ -139,7 +139,7 @@ def colour_text(text: str, surprisal: NDArray[np.float64], linked: Collection[in
         parts.append(f"<p id=c{start}>" if start in linked else "<p>")
         for level, places in groupby(range(start, end), key=levels.__getitem__):
             inner = "".join([shown[place] for place in places])
-            parts.append(f"<i class={scale.classes[level]}>{inner}</i>" if level else inner)
+            parts.append(f"<i class={scale.classes[level]}>{inner}</i>" if scale.classes[level] else inner)
         parts.append("</p>")
     return Markup("".join(parts))
 

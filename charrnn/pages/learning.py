@@ -9,6 +9,12 @@ from charrnn.events import bits
 from charrnn.pages import charts
 
 _MAX_NUMBER = 1e15  # in a log
+_SMALL_CHARTS = {
+    "learning_rate": "learning rate",
+    "chars_per_second": "characters per second",
+    "grad_norm": "gradient norm",
+    "clipped": "share of steps whose gradient was clipped",
+}
 
 
 def read_points(log: Iterable[Any], event: str, field: str) -> list[charts.Point]:
@@ -57,8 +63,9 @@ def learning_curves(log: Sequence[Mapping[str, Any]], unit: str) -> dict[str, An
         "scored": scored,
         "above": max((y for _, y in trained + scored if y > high), default=None),
         "small": [
-            _small_chart("rate", "learning rate", read_points(log, "progress", "learning_rate"), steps),
-            _small_chart("speed", f"{unit}s per second", read_points(log, "progress", "chars_per_second"), steps),
+            _small_chart(field, title, points, steps)
+            for field, title in (_SMALL_CHARTS | {"chars_per_second": f"{unit}s per second"}).items()
+            if (points := read_points(log, "progress", field))
         ],
     }
 
@@ -67,11 +74,11 @@ def _is_best(record: Any) -> bool:
     return isinstance(record, Mapping) and record.get("best") is True
 
 
-def _small_chart(key: str, title: str, points: list[charts.Point], steps: charts.Axis) -> Markup:
+def _small_chart(field: str, title: str, points: list[charts.Point], steps: charts.Axis) -> Markup:
     """Draw one line in a plot that starts at 0."""
     series = charts.Series(title, charts.downsample(points, 300), "train")
     low, high = charts.padded_range((y for _, y in series.points), from_zero=True)
     axis = charts.Axis(title, low, high)
     return charts.lines(
-        f"{key}-chart", f"{title.capitalize()} by optimiser step", [series], steps, axis, size=(360, 220)
+        f"{field}-chart", f"{title.capitalize()} by optimiser step", [series], steps, axis, size=(360, 220)
     )

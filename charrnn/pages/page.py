@@ -28,10 +28,14 @@ def render_page(name: str, *, scripts: Sequence[str] = (), policy: str = "", **v
     style = read_resource("base.css") + read_resource(f"{name}.css")
     script = "".join(map(read_resource, ("base.js", "reader.js", *scripts, f"{name}.js")))
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(read_resource),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(readable=readable, count=lambda number: f"{number:,}")
-    return environment.from_string(read_resource(f"{name}.html")).render(
+    return environment.get_template(f"{name}.html").render(
         version=__version__,
         policy=f"default-src 'none'; style-src {_policy_hash(style)}; script-src {_policy_hash(script)}; {policy}"
         "base-uri 'none'; form-action 'none'",

@@ -6,7 +6,7 @@ allows its own style and script and nothing else.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,13 @@ from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scores import Assessment, Baseline, Evaluation, Line
 from charrnn.evaluation.verdict import copying
 from charrnn.events import bits, bits_per
+from charrnn.inspection.findings import Inside
 from charrnn.kernels.head import Predictions
 from charrnn.model.file import ModelFile
 from charrnn.pages import charts
 from charrnn.pages.calibration import calibration_bins, calibration_error
 from charrnn.pages.colouring import SCALES, colour_text, compare_experts, pack, surprisal_bits
+from charrnn.pages.inside import colour_by_units, show_inside
 from charrnn.pages.learning import learning_curves
 from charrnn.pages.page import render_page
 from charrnn.sampling.sampler import Sampler
@@ -39,7 +41,8 @@ class Report:
 
     model: the name of its run or file, which is the title; text: what was scored.
     predictions: of the text's first characters; hardest: the least predictable lines, worst first;
-    samples: (temperature, text); log: the events of `log.jsonl`, which are untrusted.
+    samples: (temperature, text); log: the events of `log.jsonl`, which are untrusted;
+    inside: what was found inside the model, if that was asked for.
     """
 
     model: str
@@ -52,6 +55,7 @@ class Report:
     hardest: Sequence[Line]
     samples: Sequence[tuple[float, str]]
     log: Sequence[Mapping[str, Any]] = ()
+    inside: Inside = field(default_factory=Inside)
 
 
 def draw_samples(file: ModelFile, *, threads: int) -> list[tuple[float, str]]:
@@ -75,7 +79,8 @@ def render(report: Report) -> str:
     bins, unit = calibration_bins(report.predictions), report.assessment.unit
     linked = {line.start for line in report.hardest if line.start < len(report.predictions.ids)}
     text = report.vocab.decode(report.predictions.ids)
-    colourings = compare_experts(report.predictions)
+    compared = compare_experts(report.predictions)
+    colourings = [*compared, *colour_by_units(report.inside)]
     return render_page(
         "report",
         report=report,
@@ -86,8 +91,10 @@ def render(report: Report) -> str:
         rate=bits_per(unit),
         linked=linked,
         data=pack(report.vocab, report.predictions, colourings),
-        text=colour_text(text, surprisal_bits(report.predictions), linked),
+        text=colour_text(text, surprisal_bits(report.predictions), linked, kind="surprisal"),
         colourings=colourings,
+        first_unit=1 + len(compared),
+        inside=show_inside(report.inside, text, unit),
         scales={kind: SCALES[kind] for kind in ("surprisal", *dict.fromkeys(one.kind for one in colourings))},
         unknown=_name_unknown(report.assessment.score),
         rows=_baseline_rows(report.assessment),

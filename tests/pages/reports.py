@@ -10,6 +10,7 @@ import numpy as np
 
 from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scores import Assessment, Baseline, Copied, CopiedShares, Evaluation, Line
+from charrnn.inspection.findings import Alike, ClassBits, Excess, Inside, Memory, Reach, ReadableUnit
 from charrnn.kernels.head import Predictions
 from charrnn.pages.report import Report, render
 
@@ -40,6 +41,35 @@ def random_predictions(vocab: Vocab, text: str, *, is_mixture: bool = False) -> 
     likeliest = np.take_along_axis(shares, top, 1).astype(np.float32)
     some = make_predictions(ids, -np.log(own), ranks.astype(np.int32), top.astype(np.int32), likeliest)
     return some._replace(experts=some.nats[:, None] * rng.uniform(0.5, 2, (num, 2))) if is_mixture else some
+
+
+def make_inside(text: str, **given) -> Inside:
+    """Findings of every part. given: parts to change."""
+    rng = np.random.default_rng(1)
+    ages = (1.0, 2.0, 3.5, 7.0, 20.0, 100.0, 700.0)
+    costs = (2.0, 1.0, 0.6, 0.3, 0.1, 0.02, -0.01)
+    norms = 0.9 ** np.arange(200.0)
+    chars = sorted(set(text))
+    facts = {
+        "memory": Memory(
+            ages,
+            1024,
+            500,
+            network=Excess(costs, (0.05,) * 7, 100, 20),
+            mixture=Excess(tuple(cost / 2 for cost in costs), (0.03,) * 7, None, 10),
+        ),
+        "gradient": Reach(tuple(norms), tuple(norms / 3), tuple(norms * 3), 64, 0.9),
+        "units": [
+            ReadableUnit(7 * k, f"feature {k} <b>", 0.9 - 0.1 * k, rng.uniform(-1, 1, len(text)).astype(np.float32))
+            for k in range(8)
+        ],
+        "bits": [
+            ClassBits("first letters", 100, 300.0, 350.0, 400.0),
+            ClassBits("spaces & newlines", 300, 100.0, 110.0, 90.0),
+        ],
+        "alike": [Alike(char, ((chars[0], 0.9), (chars[-1], 0.5), (char, -0.1))) for char in chars[:12]],
+    }
+    return Inside(**(facts | given))
 
 
 def make_assessment(text: str, nats: float, **given) -> Assessment:

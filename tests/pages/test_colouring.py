@@ -24,7 +24,7 @@ def text_of(blocks: str) -> str:
 def test_each_character_is_one_code_point():
     """It is itself, or a visible character instead of it."""
     vocab = Vocab.from_text(HOSTILE)
-    shown = text_of(colour_text(HOSTILE, random_predictions(vocab, HOSTILE).nats))
+    shown = text_of(colour_text(HOSTILE, random_predictions(vocab, HOSTILE).nats, kind="surprisal"))
     assert shown == "".join(map(visible, HOSTILE))
     assert len(shown) == len(HOSTILE)
     assert "</script><script>alert(1)</script>↵" in shown
@@ -35,7 +35,7 @@ def test_each_character_is_one_code_point():
 def test_bytes_that_make_a_character_show_it():
     """It is at the first byte, with a dot for each other; bytes that make no character are replaced."""
     text = bytes_as_chars("né中\U0001f600\u202e!") + "\udcff\udce4\udcb8x\udced\udca0\udc80"
-    shown = text_of(colour_text(text, np.zeros(len(text))))
+    shown = text_of(colour_text(text, np.zeros(len(text)), kind="surprisal"))
     assert shown == "né·中··\U0001f600···\ufffd··!" + "\ufffd" * 3 + "x" + "\ufffd" * 3
     assert len(shown) == len(text)
 
@@ -44,19 +44,19 @@ def test_neighbours_of_one_level_share_an_element():
     """Lines are blocks; the lowest level has no element; a limit belongs to the level above it."""
     surprisal = np.array([0.1, 0.2, 0.5, 0.99, 1.0, 9.0, 0.0])
     assert (
-        colour_text("ab<de\n\n", surprisal)
+        colour_text("ab<de\n\n", surprisal, kind="surprisal")
         == "<p>ab<i class=a>&lt;d</i><i class=b>e</i><i class=g><u>↵</u></i></p><p><u>↵</u></p>"
     )
 
 
 def test_only_replacements_are_faint():
     """The same characters are not if the text itself contains them."""
-    assert colour_text("a·↵␉\t", np.zeros(5)) == '<p>a·↵␉<u class="t">␉</u></p>'
+    assert colour_text("a·↵␉\t", np.zeros(5), kind="surprisal") == '<p>a·↵␉<u class="t">␉</u></p>'
 
 
 def test_long_lines_are_cut_into_blocks():
     """The browser would lay out a block of 100,000 characters slowly."""
-    blocks = colour_text("x" * 2500, np.zeros(2500)).split("</p>")
+    blocks = colour_text("x" * 2500, np.zeros(2500), kind="surprisal").split("</p>")
     assert [len(block.removeprefix("<p>")) for block in blocks] == [1000, 1000, 500, 0]
 
 

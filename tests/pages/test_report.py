@@ -15,7 +15,15 @@ from charrnn.evaluation.scores import Copied, CopiedShares, Evaluation
 from charrnn.pages import report as module
 from charrnn.pages.report import draw_samples, render
 from tests.conftest import draw_text, make_model_file, make_text
-from tests.pages.reports import HOSTILE, make_predictions, make_report, random_predictions, usual_page, words_of
+from tests.pages.reports import (
+    HOSTILE,
+    make_inside,
+    make_predictions,
+    make_report,
+    random_predictions,
+    usual_page,
+    words_of,
+)
 
 # the page as a whole
 
@@ -60,7 +68,8 @@ def test_a_page_of_the_usual_size_stays_under_three_megabytes():
     """With all colourings of 100,000 characters, whose predictions are as varied as those of a real model."""
     text = make_text(100_000)
     predictions = random_predictions(Vocab.from_text(text), text, is_mixture=True)
-    page = render(make_report(text, assessment={"score": Evaluation(2e5, len(text), {})}, predictions=predictions))
+    score = Evaluation(2e5, len(text), {})
+    page = render(make_report(text, assessment={"score": score}, predictions=predictions, inside=make_inside(text)))
     assert 1_000_000 < len(page.encode()) < 3_000_000
 
 
