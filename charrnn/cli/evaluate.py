@@ -9,9 +9,11 @@ import typer
 
 from charrnn.cli.compare import compare
 from charrnn.cli.options import (
+    ALL_PARTS,
     Device,
     Encoding,
     Errors,
+    Inside,
     Json,
     MaxBytes,
     ModelNames,
@@ -23,13 +25,18 @@ from charrnn.cli.options import (
 from charrnn.cli.report import MAX_SHOWN, NUM_HARDEST, NUM_TOP, check_target, write_page
 from charrnn.cli.texts import load_network, read_texts
 from charrnn.config import ADAPT_RATE
+from charrnn.data.characters import one_line
 from charrnn.errors import UsageError
+from charrnn.inspection.findings import PARTS
 from charrnn.terminal import console, messages, tables
+from charrnn.terminal.inside import print_inside
 
 if TYPE_CHECKING:
     from charrnn.evaluation.scores import Assessment, Line
     from charrnn.evaluation.summary import Summary
     from charrnn.evaluation.texts import EvalText
+    from charrnn.inspection.classes import ClassTotals
+    from charrnn.inspection.findings import Inside as Findings
     from charrnn.kernels.head import Predictions
     from charrnn.model.file import ModelFile
     from charrnn.model.network import CharRNN
@@ -82,6 +89,7 @@ def evaluate(
         int | None,
         output_option(help="Show the N least predictable lines instead, those with unknown characters first."),
     ] = None,
+    inside: Inside = None,
     html: Annotated[str | None, output_option(metavar="FILE", help="Write a report page to this file.")] = None,
     json: Json = False,
     documents: Annotated[
@@ -112,17 +120,20 @@ def evaluate(
       charrnn eval
       charrnn eval chapter.txt --worst 5
       charrnn eval -m poems --adapt --html report.html
+      charrnn eval -m poems --inside
       charrnn eval -m poems -m sonnets chapter.txt
     """
-    items = Items(per_line, per_char, worst)
+    items, inside_parts = Items(per_line, per_char, worst), choose_parts(inside)
     if adapt_rate is not None and not (adapt and 0 <= adapt_rate <= 1):
         raise UsageError("--adapt-rate needs --adapt, and a value between 0 and 1")
     if html is not None:
         check_target(html)
     wants_score = html is not None or not items.are_wanted
     several = model if model is not None and len(model) > 1 else []
-    if several and (items.are_wanted or html is not None or adapt):
-        raise UsageError("--per-line, --per-char, --worst, --html and --adapt need one model; give -m once")
+    if several and (items.are_wanted or html is not None or adapt or inside_parts):
+        raise UsageError("--per-line, --per-char, --worst, --inside, --html and --adapt need one model; give -m once")
+    if inside_parts and not wants_score:
+        raise UsageError("--per-line, --per-char and --worst print something else than --inside; leave one out")
     if text is None and (encoding or errors):
         raise UsageError("--encoding and --errors need a TEXT; the held-out text is read as in training")
     if train_text and text is not None and not (wants_score and (yardsticks or adapt) and not several):
@@ -143,14 +154,16 @@ def evaluate(
     )
     cores = count_threads(threads)
     target = set_up_torch(device, cores)
-    compile_kernels(training=adapt)
+    compile_kernels(training=adapt or "gradient" in inside_parts)
 
     from charrnn.evaluation.assessment import assess
     from charrnn.evaluation.scores import Assessment
+    from charrnn.inspection.classes import ClassTotals
 
     network = load_network(file, eval_text, target)
     with console.slow_notice("scoring the text"):
-        found = score(network, file, eval_text, items, for_page=html is not None)
+        classes = ClassTotals(file.vocab, eval_text.context)
+        found = score(network, file, eval_text, items, classes, for_page=html is not None or bool(inside_parts))
         if worst is not None:
             print_worst(found, worst, file.vocab.unit, json=json)
         if not wants_score:
@@ -161,11 +174,21 @@ def evaluate(
             assessment = assess(
                 found.score, file, network, eval_text, corpus.train_ids, with_baselines=yardsticks, adapt_rate=rate
             )
+    findings = inspect(inside_parts, network, file, eval_text, found, classes)
     if not items.are_wanted:
-        print_assessment(path, file, eval_text, found, assessment, json=json)
+        print_assessment(path, file, eval_text, found, assessment, findings, json=json)
     if html is not None:
         write_page(Path(html), path, file, eval_text, found, assessment, threads=cores)
         console.note(f"wrote {html}")
+
+
+def choose_parts(names: list[str] | None) -> tuple[str, ...]:
+    """Return the parts of --inside that the user named, in their order. Raises UsageError for an unknown one."""
+    names = names or []
+    for name in names:
+        if name not in (*PARTS, ALL_PARTS):
+            raise UsageError(f"--inside {one_line(name)!r} is no part; they are {', '.join(PARTS)}")
+    return PARTS if ALL_PARTS in names else tuple(part for part in PARTS if part in names)
 
 
 def compile_kernels(*, training: bool) -> None:
@@ -179,20 +202,42 @@ def compile_kernels(*, training: bool) -> None:
             precompile.for_scoring()
 
 
-def score(network: "CharRNN", file: "ModelFile", text: "EvalText", items: Items, *, for_page: bool) -> "Summary":
-    """Score a text in one pass; print each line or character on the way, if that is wanted."""
+def score(
+    network: "CharRNN", file: "ModelFile", text: "EvalText", items: Items, classes: "ClassTotals", *, for_page: bool
+) -> "Summary":
+    """Score a text in one pass; print each line or character on the way, if that is wanted.
+
+    classes: sums to add all predictions to. for_page: whether more of the text is shown than an excerpt.
+    """
     from charrnn.evaluation.scoring import predict
     from charrnn.evaluation.summary import summarise
 
     num_top = NUM_TOP if items.per_char or for_page else 0
     parts = predict(network, text.ids, context=text.context, num_top=num_top, mixture=file.mixture)
     return summarise(
-        print_items(parts, text, file, items),
+        classes.watch(print_items(parts, text, file, items)),
         text,
         file.vocab,
         num_first=MAX_SHOWN if for_page else EXCERPT,
         num_hardest=max(items.worst or 0, NUM_HARDEST if for_page else 0),
     )
+
+
+def inspect(
+    parts: tuple[str, ...],
+    network: "CharRNN",
+    file: "ModelFile",
+    text: "EvalText",
+    found: "Summary",
+    classes: "ClassTotals",
+) -> "Findings | None":
+    """Look inside the model that scored a text; None if no parts are wanted."""
+    if not parts:
+        return None
+    from charrnn.inspection.inside import look_inside
+
+    with console.slow_notice("looking inside the model"):
+        return look_inside(parts, network, file, text, found.first, classes)
 
 
 def print_items(
@@ -229,11 +274,19 @@ def print_worst(found: "Summary", count: int, unit: str, *, json: bool) -> None:
 
 
 def print_assessment(
-    path: Path, file: "ModelFile", text: "EvalText", found: "Summary", assessment: "Assessment", *, json: bool
+    path: Path,
+    file: "ModelFile",
+    text: "EvalText",
+    found: "Summary",
+    assessment: "Assessment",
+    findings: "Findings | None",
+    *,
+    json: bool,
 ) -> None:
-    """Print a score, the comparison and, on a terminal, the start of the text coloured by surprisal."""
+    """Print a score, the comparison, what is inside, and on a terminal the text's start coloured by surprisal."""
     if json:
-        console.result_json({"model": str(path), "text": text.name, **assessment.record()})
+        inside = findings and findings.record()
+        console.result_json({"model": str(path), "text": text.name, **assessment.record(), "inside": inside})
         return
     from charrnn.evaluation.verdict import sentences
 
@@ -245,3 +298,5 @@ def print_assessment(
         excerpt = file.vocab.decode(found.first.ids[:EXCERPT])
         shown = excerpt.rfind("\n") + 1 or len(excerpt)  # whole lines
         console.surprisal(excerpt[:shown].rstrip("\n"), found.first.nats)
+    if findings:
+        print_inside(findings, file.vocab, found.first.ids[:EXCERPT])

@@ -5,6 +5,7 @@ An option that the user doesn't give is None; its default lives in config.py and
 
 import difflib
 import functools
+import itertools
 import shlex
 import typing
 from typing import Annotated, Any
@@ -15,8 +16,10 @@ from typer.core import TyperCommand, TyperGroup
 from charrnn.config import CorpusConfig, SampleConfig, SourceConfig, TrainConfig
 from charrnn.data.characters import one_line
 from charrnn.errors import UsageError
+from charrnn.inspection.findings import PARTS
 from charrnn.terminal import console
 
+ALL_PARTS = "all"
 NARROW = 60  # columns; below, an option's help starts on a line of its own
 # What other tools call options; those that mean exactly the same are aliases of ours.
 FOREIGN_NAMES = {
@@ -73,7 +76,7 @@ class Command(TyperCommand):
     allow_extra_args = True  # so that parse_args can say which they are
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        rest = super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, name_parts(args) if self.name == "eval" else args)
         if rest and not ctx.resilient_parsing:
             advice = f"give a prompt with -p {shlex.quote(rest[0])}" if self.name == "sample" else help_hint(ctx)
             raise UsageError(f"unexpected argument {one_line(rest[0])!r}; {advice}")
@@ -87,6 +90,16 @@ class Command(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         write_sections(self, ctx, formatter)
+
+
+def name_parts(args: list[str]) -> list[str]:
+    """Add "all" after each --inside that no part follows: the parser would take the next argument, such as TEXT."""
+    named = []
+    for arg, after in itertools.pairwise([*args, ""]):
+        named.append(arg)
+        if arg == "--inside" and "--" not in named and after not in (*PARTS, ALL_PARTS):
+            named.append(ALL_PARTS)
+    return named
 
 
 class Group(TyperGroup):
@@ -212,6 +225,15 @@ Errors = Annotated[
         metavar="MODE",
         help="Invalid bytes: strict (stop) or replace (continue with U+FFFD).",
         show_default=default(CorpusConfig, "errors"),
+    ),
+]
+Inside = Annotated[
+    list[str] | None,
+    output_option(
+        "--inside",
+        metavar="[PART]",
+        help=f"Also look inside the model: {', '.join(PARTS[:-1])} or {PARTS[-1]}; repeat it for several.",
+        show_default="all parts",
     ),
 ]
 ModelNames = Annotated[

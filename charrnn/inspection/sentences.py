@@ -27,7 +27,7 @@ def _describe_excess(excess: Excess, max_age: int, unit: str) -> str:
     if excess.num_used == 1:
         return f"uses only the last {unit}"
     used = f"more than {max_age:,}" if excess.num_used is None else f"about {_rounded(excess.num_used):,}"
-    return f"uses {used} {unit}s; the last {_rounded(excess.num_most):,} give 90 % of the gain"
+    return f"uses {used} {unit}s; the last {_rounded(excess.num_most):,} give 90% of the gain"
 
 
 def _rounded(count: int) -> int:

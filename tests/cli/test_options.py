@@ -39,7 +39,7 @@ OPTIONS = {
     "eval": (
         {"--documents", "--encoding", "--errors", "--max-bytes"},
         {"--model", "--train-text", "--yardsticks", "--adapt", "--adapt-rate", "--per-line", "--per-char", "--worst"}
-        | {"--html", "--device", "--threads", "--json"},
+        | {"--inside", "--html", "--device", "--threads", "--json"},
     ),
     "info": (set[str](), {"--cache", "--json"}),
 }
