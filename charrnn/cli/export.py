@@ -149,7 +149,7 @@ def write_player(
 
 def measure(path: Path, file: "ModelFile", stored: "StoredModel", *, quiet: bool) -> Cost:
     """Measure what a page costs, on the model's held-out text or else on a text that the model writes."""
-    from charrnn.model.quantization import text_nats
+    from charrnn.sampling.likelihood import text_nats
 
     def bits_per_char(one: "ModelFile") -> float:
         return bits(float(text_nats(one, ids, context=context).mean()))
