@@ -1,10 +1,10 @@
 """A model in fewer bytes: rounded weights, and only the shorter n-grams.
 
 In int8 each row of a matrix has a scale, by which its largest weight becomes 127; biases stay float32. An n-gram's
-share is rounded down to one of 256 levels, so the shares of a node's children still sum to less than 1. What is
-computed is float32 again: a rounded model is a model whose weights need fewer bytes.
+share becomes one of 256 levels, in equal ratios. What is computed is float32 again: a rounded model is a model
+whose numbers need fewer bytes.
 
-Letters: R rows.
+Letters: R rows, K n-grams.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import PagePrecision
+from charrnn.kernels.vectors import Floats
 from charrnn.model.file import ModelFile
 from charrnn.model.ngrams import Arrays
 
@@ -40,22 +41,39 @@ def store_weights(file: ModelFile, precision: PagePrecision) -> Arrays:
 
 
 def store_ngrams(file: ModelFile, precision: PagePrecision) -> Arrays:
-    """Store the n-grams in the smallest types that hold them; `ngram.kept` as indices into `ngram.levels`.
+    """Store the n-grams in the smallest types that hold them.
 
-    In float32 the shares are exact and there are no levels.
+    `ngram.kept` holds indices into `ngram.levels`, or in float32 the exact shares, without levels.
     """
     stored = {name: np.array(array) for name, array in file.ngram.items()}
     for name in ("ngram.children", "ngram.char"):
         if name in stored and stored[name].max(initial=0) < 256:
             stored[name] = stored[name].astype(np.uint8)
     if stored and precision != "float32":
-        kept = stored["ngram.kept"]
-        smallest = kept[kept > 0].min(initial=1.0)
-        levels = np.append(0, np.geomspace(smallest, 1, _NUM_LEVELS - 1)).astype(np.float32)
-        levels[1] = smallest
-        stored["ngram.kept"] = (np.searchsorted(levels, kept, side="right") - 1).astype(np.uint8)
-        stored["ngram.levels"] = levels
+        stored["ngram.kept"], stored["ngram.levels"] = _round_shares(file.ngram)
     return stored
+
+
+def _round_shares(ngram: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.uint8], Floats]:
+    """Round the shares of n-grams to levels: the index of each one's level, (K,), and the levels, (256,).
+
+    To the nearest level, but down where the children of a node would otherwise leave their backoff, which is 1 minus
+    their sum, less than half of what it was.
+    """
+    shares, children = np.array(ngram["ngram.kept"]), ngram["ngram.children"]
+    smallest = shares[shares > 0].min(initial=1.0)
+    levels = np.concatenate([[0, smallest], np.geomspace(smallest, 1, _NUM_LEVELS - 1)[1:]]).astype(np.float32)
+    down = np.searchsorted(levels, shares, side="right") - 1
+    up = np.minimum(down + 1, _NUM_LEVELS - 1)
+    nearest = np.where(levels[up] - shares < shares - levels[down], up, down)
+    starts = np.cumsum(children, dtype=np.int64) - children
+
+    def backoff(values: Floats) -> NDArray[np.float64]:
+        sums = np.add.reduceat(np.append(values, 0), starts, dtype=np.float64) * (children > 0)
+        return np.repeat(1 - sums, children)
+
+    is_close = backoff(levels[nearest]) >= backoff(shares) / 2
+    return np.where(is_close, nearest, down).astype(np.uint8), levels
 
 
 def restore(file: ModelFile, stored: Mapping[str, NDArray[Any]]) -> ModelFile:

@@ -1,7 +1,7 @@
 """The page of an exported model: it writes text in any browser, without a server.
 
 The page holds the model as arrays in fewer bytes (model/quantization.py), compressed and in base64, and the engine
-that draws from them (engine.js), which runs in a worker. The characters, the title and the card are untrusted.
+that draws from them (network.js, engine.js), which runs in a worker. The characters, the title and the card are untrusted.
 """
 
 import base64
@@ -20,6 +20,7 @@ from charrnn.model.quantization import cut_ngrams, restore, store_ngrams, store_
 from charrnn.pages.page import LEVELS, json_for_script, name_levels, read_resource, render_page
 
 MAX_PAGE_BYTES = 4_000_000  # of a page with n-grams, unless the user says more
+_MAX_CARD_BYTES = 1 << 14  # of a title and a card
 _FORMAT = 1
 
 
@@ -44,7 +45,8 @@ def store_model(file: ModelFile, precision: PagePrecision, *, max_ngram_bytes: i
     weights = store_weights(file, precision)
     best = StoredModel(cut_ngrams(file, 0), weights)
     num_bytes = len(pack(best))
-    limit = MAX_PAGE_BYTES - _num_template_bytes() if max_ngram_bytes is None else num_bytes + max_ngram_bytes
+    others = len(render_player(best, "", ()).encode()) - num_bytes + _MAX_CARD_BYTES
+    limit = MAX_PAGE_BYTES - others if max_ngram_bytes is None else num_bytes + max_ngram_bytes
     for order in range(1, file.ngram_order + 1):
         cut = cut_ngrams(file, order)
         longer = StoredModel(cut, weights | store_ngrams(cut, precision))
@@ -71,30 +73,17 @@ def pack(model: StoredModel) -> str:
     return base64.b64encode(zlib.compress(b"".join([len(code).to_bytes(4, "little"), code, *parts]), 9)).decode()
 
 
+def engine_source() -> str:
+    """Return the script of the page's worker."""
+    return read_resource("network.js") + read_resource("engine.js")
+
+
 def render_player(model: StoredModel, title: str, card: Sequence[tuple[str, str]]) -> str:
     """Render the page. Equal models give equal pages."""
-    return _render(pack(model), model.exact, title, card)
-
-
-def _num_template_bytes() -> int:
-    """Return a bound on the size of everything on the page but the model."""
-    resources = (
-        "base.css",
-        "base.js",
-        "reader.js",
-        "written.js",
-        "player.css",
-        "player.js",
-        "player.html",
-        "engine.js",
-    )
-    return sum(len(read_resource(name).encode()) for name in resources) + (1 << 15)  # the title, the card
-
-
-def _render(payload: str, file: ModelFile, title: str, card: Sequence[tuple[str, str]]) -> str:
-    has_documents, defaults = END in file.vocab.chars, SampleConfig()
+    vocab, defaults = model.exact.vocab, SampleConfig()
+    has_documents = END in vocab.chars
     facts = {
-        "unit": file.vocab.unit,
+        "unit": vocab.unit,
         "documents": has_documents,
         "levels": LEVELS,
         "defaults": {
@@ -112,9 +101,9 @@ def _render(payload: str, file: ModelFile, title: str, card: Sequence[tuple[str,
         policy="worker-src blob:; ",
         title=title,
         card=card,
-        unit=file.vocab.unit,
+        unit=vocab.unit,
         levels=name_levels(),
         facts=json_for_script(facts),
-        engine=Markup(read_resource("engine.js")),
-        model=payload,
+        engine=Markup(engine_source()),
+        model=pack(model),
     )
