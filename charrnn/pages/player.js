@@ -4,6 +4,7 @@
   const facts = JSON.parse(byId("facts").textContent), defaults = facts.defaults;
   const text = byId("text"), panel = byId("panel"), status = byId("status"), problem = byId("problem");
   const form = byId("dock"), button = byId("write"), settings = byId("settings");
+  const settingsButton = byId("open-settings");
   const prompt = byId("prompt"), temperature = byId("temperature"), topP = byId("top-p");
   const length = byId("length"), seed = byId("seed"), keepSeed = byId("keep-seed"), surprisal = byId("surprisal");
   const buttons = { continue: byId("continue"), text: byId("copy-text"), link: byId("copy-link") };
@@ -67,12 +68,12 @@
   const countUnits = (count) => `${count.toLocaleString("en")} ${facts.unit}${count === 1 ? "" : "s"}`;
 
   function describeEnd({ reason, count, bitsPerChar }) {
-    const rate = count ? `, ${bitsPerChar.toFixed(2)} bits per ${facts.unit}` : "";
-    return `${reason === "stopped" ? "Stopped" : "Done"}: ${countUnits(count)}${rate}.`;
+    const rate = count ? `, ${bitsPerChar.toFixed(2)} bits each` : "";
+    return `${reason === "stopped" ? "Stopped" : "Done"}: ${countUnits(count)}${rate}, seed ${current.seed}.`;
   }
 
   // Say that the prompt has characters that the model doesn't know, and offer to remove them.
-  function refuse({ message, unknown }) {
+  function refuse({ unknown }) {
     const remove = make("button", "Leave them out");
     remove.type = "button";
     remove.addEventListener("click", () => {
@@ -80,7 +81,7 @@
       prompt.focus();
       write();
     });
-    problem.replaceChildren(message, " ", remove);
+    problem.replaceChildren(`The model does not know ${unknown.map(visible).join(" ")} `, remove);
     problem.hidden = false;
   }
 
@@ -198,12 +199,15 @@
     for (const [name, one] of Object.entries(buttons)) one.setAttribute("aria-disabled", !enabled[name]);
     byId("temperature-value").textContent = Number(temperature.value).toFixed(2);
     byId("top-p-value").textContent = Number(topP.value).toFixed(2);
-    const long = length.value ? countUnits(Number(length.value)) : facts.documents ? "whole documents" : "endless";
-    byId("summary").textContent = `temperature ${Number(temperature.value)}, ${long}, seed ${seed.value || "new"}`;
     prompt.rows = Math.min(prompt.value.split("\n").length, 4);
   }
 
-  function readTemper() {
+  function openSettings(isOpen) {
+    settings.hidden = !isOpen;
+    settingsButton.setAttribute("aria-expanded", isOpen);
+  }
+
+  function switchColours() {
     const isOn = surprisal.checked;
     text.classList.toggle("coloured", isOn);
     byId("reading").hidden = !isOn;
@@ -217,7 +221,8 @@
     if (isWriting) worker.postMessage({ type: "stop", job });
     else write();
   });
-  form.addEventListener("invalid", () => { settings.open = true; }, true);
+  form.addEventListener("invalid", () => openSettings(true), true);
+  settingsButton.addEventListener("click", () => openSettings(settings.hidden));
   form.addEventListener("input", update);
   seed.addEventListener("input", () => {
     keepSeed.checked = true;  // who types a seed wants that one
@@ -231,7 +236,7 @@
     else if (event.target !== prompt || event.shiftKey) return;
     event.preventDefault();
   });
-  surprisal.addEventListener("change", readTemper);
+  surprisal.addEventListener("change", switchColours);
   byId("monospace").addEventListener("change", (event) => text.classList.toggle("monospace", event.target.checked));
   buttons.continue.addEventListener("click", () => { if (canContinue() && form.reportValidity()) writeOn(); });
   buttons.text.addEventListener("click", () => { if (current) copy(String(written), "text"); });

@@ -1,7 +1,6 @@
 """The report in a real browser: what it shows, light and dark, wide and narrow, by mouse and by keyboard."""
 
 import random
-import shutil
 
 import numpy as np
 import pytest
@@ -10,11 +9,8 @@ from charrnn.data.characters import name, visible
 from charrnn.data.vocab import Vocab
 from charrnn.pages.colouring import SCALES, compare_experts
 from charrnn.pages.report import render
+from tests.pages.conftest import CONTRAST
 from tests.pages.reports import HOSTILE, make_report, random_predictions
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH")
 
 # Scroll to a character of the text, given by its position in code points, and return the middle of its box.
 PLACE = """(index) => {
@@ -43,20 +39,6 @@ IN_SIGHT = """() => {
   const panel = document.getElementById("panel").getBoundingClientRect();
   return place.top >= Math.max(box.top, 0) && place.bottom <= Math.min(box.bottom, panel.top, innerHeight);
 }"""
-# The contrast between the text and the background of an element, as WCAG 2 defines it.
-CONTRAST = """(element) => {
-  const light = (colour) => {
-    const [r, g, b] = colour.match(/[\\d.]+/g).map((v) => v / 255)
-      .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  let behind = element;
-  while (getComputedStyle(behind).backgroundColor === "rgba(0, 0, 0, 0)") behind = behind.parentElement;
-  const pair = [light(getComputedStyle(element).color), light(getComputedStyle(behind).backgroundColor)];
-  return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
-}"""
-
-
 # What the panel shows: the character's name, its figures, and the likeliest characters with their probabilities.
 PANEL = """() => [
   document.querySelector("#panel .name").textContent,
@@ -107,15 +89,6 @@ COLOURS = """() => {
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """A headless Chromium."""
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def usual_page(tmp_path_factory):
     """The rendered report on TEXT."""
     path = tmp_path_factory.mktemp("page") / "report.html"
@@ -124,33 +97,20 @@ def usual_page(tmp_path_factory):
 
 
 @pytest.fixture
-def show(browser, usual_page, tmp_path):
-    """A function that opens a report; at the end, the page must have had no errors and loaded nothing."""
-    contexts, trouble, requests, paths = [], [], [], set()
+def show(visit, usual_page, tmp_path):
+    """A function that opens a report."""
 
-    def open_page(report=None, *, size=(1200, 900), scheme="light", **more):
+    def open_page(report=None, **more):
         path = usual_page
         if report is not None:
             path = tmp_path / "report.html"
             path.write_bytes(render(report).encode())
-        paths.add(path.as_uri())
-        viewport = {"width": size[0], "height": size[1]}
-        contexts.append(browser.new_context(viewport=viewport, color_scheme=scheme, **more))
-        page = contexts[-1].new_page()
-        page.on("console", lambda message: trouble.append(message.text))
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("dialog", lambda dialog: (trouble.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(path.as_uri())
+        page = visit(path, **more)
         if more.get("java_script_enabled", True):
             page.wait_for_selector("#panel:not([hidden])")
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert trouble == []
-    assert set(requests) == paths
+    return open_page
 
 
 def shown(page):
