@@ -242,6 +242,12 @@
   buttons.text.addEventListener("click", () => { if (current) copy(String(written), "text"); });
   buttons.link.addEventListener("click", () => { if (current) copy(makeLink(), "link"); });
 
+  // What is scrolled to must not lie behind the controls.
+  new ResizeObserver(() => {
+    const isSticky = getComputedStyle(form).position === "sticky";
+    document.documentElement.style.scrollPaddingBottom = `${isSticky ? form.offsetHeight : 0}px`;
+  }).observe(form);
+
   fillFields();
   let isLinked = readLink();  // the next text is the one that the address names
   addEventListener("hashchange", () => {

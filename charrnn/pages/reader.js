@@ -117,10 +117,15 @@ function makeReader(text, onMove) {
     return range;
   }
 
+  // Scroll the box with the text, if it scrolls, and then the window, so far that nothing covers the range.
   function scrollToRange(range) {
     const outer = text.getBoundingClientRect(), inner = range.getBoundingClientRect();
     if (inner.top < outer.top + 16) text.scrollTop += inner.top - outer.top - 16;
     else if (inner.bottom > outer.bottom - 24) text.scrollTop += inner.bottom - outer.bottom + 24;
+    const { scrollPaddingTop, scrollPaddingBottom } = getComputedStyle(document.documentElement);
+    const place = range.getBoundingClientRect(), low = innerHeight - parseFloat(scrollPaddingBottom);
+    const over = Math.max(place.bottom - low, 0) || Math.min(place.top - parseFloat(scrollPaddingTop), 0);
+    if (over) scrollBy({ top: over, behavior: "instant" });
   }
 
   function onKey(event) {
