@@ -24,6 +24,10 @@ function makeBar(thousandths) {
   return picture;
 }
 
+function formatPercent(thousandths) {
+  return thousandths ? `${(thousandths / 10).toFixed(thousandths < 100 ? 1 : 0)} %` : "< 0.1 %";
+}
+
 // Show a character and the likeliest ones in its place. A character is [label, name];
 // likeliest: rows of [character, thousandths, whether it is the actual one].
 function showCharacter(panel, [label, name], strong, rest, likeliest) {
@@ -33,8 +37,7 @@ function showCharacter(panel, [label, name], strong, rest, likeliest) {
   for (const [[other, called], thousandths, isActual] of likeliest) {
     const row = make("li", "", isActual ? "actual" : ""), char = make("b", other);
     char.title = called;
-    const percent = thousandths ? `${(thousandths / 10).toFixed(thousandths < 100 ? 1 : 0)} %` : "< 0.1 %";
-    row.append(char, makeBar(thousandths), make("span", percent));
+    row.append(char, makeBar(thousandths), make("span", formatPercent(thousandths)));
     list.append(row);
   }
   panel.replaceChildren(actual, list);

@@ -14,7 +14,7 @@
 
   const classes = [...document.querySelectorAll(".legend i")].map((sample) => sample.className);
   classes[0] = "";  // the lowest surprisal has no colour
-  const reader = makeReader(text, showExpected);
+  const reader = makeReader(text, showExpected, form);
   const written = makeWritten(text, reader, classes, facts.levels);
 
   let labels = [];  // [label, name] of each id
@@ -36,7 +36,7 @@
     failed: (message) => fail(message.message),
     text(message) {
       written.add(message);
-      update();
+      worker.postMessage({ type: "seen", job });  // it draws no faster than the page can show
     },
     done(message) {
       Object.assign(current, { count: message.count, reason: message.reason });
@@ -128,11 +128,10 @@
     const found = written.at(position);
     if (!found) return panel.replaceChildren(make("p", "This character is part of the prompt.", "hint"));
     const character = found.numUnits === 1 ? labels[found.id] : [found.char, `${found.numUnits} bytes`];
-    const percent = 100 * 2 ** -found.bits;
     const likeliest = found.likeliest.map(
       ([id, probability]) => [labels[id], Math.round(1000 * probability), id === found.id]);
     showCharacter(panel, character, `${found.bits.toFixed(2)} bits`,
-      `, probability ${percent < 0.1 ? "below 0.1" : percent.toFixed(1)} %`, likeliest);
+      `, probability ${formatPercent(Math.round(1000 * 2 ** -found.bits))}`, likeliest);
   }
 
   // the address: settings after the #, which anybody may have written
@@ -241,12 +240,6 @@
   buttons.continue.addEventListener("click", () => { if (canContinue() && form.reportValidity()) writeOn(); });
   buttons.text.addEventListener("click", () => { if (current) copy(String(written), "text"); });
   buttons.link.addEventListener("click", () => { if (current) copy(makeLink(), "link"); });
-
-  // What is scrolled to must not lie behind the controls.
-  new ResizeObserver(() => {
-    const isSticky = getComputedStyle(form).position === "sticky";
-    document.documentElement.style.scrollPaddingBottom = `${isSticky ? form.offsetHeight : 0}px`;
-  }).observe(form);
 
   fillFields();
   let isLinked = readLink();  // the next text is the one that the address names

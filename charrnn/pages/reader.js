@@ -1,6 +1,7 @@
 // A cursor over a text, moved by the pointer and by keys. The text consists of blocks, each a line or a part of one.
-// Positions are counted in code points. onMove(position) is called whenever the cursor moves.
-function makeReader(text, onMove) {
+// Positions are counted in code points. onMove(position) is called whenever the cursor moves. cover: the element that may
+// cover the text from below.
+function makeReader(text, onMove, cover) {
   const blocks = [], starts = [0], endsLine = [], numbers = new Map();
   let current = 0, column = 0;  // the position of the cursor, and the column that up and down keep to
   const countPoints = (string) => string.length - (string.match(/[\ud800-\udbff]/g) ?? []).length;
@@ -122,9 +123,8 @@ function makeReader(text, onMove) {
     const outer = text.getBoundingClientRect(), inner = range.getBoundingClientRect();
     if (inner.top < outer.top + 16) text.scrollTop += inner.top - outer.top - 16;
     else if (inner.bottom > outer.bottom - 24) text.scrollTop += inner.bottom - outer.bottom + 24;
-    const { scrollPaddingTop, scrollPaddingBottom } = getComputedStyle(document.documentElement);
-    const place = range.getBoundingClientRect(), low = innerHeight - parseFloat(scrollPaddingBottom);
-    const over = Math.max(place.bottom - low, 0) || Math.min(place.top - parseFloat(scrollPaddingTop), 0);
+    const place = range.getBoundingClientRect(), low = Math.min(cover.getBoundingClientRect().top, innerHeight) - 8;
+    const over = Math.max(place.bottom - low, 0) || Math.min(place.top - 8, 0);
     if (over) scrollBy({ top: over, behavior: "instant" });
   }
 

@@ -40,7 +40,7 @@
     if (words) panel.firstChild.append(" ", make("span", words, "value"));
   }
 
-  const reader = makeReader(text, show);
+  const reader = makeReader(text, show, panel);
   let end = 0;
   for (const block of text.children) {
     const numPoints = [...block.textContent].length;

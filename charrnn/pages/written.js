@@ -5,11 +5,10 @@ const EXTENDER = /[\p{M}\p{Emoji_Modifier}\u200d]/u, FLAG = /\p{Regional_Indicat
 
 // Return what stands for a character on the page: one code point for each.
 function visible(point) {
-  const code = point.codePointAt(0);
+  if ((point >= " " && point <= "~") || point === "\t" || JOINERS.includes(point)) return point;
   if (point === "\n") return "↵";
-  if (point === "\t" || JOINERS.includes(point)) return point;
-  if (code < 32) return String.fromCodePoint(0x2400 + code);
-  if (code === 127) return "␡";
+  if (point < " ") return String.fromCodePoint(0x2400 + point.codePointAt(0));
+  if (point === "\x7f") return "␡";
   return HIDDEN.test(point) ? "\ufffd" : point;
 }
 
@@ -37,6 +36,7 @@ function makeWritten(text, reader, classes, limits) {
   const ids = makeColumn(Uint32Array), top = makeColumn(Uint32Array), probabilities = makeColumn(Float32Array);
   const firstUnits = makeColumn(Int32Array), numUnits = makeColumn(Uint32Array), bits = makeColumn(Float32Array);
   const codes = makeColumn(Uint32Array), columns = [ids, top, probabilities, firstUnits, numUnits, bits, codes];
+  const classOf = (cost) => classes[limits.findLastIndex((limit) => cost >= limit) + 1];
   const pieces = [], animated = matchMedia("(prefers-reduced-motion: no-preference)");
   let block, blockSize, last, previous;  // the last block, its code points, its last node of text, the last character
   let waiting;  // [number, bits] of the bytes whose character isn't complete
@@ -81,21 +81,22 @@ function makeWritten(text, reader, classes, limits) {
   };
 
   // Append code points, each with its class, or null for those of the prompt.
-  function append(points, classOf) {
+  function append(points, classNames) {
     let slice = startSlice(), run = [], runClass = "";
     const finish = () => {
       appendRun(slice, run, runClass === null ? "b" : runClass && "i", runClass ?? "");
       run = [];
     };
     points.forEach((point, place) => {
-      const joins = EXTENDER.test(point) || previous === "\u200d" || (FLAG.test(point) && FLAG.test(previous));
+      const joins = previous === "\u200d" ||
+        (point > "\u02ff" && (EXTENDER.test(point) || (FLAG.test(point) && FLAG.test(previous))));
       if (joins && !run.length && last) {  // a combining character stays with its base
         last.appendData(visible(point));
         blockSize++;
         reader.growBlock(1, false);
       } else {
-        if (point === "\n" || (!joins && classOf[place] !== runClass)) finish();
-        if (!run.length) runClass = classOf[place];
+        if (point === "\n" || (!joins && classNames[place] !== runClass)) finish();
+        if (!run.length) runClass = classNames[place];
         run.push(point);
       }
       previous = point;
@@ -123,7 +124,7 @@ function makeWritten(text, reader, classes, limits) {
 
   // Add what the worker has drawn: one string per unit, empty where a byte waits for the rest of its character.
   function add(drawn) {
-    const before = ids.size(), points = [], classOf = [];
+    const before = ids.size(), points = [], classNames = [];
     ids.push(drawn.ids);
     top.push(drawn.top);
     probabilities.push(drawn.probabilities);
@@ -132,12 +133,12 @@ function makeWritten(text, reader, classes, limits) {
       for (const point of chars) {
         note(point, before + place + 1 - waiting[0], waiting);
         points.push(point);
-        classOf.push(classes[limits.filter((limit) => waiting[1] >= limit).length]);
+        classNames.push(classOf(waiting[1]));
       }
       if (chars) waiting = [0, 0];
     });
     pieces.push(drawn.chars.join(""));
-    append(points, classOf);
+    append(points, classNames);
   }
 
   // Return what is known about a position: its first unit's id and likeliest [id, probability], the bits of all.

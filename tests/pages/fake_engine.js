@@ -1,8 +1,7 @@
 // An engine that writes a given text from a place that depends on the settings. Its model is JSON:
 // units: [string, id]; labels: of each id; slice: units per message; waits: whether loading waits for go().
 // For the prompt "?" it writes its settings. It doesn't know "☃", and a unit "END" ends the text.
-let model, job, stopped = 0, go;
-const turn = () => new Promise((resume) => setTimeout(resume, 1));
+let model, job, stopped = 0, go, seen;
 
 function begin({ seed, temperature, topP }) {
   const mixed = Number(BigInt(seed) % 1000n) + Math.round(100 * temperature) + Math.round(100 * topP);
@@ -29,7 +28,7 @@ async function draw(number) {
     }
     postMessage({ type: "text", job: number, chars: out.chars, ids: Uint32Array.from(out.ids), bits: Float32Array.from(out.bits),
       top: Uint32Array.from(out.top), probabilities: Float32Array.from(out.probabilities) });
-    await turn();
+    await new Promise((resume) => { seen = resume; });
   }
   if (job.number === number) postMessage({ type: "done", job: number, reason, count: job.count, seconds: 1, bitsPerChar: 2.25 });
 }
@@ -53,5 +52,6 @@ onmessage = async ({ data }) => {
     stopped = 0;
     job.length = data.length < 0 ? -1 : job.count + data.length;
     draw(data.job);
-  } else stopped = data.job;
+  } else if (data.type === "stop") stopped = data.job;
+  else if (data.job === job.number) seen();
 };

@@ -390,8 +390,8 @@ def test_surprisal_colours_the_text_and_explains_a_character(play):
             [name(chars[(used + rank) % len(chars)]), f"{share} %"]
             for rank, share in enumerate(("50", "25", "13", "6.3", "3.1"))
         ]
-        percent = 100 * 2.0**-cost
-        return [name(text[place]), f"{cost:.2f} bits, probability {percent:.1f} %", rows]
+        share = {0: "100 %", 1: "50 %", 2: "25 %", 3: "13 %"}.get(cost, f"{100 * 2.0**-cost + 1e-9:.1f} %")
+        return [name(text[place]), f"{cost:.2f} bits, probability {share}", rows]
 
     page.mouse.move(*page.evaluate(PLACE, 3 + 20))
     assert page.evaluate(PANEL) == expected(20)
