@@ -74,10 +74,11 @@ class Resumed(Event):
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """The mean loss of the training characters since the previous such event, and the speed.
+    """The mean loss of the training characters since the previous such event, the gradients, and the speed.
 
     The loss is measured with dropout, as the optimiser sees it. num_steps and seconds_left are
-    None until the speed is known.
+    None until the speed is known. grad_norm: the mean norm of the steps' gradients before clipping;
+    clipped: the share of the steps whose gradient was clipped.
     """
 
     event = "progress"
@@ -86,6 +87,8 @@ class Progress(Event):
     learning_rate: float
     chars_per_second: float
     seconds_left: float | None
+    grad_norm: float
+    clipped: float
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,14 @@ EVENTS = {
     ),
     "resumed": Resumed(3, note="resuming from step 3"),
     "progress": Progress(
-        4, num_steps=None, nats_per_char=1.5, learning_rate=1e-3, chars_per_second=1e5, seconds_left=None
+        4,
+        num_steps=None,
+        nats_per_char=1.5,
+        learning_rate=1e-3,
+        chars_per_second=1e5,
+        seconds_left=None,
+        grad_norm=0.5,
+        clipped=0.25,
     ),
     "evaluated": Evaluated(5, nats_per_char=1.5, bits_per_char=2.2, num_chars=1000, whole=False, best=True),
     "sample": Sample(5, text="to be\n\0\udcff\u2028"),

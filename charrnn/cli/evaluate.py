@@ -178,7 +178,7 @@ def evaluate(
     if not items.are_wanted:
         print_assessment(path, file, eval_text, found, assessment, findings, json=json)
     if html is not None:
-        write_page(Path(html), path, file, eval_text, found, assessment, threads=cores)
+        write_page(Path(html), path, file, eval_text, found, assessment, threads=cores, inside=findings)
         console.note(f"wrote {html}")
 
 

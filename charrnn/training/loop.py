@@ -148,11 +148,10 @@ def train_steps(
         # clip the mean's gradient and update
         share = rate_share(state.step, num_steps=state.num_steps, start=state.schedule_start)
         rate = share * state.rate_factor * config.learning_rate
-        apply_gradient(state, result.gradient, nats, step.num_targets, rate=rate, grad_clip=config.grad_clip)
+        norm = apply_gradient(state, result.gradient, nats, step.num_targets, rate=rate, grad_clip=config.grad_clip)
         state.hidden, state.cursor = result.state, step.next_cursor
         state.step += 1
-        state.recent_nats += nats
-        state.recent_chars += step.num_targets
+        state.count_step(nats, step.num_targets, norm, is_clipped=norm > config.grad_clip)
 
         # the first steps measure the speed, which gives the number of steps
         pace.end_step(step.num_targets)
@@ -308,7 +307,7 @@ def should_stop_early(state: TrainState, config: TrainConfig) -> bool:
 
 
 def progress_event(state: TrainState, pace: Pace, rate: float) -> Progress:
-    """Report the training loss since the last progress event and reset its sums."""
+    """Report the training loss and the gradients since the last progress event, and reset their sums."""
     event = Progress(
         step=state.step,
         num_steps=state.num_steps,
@@ -316,6 +315,9 @@ def progress_event(state: TrainState, pace: Pace, rate: float) -> Progress:
         learning_rate=rate,
         chars_per_second=pace.chars_per_second(),
         seconds_left=None if state.num_steps is None else pace.seconds_left(state.num_steps - state.step),
+        grad_norm=state.recent_norms / state.recent_steps,
+        clipped=state.recent_clipped / state.recent_steps,
     )
     state.recent_nats, state.recent_chars = 0.0, 0
+    state.recent_norms, state.recent_steps, state.recent_clipped = 0.0, 0, 0
     return event

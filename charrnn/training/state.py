@@ -47,7 +47,8 @@ class ScalarState(Checked):
 
     num_steps: the run's last step, None until the speed is known. valid_chars: held-out characters
     scored by each evaluation. evaluated_step: the step of the last evaluation. bad_evaluations:
-    evaluations since the best one. recent_*: the training loss since the last progress event.
+    evaluations since the best one. recent_*: sums since the last progress event: of the training
+    loss and its characters, of the gradients' norms, of steps and of those that were clipped.
     num_events: events of the run so far. rate_factor: multiplies the learning rate, halved by each
     rollback.
     """
@@ -62,6 +63,9 @@ class ScalarState(Checked):
     best_step: int = setting(0, _MAX_COUNT, default=0)
     recent_nats: float = setting(0.0, 1e300, default=0.0)
     recent_chars: int = setting(0, _MAX_COUNT, default=0)
+    recent_norms: float = setting(0.0, 1e300, default=0.0)
+    recent_steps: int = setting(0, _MAX_COUNT, default=0)
+    recent_clipped: int = setting(0, _MAX_COUNT, default=0)
     num_events: int = setting(0, _MAX_COUNT, default=0)
     rate_factor: float = setting(0.0, 1.0, default=1.0)
     num_rollbacks: int = setting(0, MAX_ROLLBACKS, default=0)
@@ -76,6 +80,15 @@ class ScalarState(Checked):
     def since_start(self, step: int) -> int:
         """A step's number in the schedule."""
         return step - self.schedule_start
+
+    def count_step(self, nats: float, num_targets: int, norm: float, *, is_clipped: bool) -> None:
+        """Add a step to the sums since the last progress event. norm: of its gradient, before clipping."""
+        self.recent_nats += nats
+        self.recent_chars += num_targets
+        self.recent_norms += norm
+        self.recent_steps += 1
+        if is_clipped:
+            self.recent_clipped += 1
 
     def scalars(self) -> dict[str, Any]:
         """The values by name, ready for JSON."""
@@ -275,8 +288,10 @@ def weight_masks(state: TrainState, config: TrainConfig) -> list[Tensor] | None:
 
 def apply_gradient(
     state: TrainState, gradient: Tensor, nats: float, num_targets: int, *, rate: float, grad_clip: float
-) -> None:
+) -> float:
     """Turn the gradient (P,) of a sum over num_targets into the mean's, clip its norm and take an AdamW step.
+
+    Returns the norm before clipping.
 
     Raises DivergenceError, with nothing changed, if the loss or the norm is not finite.
     """
@@ -287,6 +302,7 @@ def apply_gradient(
     gradient *= min(grad_clip / (norm + 1e-12), 1.0) / num_targets
     sizes = [parameter.numel() for parameter in state.model.parameters()]
     _adamw_step(state, torch.split(gradient, sizes), rate)
+    return norm
 
 
 @torch.no_grad()

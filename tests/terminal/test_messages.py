@@ -47,7 +47,7 @@ DESCRIBED: list[tuple[Event, list[str]]] = [
         ],
     ),
     (Resumed(5, "resuming from step 5"), ["resuming from step 5"]),
-    (Progress(7, 20, 2.0, 0.004, 12345.6, 61.0), [""]),
+    (Progress(7, 20, 2.0, 0.004, 12345.6, 61.0, 0.3, 0.0), [""]),
     (
         Evaluated(9, 1.0, 1.442695, 1000, whole=False, best=True),
         ["step 9: 1.0000 nats, 1.443 bits/char on 1,000 held-out characters, best"],

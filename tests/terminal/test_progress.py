@@ -15,7 +15,14 @@ from charrnn.terminal.progress import TrainView, clock, sparkline
 from tests.cli.conftest import open_terminal
 
 PROGRESS = Progress(
-    7, num_steps=20, nats_per_char=2.0, learning_rate=0.004, chars_per_second=12345.6, seconds_left=61.0
+    7,
+    num_steps=20,
+    nats_per_char=2.0,
+    learning_rate=0.004,
+    chars_per_second=12345.6,
+    seconds_left=61.0,
+    grad_norm=0.3,
+    clipped=0.0,
 )
 EVALUATED = Evaluated(9, 1.0, 1.442695, 1000, whole=False, best=True)
 EVENTS: list[Event] = [
@@ -98,7 +105,7 @@ def test_the_number_of_steps_may_be_unknown(capsysbinary: pytest.CaptureFixture[
     """While the speed is being measured, the line says so."""
     view = TrainView(json_lines=False, quiet=False)
     now.seconds += 11.0
-    view.show(Progress(3, None, 2.0, 0.004, 100.0, None))
+    view.show(Progress(3, None, 2.0, 0.004, 100.0, None, 0.3, 0.0))
     assert capsysbinary.readouterr().err == b"step 3/?: 2.885 bits, 100 chars/s, measuring\n"
 
 

@@ -114,7 +114,7 @@ def diverge(monkeypatch):
             result = StepResult(nats, gradient, results[0].state)
             if state.step == at and state.rate_factor > above:
                 FAULTS[fault](state, result)
-            apply(state, result.gradient, result.nats, num_targets, **rest)
+            return apply(state, result.gradient, result.nats, num_targets, **rest)
 
         monkeypatch.setattr(Workers, "compute", watched_compute)
         monkeypatch.setattr(loop, "apply_gradient", apply_gradient)

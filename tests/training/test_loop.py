@@ -75,6 +75,25 @@ def test_progress_is_reported_at_even_intervals(plan, num_steps, start):
     assert max(np.diff(due)) - min(np.diff(due)) <= 1
 
 
+def test_progress_has_the_gradients_since_the_event_before(plan, monkeypatch):
+    """The mean of their norms before clipping, and the share of those that were clipped."""
+    apply, norms = loop.apply_gradient, []
+
+    def watched(*arguments, **settings):
+        norms.append(apply(*arguments, **settings))
+        return norms[-1]
+
+    monkeypatch.setattr(loop, "apply_gradient", watched)
+    monkeypatch.setattr(loop, "NUM_PROGRESS", 3)
+    plan = with_settings(plan, steps=12, grad_clip=0.24)
+    found = [event for event in run_through(plan) if isinstance(event, Progress)]
+    assert [event.step for event in found] == [4, 8, 12]
+    groups = np.reshape(norms, (3, 4))
+    assert [event.grad_norm for event in found] == pytest.approx(groups.mean(1).tolist(), rel=1e-12)
+    assert [event.clipped for event in found] == (groups > 0.24).mean(1).tolist()
+    assert 0 < (groups > 0.24).mean() < 1
+
+
 def test_progress_covers_each_step_and_each_evaluation_has_a_sample(plan, uninterrupted):
     """Each best evaluation comes with a saved model."""
     events = uninterrupted(plan).events

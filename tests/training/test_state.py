@@ -28,6 +28,9 @@ SCALARS = ScalarState(
     best_step=30,
     recent_nats=0.1 + 0.2,
     recent_chars=512,
+    recent_norms=1.7,
+    recent_steps=3,
+    recent_clipped=2,
     num_events=77,
     rate_factor=0.25,
     num_rollbacks=2,
@@ -35,8 +38,17 @@ SCALARS = ScalarState(
     cursor=Cursor(3, 64),
 )
 STEPS = ["step", "num_steps", "schedule_start", "evaluated_step", "best_step"]
-COUNTS = [*STEPS, "valid_chars", "bad_evaluations", "recent_chars", "num_events", "num_rollbacks"]
-NUMBERS = ["best_nats", "recent_nats", "rate_factor"]
+COUNTS = [
+    *STEPS,
+    "valid_chars",
+    "bad_evaluations",
+    "recent_chars",
+    "recent_steps",
+    "recent_clipped",
+    "num_events",
+    "num_rollbacks",
+]
+NUMBERS = ["best_nats", "recent_nats", "recent_norms", "rate_factor"]
 OPTIONAL = {"num_steps", "best_nats"}
 FIELDS = [field.name for field in dataclasses.fields(ScalarState)]
 
@@ -85,6 +97,7 @@ def test_values_come_back_from_a_state_file(tmp_path):
     known=st.booleans(),
     best_nats=st.none() | st.floats(0.0, 1e300),
     recent_nats=st.floats(0.0, 1e300),
+    recent_norms=st.floats(0.0, 1e300),
     rate_factor=st.floats(0.0, 1.0),
     finished=st.booleans(),
     cursor=st.builds(Cursor, st.integers(0, 10**15), st.integers(0, 10**15)),
