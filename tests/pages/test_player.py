@@ -2,15 +2,19 @@
 
 import json
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 from markupsafe import Markup
 
-from charrnn.data.characters import label, name, readable
+from charrnn.config import ModelConfig
+from charrnn.data.characters import END, label, name, readable
+from charrnn.data.vocab import bytes_as_chars
+from charrnn.pages.export import render_player, store_model
 from charrnn.pages.page import LEVELS, json_for_script, name_levels, render_page
-from tests.conftest import make_text
+from tests.conftest import draw_text, make_model_file, make_text
 from tests.pages.conftest import CONTRAST
 from tests.pages.reports import HOSTILE
 from tests.pages.test_page import PLACE
@@ -618,3 +622,31 @@ def test_print_shows_the_text_alone(play):
     page = play(java_script_enabled=False, wait=None)
     assert "This page needs JavaScript to write." in page.inner_text("main")
     assert page.is_hidden("#dock")
+
+
+# the whole way
+
+
+@pytest.mark.parametrize("kind", ["characters", "bytes", "documents"])
+def test_the_page_writes_what_the_sampler_writes(play, kind):
+    """With the same rounded weights, prompt, settings and seed; in parts as well as at once."""
+    chars = {
+        "characters": "\n abcdeé\U0001f600",
+        "bytes": "\n abc" + bytes_as_chars("é\U0001f600"),
+        "documents": "ab" + END,
+    }[kind]
+    chars = "".join(sorted(chars))
+    config = ModelConfig("gru", vocab_size=len(chars), embedding_dim=4, hidden_size=16, num_layers=1)
+    if kind == "documents":
+        config = replace(config, reset_id=2)
+    stored = store_model(make_model_file(config, chars=chars), "int8", max_ngram_bytes=None)
+    page = play(
+        render_player(stored, "m", []), fragment="#seed=123456789012&temperature=0.9&top-p=0.95&length=100&prompt=ab"
+    )
+    if kind != "documents":
+        page.click("#continue")
+        wait_for(page, "Done: 20")
+    count = int(re.search(r"Done: (\d+) ", status(page))[1])
+    settings = {"prompt": "ab", "temperature": 0.9, "top_p": 0.95, "seed": 123456789012}
+    expected = draw_text(stored.rounded, length=count, **settings)
+    assert shown(page) == "ab" + readable(expected)
