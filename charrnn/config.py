@@ -28,6 +28,7 @@ MAX_VALID_CHARS = 2_000_000  # more would take minutes to score without changing
 LINES, BLANK_LINES = "lines", "blank-lines"  # what separates documents, unless it is a text
 MIN_CHARS = 20  # shorter texts can't be split into useful parts
 SECONDS_BETWEEN_STATES = 60.0
+RESAMPLE = 8  # candidates for each constrained sample
 ADAPT_RATE = 4e-4  # learning rate of dynamic evaluation, for gradients of typical size
 
 
@@ -185,6 +186,12 @@ class SampleConfig(Checked):
     top_p: float = setting(0.0, 1.0, default=1.0)  # 1 is off
     min_p: float = setting(0.0, 1.0, default=0.0)  # 0 is off
     no_repeat_ngram: int = setting(0, 10**6, default=0)  # 0 is off
+    match: str | None = None  # a regular expression that the whole text, or each line, matches
+    allow: str | None = None  # the only characters to draw
+    forbid: str | None = None  # characters never to draw
+    min_length: int = setting(0, 10**15, default=0)  # a document or line doesn't end before
+    no_copy: int = setting(0, 10**6, default=0)  # never draw so many characters of the training text in a row; 0 is off
+    resample: int | None = setting(1, 10**4, default=None)  # candidates for each sample; None: RESAMPLE if constrained
     num_samples: int = setting(1, 10**9, default=1)
     seed: int | None = setting(0, 2**63 - 1, default=None)
     unknown: Literal["error", "skip"] = "error"  # how to treat prompt characters that the model does not know
@@ -199,6 +206,27 @@ class SampleConfig(Checked):
             raise UsageError("--keep-stop needs a text to stop at: --stop TEXT")
         if "" in self.stop:
             raise UsageError("--stop '' would end every sample before its first character; leave it out")
+        self._check_constraints()
+
+    def _check_constraints(self) -> None:
+        """Raise UsageError for constraints that can't take effect."""
+        for name in ("allow", "forbid"):
+            if getattr(self, name) == "":
+                raise UsageError(f"{flag(name)} needs at least one character")
+        for name in ("match", "min_length"):
+            if self.stop and getattr(self, name):
+                raise UsageError(f"--stop and {flag(name)} can't be combined, because both say where a text ends")
+        if self.no_copy == 1:
+            raise UsageError("--no-copy 1 has no effect, because every character is in the training text")
+        if self.resample is not None and not self.is_constrained:
+            raise UsageError("--resample needs a constraint: --match, --allow, --forbid, --min-length or --no-copy")
+        if self.resample is not None and self.resample > 1 and self.temperature == 0:
+            raise UsageError("--resample has no effect at --temp 0, because all candidates would be alike")
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether some characters may not be drawn."""
+        return any((self.match is not None, self.allow, self.forbid, self.min_length, self.no_copy))
 
 
 def overlay(config: C, given: Mapping[str, Any]) -> C:

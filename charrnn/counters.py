@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # The second word of the key is the purpose, so that no two uses share a stream.
-_MASK, _OFFSET, _DRAW, _WEIGHT_MASK = 1, 2, 3, 4
+_MASK, _OFFSET, _DRAW, _WEIGHT_MASK, _CHOICE = 1, 2, 3, 4, 5
 
 
 def _words(count: int, *, key: tuple[int, int], counter: tuple[int, int, int, int]) -> NDArray[np.uint64]:
@@ -56,11 +56,20 @@ def pass_offset(num_chars: int, *, seed: int, pass_index: int) -> int:
     return int(word % np.uint64(num_chars))
 
 
-def uniforms(count: int, *, seed: int, stream: int, position: int) -> NDArray[np.float64]:
+def uniforms(count: int, *, seed: int, stream: int, position: int, candidate: int = 0) -> NDArray[np.float64]:
     """Return the numbers in [0, 1) that draw characters position, position + 1, … of a stream.
 
-    Returns (count,) float64 with 53 random bits each.
+    candidate: which of the texts that may become the stream's. Returns (count,) float64 with 53 random bits each.
     """
     skip = position % 4
-    words = _words(skip + count, key=(seed, _DRAW), counter=(position // 4, 0, stream, 0))
-    return (words[skip:] >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    words = _words(skip + count, key=(seed, _DRAW), counter=(position // 4, candidate, stream, 0))
+    return _fractions(words[skip:])
+
+
+def choice(*, seed: int, stream: int) -> float:
+    """Return the number in [0, 1) that chooses one of a stream's candidates."""
+    return float(_fractions(_words(1, key=(seed, _CHOICE), counter=(0, 0, stream, 0)))[0])
+
+
+def _fractions(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53

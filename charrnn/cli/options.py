@@ -48,6 +48,7 @@ text_option = functools.partial(typer.Option, rich_help_panel="Reading the text"
 machine_option = functools.partial(typer.Option, rich_help_panel="Machine")
 output_option = functools.partial(typer.Option, rich_help_panel="Output")
 filter_option = functools.partial(typer.Option, rich_help_panel="Filters")
+constraint_option = functools.partial(typer.Option, rich_help_panel="Constraints")
 end_option = functools.partial(typer.Option, rich_help_panel="End of the text")
 
 

@@ -15,6 +15,7 @@ from charrnn.cli.options import (
     ModelName,
     Quiet,
     Threads,
+    constraint_option,
     default,
     end_option,
     filter_option,
@@ -22,15 +23,20 @@ from charrnn.cli.options import (
     machine_option,
     output_option,
 )
-from charrnn.config import SampleConfig, overlay
+from charrnn.config import RESAMPLE, SampleConfig, overlay
 from charrnn.data.characters import unescaped, valid_unicode
 from charrnn.errors import UsageError
 from charrnn.events import bits
 from charrnn.terminal import console, messages
 
 if TYPE_CHECKING:
-    from charrnn.data.vocab import Vocab
+    from pathlib import Path
+
+    from charrnn.data.vocab import Ids, Vocab
+    from charrnn.model.file import ModelFile
     from charrnn.sampling.sampler import Stream
+
+NUM_LIKELIEST = 5  # characters that --per-char lists
 
 
 def sample(
@@ -108,6 +114,36 @@ def sample(
             show_default=default(SampleConfig, "min_p"),
         ),
     ] = None,
+    match: Annotated[
+        str | None,
+        constraint_option(metavar="REGEX", help="Write only what matches: the whole text, or each line with --lines."),
+    ] = None,
+    allow: Annotated[
+        str | None,
+        constraint_option(metavar="CHARS", help=r"Write only these characters; \n, \t, \r and \\ are escapes."),
+    ] = None,
+    forbid: Annotated[str | None, constraint_option(metavar="CHARS", help="Never write these characters.")] = None,
+    min_length: Annotated[
+        int | None,
+        constraint_option(
+            help="Don't end a document, a line of --lines or a match before N characters.",
+            show_default=default(SampleConfig, "min_length"),
+        ),
+    ] = None,
+    no_copy: Annotated[
+        int | None,
+        constraint_option(
+            help="Never write N characters in a row that are in the training text; 0 = off.",
+            show_default=default(SampleConfig, "no_copy"),
+        ),
+    ] = None,
+    resample: Annotated[
+        int | None,
+        constraint_option(
+            help="Draw N candidates for each sample and choose one as the model would; 1 = write text as it is drawn.",
+            show_default=f"{RESAMPLE}, or 1 without an end or at --temp 0",
+        ),
+    ] = None,
     lines: Annotated[
         int | None,
         end_option(help="Stop after this many lines; 0 = off.", show_default=default(SampleConfig, "lines")),
@@ -127,6 +163,9 @@ def sample(
         bool, output_option("-0", "--null", help="End each sample with a NUL character instead of a newline.")
     ] = False,
     json: Json = False,
+    per_char: Annotated[
+        bool, output_option("--per-char", help="With --json, list each character's probability and the likeliest five.")
+    ] = False,
     quiet: Quiet = False,
     threads: Threads = None,
     precision: Annotated[
@@ -139,16 +178,18 @@ def sample(
     """Write new text with a trained model.
 
     Each sample ends with a newline; a blank line separates samples that may have several lines.
-    Filters apply in the order listed here, before --temp.
+    Constraints apply first. Then filters apply in the order listed here, before --temp.
 
     \b
     Examples:
       charrnn sample
       charrnn sample -m poems -p 'The kettle' --temp 0.6 -n 300 --seed 7
       charrnn sample -m names -N 20
+      charrnn sample -m names -N 20 --match '[A-Z][a-z]{2,5}(-[A-Z][a-z]+)?'
     """
     from charrnn import precompile
     from charrnn.hardware import count_threads
+    from charrnn.model.file import load_model
     from charrnn.sampling.sampler import Sampler
     from charrnn.training.folder import find_model
 
@@ -163,13 +204,25 @@ def sample(
         top_p=top_p,
         min_p=min_p,
         no_repeat_ngram=no_repeat_ngram,
+        match=match,
+        allow=None if allow is None else unescaped(allow),
+        forbid=None if forbid is None else unescaped(forbid),
+        min_length=min_length,
+        no_copy=no_copy,
+        resample=resample,
         num_samples=num_samples,
         seed=seed,
         unknown=unknown,
     )
     overlay(SampleConfig(), settings)  # checks the values before the model is loaded
+    if per_char and not json:
+        raise UsageError("--per-char needs --json")
     path = find_model(model)
-    sampler = Sampler.load(path, threads=count_threads(threads), precision=precision)
+    file = load_model(path)
+    sampler = Sampler(file, threads=count_threads(threads), precision=precision)
+    if no_copy:
+        sampler.training_text = read_training_text(path, file)
+    sampler.num_top = NUM_LIKELIEST if per_char else 0
     if prompt_file is not None:
         settings["prompt"] = read_prompt(prompt_file, sampler.vocab, quiet=quiet) + (prompt or "")
     elif prompt is None and not quiet and has_unread_text():
@@ -211,6 +264,15 @@ def read_prompt(name: str, vocab: "Vocab", *, quiet: bool) -> str:
     return text
 
 
+def read_training_text(path: "Path", file: "ModelFile") -> "Ids":
+    """Read the text that a model learnt from, without the held-out part."""
+    from charrnn.data.cache import Cache
+    from charrnn.training.folder import find_training_text
+
+    with console.slow_notice("reading the training text"), Cache.for_user().writable() as cache:
+        return find_training_text(path, file, None, cache).train_ids
+
+
 def has_unread_text() -> bool:
     """Return, without waiting, whether stdin is a file or pipe with text that may be meant as a prompt.
 
@@ -246,5 +308,7 @@ def sample_record(stream: "Stream", text: str, vocab: "Vocab", *, model: str, pr
         "num_chars": len(vocab.to_chars(text)),
         "seconds": stream.seconds,
         "bits_per_char": bits(stream.nats / stream.num_drawn) if stream.num_drawn else None,
+        "log_weight": stream.log_weight,
+        "chars": [one._asdict() for one in stream.predictions] if stream.predictions else None,
         "model": model,
     }

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.config import SampleConfig
-from charrnn.kernels.filters import Filters
+from charrnn.config import RESAMPLE, SampleConfig
+from charrnn.errors import UsageError
+from charrnn.kernels.filters import COMPLETE, Constraints, Filters
+from charrnn.sampling.constraints import Guide
 from charrnn.sampling.engine import Engine, StreamState
 
 
@@ -17,20 +19,47 @@ class Opening:
     """A prompt, the settings of the texts that continue it, and the network's state once it is read.
 
     ids: the prompt's, at least one, of which the last is fed when the first character is drawn. filters: those of
-    the settings; only streams with the same ones can be drawn together. can_end: whether a text ends before or at
-    its length; can_end_early: whether it may end before. state: before the last id, of one stream; None until
-    `read_openings`.
+    the settings; constraints, start: what the texts must satisfy, and the state of their automaton after the prompt;
+    num_candidates: how many texts are drawn to choose one from. can_end: whether a text must end before or at its
+    length; can_end_early: whether it may end before. state: the network's before the last id, of one stream; None
+    until `read_openings`.
     """
 
-    def __init__(self, config: SampleConfig, seed: int, ids: NDArray[np.int64], *, end: int) -> None:
-        """end: the id that ends a document, or -1."""
+    def __init__(
+        self, config: SampleConfig, seed: int, ids: NDArray[np.int64], guide: Guide | None, *, end: int
+    ) -> None:
+        """end: the id that ends a document, or -1. Raises UsageError for candidates that would be endless."""
         self.config, self.seed, self.ids = config, seed, ids
         self.filters = Filters(
             config.temperature, config.top_k, config.top_p, config.min_p, config.no_repeat_ngram, end
         )
-        self.can_end_early = bool(config.lines or config.stop or end >= 0)
-        self.can_end = config.length >= 0 or self.can_end_early
+        self.can_end = bool(config.length >= 0 or config.lines or config.stop or end >= 0)
+        self.can_end_early = bool(config.lines or config.stop or end >= 0 or config.match is not None)
+        self.constraints: Constraints | None = None if guide is None else guide.constraints
+        self.start = COMPLETE if guide is None else guide.start
+        self.num_candidates = config.resample or 1
+        if config.resample is None and guide is not None and config.temperature > 0 and self.can_end:
+            self.num_candidates = RESAMPLE
+        if self.num_candidates > 1 and not self.can_end:
+            raise UsageError("--resample chooses among whole texts, so give them an end: --length, --lines or --stop")
         self.state: StreamState | None = None
+
+    @property
+    def has_automaton(self) -> bool:
+        """Whether an automaton says where a text may end."""
+        return self.constraints is not None and len(self.constraints.transitions) > 1
+
+    def remembered(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return a copy of the characters so far that decide what may follow: for the repeat guard, all."""
+        return ids.copy() if self.config.no_repeat_ngram else ids[-max(1, self.config.no_copy - 1) :].copy()
+
+    def can_join(self, other: "Opening") -> bool:
+        """Whether the kernels can draw streams of both together."""
+        one, two = self.constraints, other.constraints
+        if one is None or two is None:
+            return one is two and self.filters == other.filters
+        is_alike = one.transitions is two.transitions and one.positions is two.positions
+        return is_alike and self.filters == other.filters
 
 
 def read_openings(engine: Engine, openings: Sequence[Opening]) -> None:

@@ -19,13 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import SampleConfig, overlay
-from charrnn.counters import uniforms
+from charrnn.counters import choice, uniforms
 from charrnn.data.characters import END, UNKNOWN, describe
+from charrnn.data.vocab import Ids
 from charrnn.errors import UsageError
 from charrnn.hardware import available_cores, select_precision
+from charrnn.kernels.filters import COMPLETE, Constraints
 from charrnn.kernels.ngrams import no_mixture
 from charrnn.model.file import ModelFile, load_model
-from charrnn.sampling.engine import Engine, StreamState, new_block
+from charrnn.sampling.constraints import Guide, index_runs, make_guide
+from charrnn.sampling.engine import NO_LIMIT, Engine, StreamState, new_block
+from charrnn.sampling.predictions import Prediction, predictions_of
 from charrnn.sampling.prompts import Opening, read_openings
 from charrnn.sampling.stopping import LengthLimit, StopCondition
 
@@ -57,6 +61,9 @@ class Sampler:
             tensors = {**tensors, "head.bias": bias}
         mixture, threads = model.mixture or no_mixture(), threads or available_cores()
         self.engine = Engine(model.config, tensors, threads, self.precision, mixture)
+        self.training_text: Ids | None = None  # for --no-copy
+        self.num_top = 0  # how many of the likeliest characters a stream's predictions list; 0: no predictions
+        self._runs: Constraints | None = None
 
     @classmethod
     def load(cls, path: Path | str, *, threads: int | None = None, precision: str = "float32") -> "Sampler":
@@ -113,7 +120,7 @@ class Sampler:
         """
         if not 0 <= number < 2**63:
             raise UsageError(f"the number of a stream must lie between 0 and 2^63 - 1, not {number}")
-        return Stream(StreamBatch(self, ()), self.open(config), number)
+        return next(iter(StreamBatch(self, [(self.open(config), number)])))
 
     def streams(self, config: SampleConfig) -> "StreamBatch":
         """Draw num_samples texts: an iterator over streams 0, 1, …, each to be read before the next.
@@ -129,7 +136,22 @@ class Sampler:
         ids = self.encode_prompt(config)
         self.check_ends(config)
         seed = random_seed() if config.seed is None else config.seed
-        return Opening(config, seed, ids, end=self.vocab.chars.find(END))
+        return Opening(config, seed, ids, self._make_guide(config), end=self.vocab.chars.find(END))
+
+    def _make_guide(self, config: SampleConfig) -> Guide | None:
+        """Turn the constraints into what the kernels read; None if there are none."""
+        guide = make_guide(config, self.vocab)
+        if not config.no_copy:
+            return guide
+        if self.training_text is None:
+            raise UsageError("--no-copy needs the training text")
+        if self._runs is None or self._runs.run != config.no_copy:
+            self._runs = index_runs(config.no_copy, self.training_text, self.vocab)
+        runs = self._runs
+        if guide is None:
+            return Guide(runs)
+        constraints = guide.constraints._replace(text=runs.text, positions=runs.positions, run=runs.run)
+        return Guide(constraints, guide.start)
 
 
 class StreamBatch:
@@ -138,19 +160,38 @@ class StreamBatch:
     def __init__(self, sampler: Sampler, openings: Iterable[tuple[Opening, int]]) -> None:
         """openings: what each text continues, and the number of its stream; taken as the streams are started."""
         self.sampler = sampler
-        self._openings = iter(openings)
+        self._openings = (
+            (opening, number, candidate) for opening, number in openings for candidate in range(opening.num_candidates)
+        )
         self._streams: deque[Stream] = deque()
         self._num_ended = self._num_chars_ended = 0
         self._block = _FIRST_BLOCK
 
     def __iter__(self) -> Iterator["Stream"]:
         while self._streams or self._start_streams(1):
-            yield self._streams[0]
-            self._streams.popleft()
+            count = self._streams[0].opening.num_candidates
+            yield self._streams[0] if count == 1 else self._choose_candidate(count)
+            for _ in range(count):
+                self._streams.popleft()
+
+    def _choose_candidate(self, count: int) -> "Stream":
+        """Draw the next texts to their ends and return one of them, in proportion to its weight.
+
+        Source: sampling importance resampling, Rubin 1987.
+        """
+        self._start_streams(count - len(self._streams))
+        candidates = list(itertools.islice(self._streams, count))
+        for stream in candidates:
+            while not stream.ended:
+                self.draw(stream)
+        weights = np.array([stream.log_weight for stream in candidates])
+        reached = np.cumsum(np.exp(weights - weights.max()))
+        number = choice(seed=candidates[0].seed, stream=candidates[0].number)
+        return candidates[int(np.searchsorted(reached, number * reached[-1], side="right"))]
 
     def _start_streams(self, count: int) -> "list[Stream]":
         """Start at most so many streams; return those that there are."""
-        started = [Stream(self, *one) for one in itertools.islice(self._openings, count)]
+        started = [Stream(self, *one) for one in itertools.islice(self._openings, max(0, count))]
         self._streams.extend(started)
         return started
 
@@ -160,8 +201,8 @@ class StreamBatch:
         others = [stream for stream in self._streams if stream is not reader and stream.can_draw_ahead]
         if most > 1:
             left = min(_MAX_WAITING * most - len(self._streams), most - 1 - len(others))
-            others += self._start_streams(max(0, left))
-        active = [reader, *(stream for stream in others if stream.opening.filters == reader.opening.filters)]
+            others += self._start_streams(left)
+        active = [reader, *(stream for stream in others if stream.opening.can_join(reader.opening))]
         longest = max(len(stream.history) for stream in active)
         return active[: max(1, min(most, _MAX_HISTORY // longest))]
 
@@ -186,24 +227,33 @@ class StreamBatch:
         read_openings(self.sampler.engine, [stream.opening for stream in active])
         states = [stream.state or stream.opening.state for stream in active]
         h, c, contexts = (np.concatenate(parts, axis=1) for parts in zip(*states, strict=True))
-        block = new_block(ids, starts, numbers)
+        block = new_block(ids, starts, numbers, num_top=self.sampler.num_top)
+        block.left[:] = [NO_LIMIT if stream.limit.left < 0 else stream.limit.left for stream in active]
+        block.states[:, 0] = [stream.rule for stream in active]
         began = time.perf_counter()
-        self.sampler.engine.draw(reader.opening.filters, block, (h, c, contexts))
+        constraints = reader.opening.constraints
+        self.sampler.engine.draw(reader.opening.filters, block, (h, c, contexts), constraints=constraints)
         seconds = time.perf_counter() - began
         affordable = max(1, int(count * _SECONDS_PER_BLOCK / seconds))
         self._block = min(affordable, 2 * self._block, _MAX_BLOCK)
         drawn = np.take_along_axis(ids, starts[:, None] + np.arange(count), axis=1)
         text = self.sampler.vocab.decode(drawn.ravel())
         # added one by one, because the rounding of a sum would depend on the block size
-        totals = np.add.accumulate(np.column_stack([[stream.nats for stream in active], block.nats]), axis=1)
+        nats = np.add.accumulate(np.column_stack([[stream.nats for stream in active], block.nats]), axis=1)
+        weights = np.column_stack([[stream.log_weight for stream in active], block.log_shares])
+        weights = np.add.accumulate(weights, axis=1)
         for row, stream in enumerate(active):
-            stream.append(text[row * count : (row + 1) * count], totals[row], seconds)
+            num_used = stream.append(text[row * count : (row + 1) * count], block.states[row])
+            stream.nats, stream.log_weight = float(nats[row, num_used]), float(weights[row, num_used])
+            stream.seconds += seconds
+            if self.sampler.num_top:
+                stream.predictions += predictions_of(block, row, num_used, self.sampler.vocab)
             if stream.ended:
                 self._num_ended += 1
                 self._num_chars_ended += stream.num_drawn
                 continue
-            known, own = ids[row, : starts[row] + count], slice(row, row + 1)
-            stream.history = (known if stream.opening.config.no_repeat_ngram else known[-1:]).copy()
+            own = slice(row, row + 1)
+            stream.history = stream.opening.remembered(ids[row, : starts[row] + count])
             stream.state = h[:, own].copy(), c[:, own].copy(), contexts[:, own].copy()
 
 
@@ -214,10 +264,10 @@ class Stream:
     num_drawn: characters so far, including those of a stop text; nats: their surprisal for the model
     without filters at temperature 1; seconds: time spent drawing them, together with other streams;
     seed: gives this text again; log_weight: the log of the probability that constraints left at each
-    character, summed; 0 without constraints.
+    character, summed; 0 without constraints; predictions: of each character, if Sampler.num_top asks for them.
     """
 
-    def __init__(self, batch: StreamBatch, opening: Opening, number: int) -> None:
+    def __init__(self, batch: StreamBatch, opening: Opening, number: int, candidate: int) -> None:
         config, vocab = opening.config, batch.sampler.vocab
         self.opening = opening
         self.number = number
@@ -226,12 +276,15 @@ class Stream:
         self.nats = 0.0
         self.log_weight = 0.0
         self.seconds = 0.0
-        # all ids so far for the repeat guard, else only the last one; and the state before it, None for the prompt's
-        self.history = opening.ids if config.no_repeat_ngram else opening.ids[-1:]
-        self.state: StreamState | None = None
+        self.predictions: list[Prediction] = []
+        self.history = opening.remembered(opening.ids)
+        self.state: StreamState | None = None  # before the last id of the history; None for the prompt's
+        self.rule = opening.start  # the state of the constraints' automaton
         self.limit = LengthLimit(config.length, has_bytes=vocab.has_bytes)
-        self.ended = config.length == 0
-        self._batch = batch
+        self._batch, self._candidate = batch, candidate
+        self._has_automaton = opening.has_automaton
+        self._is_complete = self._has_automaton and self.rule == COMPLETE
+        self.ended = self._is_complete or config.length == 0
         stops = [vocab.to_chars(stop) for stop in config.stop]
         if batch.sampler.writes_documents:
             stops.append(END)
@@ -255,7 +308,7 @@ class Stream:
     @property
     def is_whole(self) -> bool:
         """Whether the text ended by itself, and not at its length."""
-        return self._stop.reached
+        return self._stop.reached or self._is_complete
 
     @property
     def can_draw_ahead(self) -> bool:
@@ -264,24 +317,29 @@ class Stream:
 
     def random_numbers(self, count: int) -> NDArray[np.float64]:
         """Return the random numbers of the next characters, (count,)."""
-        return uniforms(count, seed=self.seed, stream=self.number, position=self.num_drawn)
+        position, candidate = self.num_drawn, self._candidate
+        return uniforms(count, seed=self.seed, stream=self.number, position=position, candidate=candidate)
 
-    def append(self, text: str, totals: NDArray[np.float64], seconds: float) -> None:
-        """Add the characters just drawn, up to where the text ends.
+    def append(self, text: str, rules: NDArray[np.int32]) -> int:
+        """Add the characters just drawn, up to where the text ends; return how many that are.
 
-        text: one character per id; totals: the nats up to each character, the first before all of them.
+        text: one character per id; rules: the state of the automaton before each of them and at the end.
         """
+        if self._has_automaton:
+            self.rule, is_complete = int(rules[-1]), rules == COMPLETE
+            self._is_complete = bool(is_complete.any())
+            if self._is_complete:
+                text = text[: int(is_complete.argmax())]
         num_used, piece = self._stop.feed(self.limit.feed(text))
         self.num_drawn += num_used
-        self.nats = float(totals[num_used])
-        self.seconds += seconds
-        self.ended = self._stop.reached or self.limit.left == 0
+        self.ended = self.is_whole or self.limit.left == 0
         if self.ended:
             piece += self._stop.flush()
         piece = self._decode(piece, self.ended)
         if piece:
             self._pieces.append(piece)
             self._num_unread += len(piece)
+        return num_used
 
 
 def random_seed() -> int:

@@ -34,7 +34,7 @@ OPTIONS = {
     ),
     "sample": (
         fields(SampleConfig),
-        {"--model", "--prompt-file", "--echo", "--null", "--threads", "--precision", "--json", "--quiet"},
+        {"--model", "--prompt-file", "--echo", "--null", "--threads", "--precision", "--json", "--per-char", "--quiet"},
     ),
     "eval": (
         {"--documents", "--encoding", "--errors", "--max-bytes"},
@@ -235,7 +235,7 @@ def test_a_bad_number_is_refused(at_home: Home, command: str, option: str, kind:
 @pytest.mark.parametrize("value", ["0", "1e-45"])
 def test_the_smallest_numbers_mean_what_they_say(at_home: Home, option: str, value: str) -> None:
     """Zero and the smallest float: text as long as asked, or a refusal by the option's name."""
-    refuse_zero = {"--num-samples", "--threads"}
+    refuse_zero = {"--num-samples", "--threads", "--resample"}
     take_fractions = {"--temperature", "--top-p", "--min-p"}
     outcome = call("sample", "-n", "20", "--seed", "1", "-0", option, value)
     if (value == "0" and option in refuse_zero) or (value != "0" and option not in take_fractions):
