@@ -220,8 +220,7 @@ def sample(
     path = find_model(model)
     file = load_model(path)
     sampler = Sampler(file, threads=count_threads(threads), precision=precision)
-    if no_copy:
-        sampler.training_text = read_training_text(path, file)
+    sampler.training_text = read_training_text(path, file) if no_copy else None
     sampler.num_top = NUM_LIKELIEST if per_char else 0
     if prompt_file is not None:
         settings["prompt"] = read_prompt(prompt_file, sampler.vocab, quiet=quiet) + (prompt or "")
