@@ -104,6 +104,7 @@ function encodePrompt(model, prompt) {
 }
 
 // Decode UTF-8 byte by byte; invalid bytes become U+FFFD. missing: the bytes that the last character lacks.
+// As in Python, the second byte of an encoded surrogate is found invalid only with the third.
 class Decoder {
   missing = 0;
   #point = 0;
@@ -116,19 +117,20 @@ class Decoder {
       [this.#low, this.#high] = [0x80, 0xbf];
       if (!fits) return this.flush() + this.push(byte);
       this.#point = (this.#point << 6) | (byte & 0x3f);
-      return --this.missing ? "" : String.fromCodePoint(this.#point);
+      if (--this.missing) return "";
+      return this.#point >> 11 === 0x1b ? "\ufffd".repeat(3) : String.fromCodePoint(this.#point);
     }
     if (byte < 0x80) return String.fromCharCode(byte);
     if (byte < 0xc2 || byte > 0xf4) return "\ufffd";
     this.missing = byte < 0xe0 ? 1 : byte < 0xf0 ? 2 : 3;
     this.#point = byte & (0x3f >> this.missing);
     this.#low = { 0xe0: 0xa0, 0xf0: 0x90 }[byte] ?? 0x80;
-    this.#high = { 0xed: 0x9f, 0xf4: 0x8f }[byte] ?? 0xbf;
+    this.#high = byte === 0xf4 ? 0x8f : 0xbf;
     return "";
   }
 
   flush() {
-    const rest = this.missing ? "\ufffd" : "";
+    const rest = this.missing === 0 ? "" : this.missing === 1 && this.#point >> 5 === 0x1b ? "\ufffd\ufffd" : "\ufffd";
     this.missing = 0;
     return rest;
   }

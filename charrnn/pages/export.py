@@ -1,7 +1,8 @@
 """The page of an exported model: it writes text in any browser, without a server.
 
 The page holds the model as arrays in fewer bytes (model/quantization.py), compressed and in base64, and the engine
-that draws from them (network.js, engine.js), which runs in a worker. The characters, the title and the card are untrusted.
+that draws from them (network.js, engine.js), which runs in a worker. The characters, the title and the card are
+untrusted.
 """
 
 import base64
