@@ -3,12 +3,13 @@
   const byId = (id) => document.getElementById(id);
   const facts = JSON.parse(byId("facts").textContent), defaults = facts.defaults;
   const text = byId("text"), panel = byId("panel"), status = byId("status"), problem = byId("problem");
-  const form = byId("dock"), button = byId("write"), settings = byId("settings");
+  const form = byId("dock"), earlier = byId("earlier"), button = byId("write"), settings = byId("settings");
   const settingsButton = byId("open-settings");
   const prompt = byId("prompt"), temperature = byId("temperature"), topP = byId("top-p");
   const length = byId("length"), seed = byId("seed"), keepSeed = byId("keep-seed"), surprisal = byId("surprisal");
   const buttons = { continue: byId("continue"), text: byId("copy-text"), link: byId("copy-link") };
   const LARGEST_SEED = 2n ** 63n - 1n, MAX_LENGTH = Number(length.max);
+  const MAX_SHORT = 60, MAX_EARLIER = 100;
   const HINT = "Point at a character or tap it to see what the model expected there. " +
     "When the text has the focus, the arrow keys, Home and End move the cursor.";
 
@@ -21,6 +22,7 @@
   let isReady = false, isWriting = false, isAsked = false;  // asked: to write as soon as the model is ready
   let current = null;  // the text on the page: its settings, and once it is done its number of units and why it ended
   let job = 0;
+  let isShort = facts.documents;  // whether the documents so far are short enough for large letters
 
   // the worker
 
@@ -36,6 +38,8 @@
     failed: (message) => fail(message.message),
     text(message) {
       written.add(message);
+      isShort &&= String(written).length <= MAX_SHORT;
+      text.classList.toggle("short", isShort);
       worker.postMessage({ type: "seen", job });  // it draws no faster than the page can show
     },
     done(message) {
@@ -56,7 +60,7 @@
   worker.onerror = (event) => fail(event.message || "its worker can't be started");
 
   function fail(reason) {
-    isReady = false;
+    isReady = isWriting = false;
     say(`The model can't be used: ${reason}`);
     update();
   }
@@ -89,7 +93,7 @@
 
   function write() {
     isAsked = !isReady;
-    if (!isReady) return;
+    if (!isReady || !form.reportValidity()) return;
     if (!seed.value || !(keepSeed.checked || isLinked)) seed.value = drawSeed();
     if (!isLinked && location.hash) history.replaceState(null, "", location.pathname + location.search);
     isLinked = false;
@@ -101,11 +105,20 @@
       length: chosenLength(),
       seed: String(BigInt(seed.value)),
     };
+    if (facts.documents) listEarlier(String(written));
     written.clear();
     written.addPrompt(current.prompt);
     panel.replaceChildren(make("p", HINT, "hint"));
     const { prompt: beginning, ...chosen } = current;
     start({ type: "write", job: ++job, prompt: beginning, settings: { ...defaults, ...chosen } });
+  }
+
+  // Keep the documents that were written before, the latest first.
+  function listEarlier(document) {
+    if (!document) return;
+    earlier.prepend(make("li", [...document].map((point) => (point === "\n" ? point : visible(point))).join("")));
+    earlier.firstChild.dir = "auto";
+    if (earlier.children.length > MAX_EARLIER) earlier.lastChild.remove();
   }
 
   function start(message) {
@@ -127,7 +140,7 @@
   function showExpected(position) {
     const found = written.at(position);
     if (!found) return panel.replaceChildren(make("p", "This character is part of the prompt.", "hint"));
-    const character = found.numUnits === 1 ? labels[found.id] : [found.char, `${found.numUnits} bytes`];
+    const character = found.numUnits === 1 ? labels[found.id] : [found.char, `${found.numUnits} bytes; the list is for the first`];
     const likeliest = found.likeliest.map(
       ([id, probability]) => [labels[id], Math.round(1000 * probability), id === found.id]);
     showCharacter(panel, character, `${found.bits.toFixed(2)} bits`,
@@ -231,8 +244,8 @@
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.isComposing) return;
     if (event.ctrlKey || event.metaKey) button.click();
-    else if (event.target === prompt && !event.shiftKey && form.reportValidity()) write();
-    else if (event.target !== prompt || event.shiftKey) return;
+    else if (event.target === prompt && !event.shiftKey) write();
+    else return;
     event.preventDefault();
   });
   surprisal.addEventListener("change", switchColours);
@@ -249,6 +262,8 @@
   });
   written.clear();
   form.hidden = false;
+  earlier.hidden = !facts.documents;
+  text.classList.toggle("short", isShort);
   update();
   const model = byId("model");
   worker.postMessage({ type: "load", payload: model.textContent });
