@@ -3,7 +3,9 @@
 Everything is loops in float64; nothing here is shared with the package.
 """
 
+import itertools
 import math
+import re
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -116,6 +118,25 @@ def filtered(logits, top_k=0, top_p=1.0, min_p=0.0, temperature=1.0, forbidden=(
         candidates = [i for i in candidates if math.exp(logits[i] - logits[candidates[0]]) >= min_p]
     weights = {i: math.exp((logits[i] - logits[candidates[0]]) / temperature) for i in candidates}
     return [weights.get(i, 0.0) / sum(weights.values()) for i in range(len(logits))]
+
+
+def masked(logits, allowed, temperature):
+    """Compute the probability that some characters have together, and the distribution that is left to them."""
+    weights = [math.exp(v / temperature) for v in logits]
+    share = sum(weights[char] for char in allowed) / sum(weights)
+    return share, [w / sum(weights) / share if char in allowed else 0.0 for char, w in enumerate(weights)]
+
+
+def can_match(pattern, text, alphabet, left):
+    """Tell whether a text can be continued by at most `left` characters so that the whole matches, by trying all."""
+    tails = (tail for length in range(left + 1) for tail in itertools.product(alphabet, repeat=length))
+    return any(re.fullmatch(pattern, text + "".join(tail)) for tail in tails)
+
+
+def completes_copy(text, history, char, run):
+    """Tell whether a character completes a run of so many characters that a text contains."""
+    gram = [*history[len(history) - run + 1 :], char] if len(history) >= run - 1 else []
+    return any(list(text[i : i + run]) == gram for i in range(len(text) - run + 1))
 
 
 def learning_rate(step, peak, num_steps):

@@ -129,9 +129,13 @@ def _lines_of(automaton: Automaton, vocab: Vocab, has_lines: bool) -> Automaton:
 
 def _check_effects(config: SampleConfig, vocab: Vocab) -> None:
     """Raise UsageError for a constraint that has no effect or leaves nothing."""
-    known = set(vocab.chars) - {END, UNKNOWN}
-    if config.allow is not None and not known.intersection(vocab.to_chars(config.allow)):
-        raise UsageError(f"{quoted('--allow', config.allow)} leaves nothing to draw: the model knows none of it")
+    known = set(vocab.chars) - {END, UNKNOWN, "\n" if config.lines else END}
+    left = known - set(config.forbid or "")
+    if config.allow is not None:
+        wanted = set(config.allow) - set(config.forbid or "")
+        left = {char for char in wanted if known.issuperset(vocab.to_chars(char))}
+    if not left:
+        raise UsageError(f"{_options(config)} leaves nothing to draw of the characters that the model knows")
     if config.forbid is not None and not known.intersection(vocab.to_chars(config.forbid)):
         raise UsageError(f"{quoted('--forbid', config.forbid)} has no effect: the model knows none of it")
     if 0 <= config.length < config.min_length:
