@@ -3,6 +3,7 @@
 Letters: K groups of ages, T steps back, N characters of the text.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,11 @@ class Reach:
     upper: tuple[float, ...]
     num_targets: int
     gain: float
+
+    @property
+    def half_life(self) -> float | None:
+        """The steps in which the gradient halves; None if it does not shrink, or if nothing is left after one step."""
+        return math.log(0.5) / math.log(self.gain) if 0 < self.gain < 1 else None
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ class Inside:
         """Return the findings as a JSON object, without the units' activations."""
         return {
             "memory": self.memory and asdict(self.memory),
-            "gradient": self.gradient and asdict(self.gradient),
+            "gradient": self.gradient and asdict(self.gradient) | {"half_life": self.gradient.half_life},
             "units": self.units
             and [
                 {"index": unit.index, "feature": unit.feature, "correlation": unit.correlation} for unit in self.units

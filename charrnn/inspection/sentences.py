@@ -8,11 +8,6 @@ from charrnn.inspection.findings import ClassBits, Excess, Memory, Reach
 LONG_HALF_LIFE = 100.0  # steps; a gradient that halves, or doubles, more slowly than that holds
 
 
-def half_life(reach: Reach) -> float:
-    """Return the steps after which a gradient has halved; infinite if it does not shrink."""
-    return math.inf if reach.gain >= 1 else math.log(0.5) / math.log(reach.gain)
-
-
 def describe_memory(found: Memory, unit: str) -> str:
     """Say how many characters a model uses. unit: what it predicts, a character or a byte."""
     if found.mixture is None:
@@ -37,12 +32,13 @@ def _rounded(count: int) -> int:
 
 def describe_reach(found: Reach, unit: str) -> str:
     """Say whether a gradient vanishes, holds or explodes on its way back. unit: as in describe_memory."""
-    steps = abs(math.log(2) / math.log(found.gain)) if found.gain not in (0.0, 1.0) else math.inf
+    if found.gain == 0:
+        return f"The gradient vanishes within a {unit}."
+    steps = math.log(2) / (abs(math.log(found.gain)) or 1e-12)  # in which it halves or doubles
     if steps >= LONG_HALF_LIFE:
         return f"The gradient holds: it changes by a factor of {found.gain:.3f} per {unit}."
-    if found.gain > 1:
-        return f"The gradient explodes: it doubles every {steps:.1f} {unit}s (a factor of {found.gain:.3f} each)."
-    return f"The gradient vanishes: it halves every {steps:.1f} {unit}s (a factor of {found.gain:.3f} each)."
+    does = "explodes: it doubles" if found.gain > 1 else "vanishes: it halves"
+    return f"The gradient {does} every {steps:.1f} {unit}s (a factor of {found.gain:.3f} each)."
 
 
 def describe_bits(found: Sequence[ClassBits]) -> str:
