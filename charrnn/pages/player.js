@@ -109,6 +109,7 @@
     written.clear();
     written.addPrompt(current.prompt);
     panel.replaceChildren(make("p", HINT, "hint"));
+    if (text.getBoundingClientRect().top < 0) text.scrollIntoView({ behavior: "instant" });
     const { prompt: beginning, ...chosen } = current;
     start({ type: "write", job: ++job, prompt: beginning, settings: { ...defaults, ...chosen } });
   }
