@@ -239,7 +239,7 @@ def assert_not_imported(forbidden, commands, **environment):
 def test_help_and_usage_errors_import_neither_torch_nor_numba_nor_numpy():
     """`--help`, `--version` and a usage error must answer at once."""
     helps = [([], 2), (["--help"], 0), (["--version"], 0)]
-    helps += [([command, "--help"], 0) for command in ("train", "sample", "eval", "info")]
+    helps += [([command, "--help"], 0) for command in ("train", "sample", "eval", "info", "export")]
     errors = [(["nonsense"], 2), (["train"], 2), (["sample", "--nonsense"], 2), (["eval", "--worst", "x"], 2)]
     assert_not_imported(["torch", "numba", "numpy"], helps + errors)
 
@@ -250,8 +250,8 @@ def test_completion_imports_neither_torch_nor_numba_nor_numpy():
     assert assert_not_imported(["torch", "numba", "numpy"], [([], 0)], **words) == "--embedding-dim\n"
 
 
-def test_sample_and_info_never_import_torch(tmp_path, monkeypatch):
-    """Neither drawing text nor describing a model needs PyTorch."""
+def test_sample_info_and_export_never_import_torch(tmp_path, monkeypatch):
+    """Neither drawing text nor describing a model nor its page needs PyTorch."""
     from charrnn.config import ModelConfig
     from charrnn.model.file import save_model
     from tests.conftest import make_model_file
@@ -260,4 +260,4 @@ def test_sample_and_info_never_import_torch(tmp_path, monkeypatch):
     config = ModelConfig(cell="gru", vocab_size=20, embedding_dim=4, hidden_size=8, num_layers=1)
     save_model(tmp_path / "checkpoints" / "a" / "model.safetensors", make_model_file(config))
     monkeypatch.chdir(tmp_path)
-    assert_not_imported(["torch"], [(["info"], 0), (["info", "a"], 0), (["sample", "-n", "10"], 0)])
+    assert_not_imported(["torch"], [(["info"], 0), (["info", "a"], 0), (["sample", "-n", "10"], 0), (["export"], 0)])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from charrnn.model.file import ModelFile
     from charrnn.pages.export import StoredModel
+    from charrnn.training.folder import Run
 
 MAX_SCORED = 20_000  # characters on which the cost is measured
 _SHOWN = ("network", "parameters", "n-grams", "vocabulary", "split", "score", "test score")  # on every page's card
@@ -147,6 +148,16 @@ def write_player(
     return stored, len(page.encode())
 
 
+def write_run_player(run: "Run") -> Path:
+    """Write the page of a run's model next to it, with the default settings; return its path."""
+    from charrnn.model.file import load_model
+    from charrnn.training.folder import PLAYER_NAME
+
+    target = run.folder / PLAYER_NAME
+    write_player(target, run.model_path, load_model(run.model_path))
+    return target
+
+
 def measure(path: Path, file: "ModelFile", stored: "StoredModel", *, quiet: bool) -> Cost:
     """Measure what a page costs, on the model's held-out text or else on a text that the model writes."""
     from charrnn.sampling.likelihood import text_nats
@@ -192,7 +203,7 @@ def print_cost(file: "ModelFile", stored: "StoredModel", cost: Cost, size: int) 
     text = "its own text" if cost.is_written else "held-out text"
     order, page_order = file.ngram_order, stored.exact.ngram_order
     console.note(
-        f"{size / 1e6:.2f} MB; rounding costs {cost.rounded - cost.cut:.4f} {unit} "
+        f"{size / 1e6:.2f} MB; rounding costs {round(cost.rounded - cost.cut, 4) + 0.0:.4f} {unit} "
         f"({cost.rounded:.4f} on {cost.num_chars:,} {file.vocab.unit}s of {text})"
     )
     if page_order < order:

@@ -45,8 +45,10 @@ def write_page(
     from charrnn.inspection.findings import Inside
     from charrnn.model.file import name_model
     from charrnn.pages.report import Report, draw_samples, render
+    from charrnn.training.folder import PLAYER_NAME
     from charrnn.training.log import read_log
 
+    player = target.with_name(PLAYER_NAME)
     page = render(
         Report(
             model=name_model(path),
@@ -59,6 +61,7 @@ def write_page(
             hardest=found.hardest[:NUM_HARDEST],
             samples=draw_samples(file, threads=threads),
             log=read_log(path.parent),
+            player=PLAYER_NAME if player.is_file() and player == path.with_name(PLAYER_NAME) else "",
             inside=inside or Inside(),
         )
     )

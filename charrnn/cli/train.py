@@ -144,6 +144,9 @@ def train(
         ),
     ] = "auto",
     report: Annotated[bool, output_option("--report", help="Write a report page next to the model.")] = False,
+    export: Annotated[
+        bool, output_option("--export", help="Write a page next to the model that writes text in any browser.")
+    ] = False,
     save_every: Annotated[
         float, output_option(metavar="SECONDS", help="Interval between saved states.")
     ] = SECONDS_BETWEEN_STATES,
@@ -218,7 +221,9 @@ def train(
             return
         was_trained = run_plan(plan, view, save_every=save_every, fresh=fresh)
     if ranks.is_first:
-        compare(plan, with_baselines=was_trained and not quiet, report=report, quiet=quiet)
+        if was_trained and not quiet:
+            compare(plan)
+        write_pages(plan, report=report, export=export, quiet=quiet)
         show_result(plan, json=json, quiet=quiet)
 
 
@@ -271,29 +276,36 @@ def run_plan(plan: "RunPlan", view: TrainView, *, save_every: float, fresh: bool
     return not plan.is_finished
 
 
-def compare(plan: "RunPlan", *, with_baselines: bool, report: bool, quiet: bool) -> None:
-    """Compare a finished run's score with baselines, and write the report page."""
-    from charrnn.cli.report import write_run_report
+def compare(plan: "RunPlan") -> None:
+    """Compare a finished run's score with baselines."""
     from charrnn.data.batches import MAX_COUNTED_CHARS
     from charrnn.evaluation.assessment import compute_baselines
     from charrnn.evaluation.scores import Assessment, Evaluation
     from charrnn.evaluation.texts import held_out_text
     from charrnn.model.file import load_model
 
-    with console.slow_notice(messages.COMPARING, quiet=quiet):
-        if with_baselines:
-            file, corpus = load_model(plan.run.model_path), plan.task.corpus
-            text = held_out_text(file, corpus)
-            nats, num_chars = file.scores["nats_per_char"], file.scores["num_chars"]
-            baselines = compute_baselines(
-                corpus.train_ids, text.ids, context=text.context, vocab=file.vocab, max_read=MAX_COUNTED_CHARS
-            )
-            score = Evaluation(nats * num_chars, num_chars, {})
-            console.paragraph(tables.comparison_lines(Assessment(score, baselines, unit=file.vocab.unit)))
-        if report:
-            path = write_run_report(plan)
-    if report and not quiet:
-        console.note(f"wrote {path}")
+    with console.slow_notice(messages.COMPARING):
+        file, corpus = load_model(plan.run.model_path), plan.task.corpus
+        text = held_out_text(file, corpus)
+        nats, num_chars = file.scores["nats_per_char"], file.scores["num_chars"]
+        baselines = compute_baselines(
+            corpus.train_ids, text.ids, context=text.context, vocab=file.vocab, max_read=MAX_COUNTED_CHARS
+        )
+        score = Evaluation(nats * num_chars, num_chars, {})
+        console.paragraph(tables.comparison_lines(Assessment(score, baselines, unit=file.vocab.unit)))
+
+
+def write_pages(plan: "RunPlan", *, report: bool, export: bool, quiet: bool) -> None:
+    """Write the pages that are wanted next to the model; the report, written last, links to the exported one."""
+    from charrnn.cli.export import write_run_player
+    from charrnn.cli.report import write_run_report
+
+    with console.slow_notice("writing the pages", quiet=quiet):
+        paths = [write_run_player(plan.run)] if export else []
+        paths += [write_run_report(plan)] if report else []
+    for path in paths:
+        if not quiet:
+            console.note(f"wrote {path}")
 
 
 def show_result(plan: "RunPlan", *, json: bool, quiet: bool) -> None:

@@ -59,7 +59,7 @@ def store_model(file: ModelFile, precision: PagePrecision, *, max_ngram_bytes: i
 
 def pack(model: StoredModel) -> str:
     """Encode a stored model as text: the base64 of its compressed payload, which docs/formats.md describes."""
-    file = model.exact
+    file, arrays = model.exact, dict(sorted(model.arrays.items()))  # a model file's tensors come in any order
     header = {
         "format": _FORMAT,
         "cell": file.config.cell,
@@ -67,10 +67,10 @@ def pack(model: StoredModel) -> str:
         "num_layers": file.config.num_layers,
         "chars": list(map(ord, file.vocab.chars)),
         "labels": [[label(char), name(char)] for char in file.vocab.chars],
-        "tensors": [[name, str(array.dtype), array.shape] for name, array in model.arrays.items()],
+        "tensors": [[name, str(array.dtype), array.shape] for name, array in arrays.items()],
     }
     code = json.dumps(header).encode()
-    parts = [array.astype(array.dtype.newbyteorder("<")).tobytes() for array in model.arrays.values()]
+    parts = [array.astype(array.dtype.newbyteorder("<")).tobytes() for array in arrays.values()]
     return base64.b64encode(zlib.compress(b"".join([len(code).to_bytes(4, "little"), code, *parts]), 9)).decode()
 
 

@@ -42,6 +42,7 @@ class Report:
     model: the name of its run or file, which is the title; text: what was scored.
     predictions: of the text's first characters; hardest: the least predictable lines, worst first;
     samples: (temperature, text); log: the events of `log.jsonl`, which are untrusted;
+    player: the name of the model's exported page, if that lies beside this one;
     inside: what was found inside the model, if that was asked for.
     """
 
@@ -55,6 +56,7 @@ class Report:
     hardest: Sequence[Line]
     samples: Sequence[tuple[float, str]]
     log: Sequence[Mapping[str, Any]] = ()
+    player: str = ""
     inside: Inside = field(default_factory=Inside)
 
 

@@ -30,6 +30,7 @@ ROOT = Path(CHECKPOINTS)
 MODEL_NAME = "model.safetensors"
 LOG_NAME = "log.jsonl"
 REPORT_NAME = "report.html"
+PLAYER_NAME = "player.html"  # the exported page
 SESSION_EVENTS = ("resumed", "warning")  # events that an uninterrupted run wouldn't have
 _NUM_STATES = 2
 
