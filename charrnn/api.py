@@ -7,6 +7,7 @@
 """
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import cached_property
@@ -15,14 +16,17 @@ from typing import Any, overload
 
 import numpy as np
 
-from charrnn.config import CorpusConfig, ModelConfig, SampleConfig, SourceConfig, TrainConfig
+from charrnn.config import CorpusConfig, ListConfig, ModelConfig, SampleConfig, SourceConfig, TrainConfig
+from charrnn.data.cache import Cache
 from charrnn.data.characters import END
+from charrnn.data.corpus import Corpus
 from charrnn.distributed import SINGLE
-from charrnn.errors import UsageError
+from charrnn.errors import CharrnnError, UsageError
 from charrnn.evaluation.scores import Evaluation
 from charrnn.model.file import ModelFile, load_model, save_model
+from charrnn.sampling.candidates import Selection, configure_lists, make_known, needs_training_text
 from charrnn.sampling.sampler import Sampler
-from charrnn.training.folder import Run, find_model, run_name
+from charrnn.training.folder import Run, find_model, find_training_text, run_name
 
 PathLike = str | os.PathLike[str]
 
@@ -77,15 +81,16 @@ def train(
 
 def load(path_or_run: PathLike) -> "Model":
     """Load a model file, or the model of a run in ./checkpoints. Raises ModelFileError."""
-    return Model(load_model(find_model(os.fspath(path_or_run))))
+    path = find_model(os.fspath(path_or_run))
+    return Model(load_model(path), path)
 
 
 class Model:
     """A trained model: it writes text, scores text and predicts the next character."""
 
-    def __init__(self, file: ModelFile) -> None:
+    def __init__(self, file: ModelFile, path: Path = Path()) -> None:
         """Use `load` or `train`."""
-        self._file = file
+        self._file, self._path = file, path
 
     def __repr__(self) -> str:
         config = self._file.config
@@ -101,21 +106,36 @@ class Model:
     def sample(
         self, prompt: str = "", *, num_samples: int | None = None, echo: bool = True, **settings: Any
     ) -> str | list[str]:
-        """Write a text, or num_samples texts side by side.
+        """Write a text, or a list of num_samples texts, drawn side by side.
 
-        echo: whether a text begins with the prompt. settings: those of `charrnn sample`: length,
-        temperature, top_k, top_p, min_p, no_repeat_ngram, lines, stop, keep_stop, seed, unknown. The same
-        settings give the text of the same command. A model of bytes writes each byte that is not UTF-8 as
-        a surrogate escape: `text.encode("utf-8", "surrogateescape")` returns all bytes.
-        Raises UsageError for a value out of range, UnknownCharacterError for a prompt the model can't read.
+        echo: whether a text begins with the prompt. settings: those of `charrnn sample`: length, temperature,
+        top_k, top_p, min_p, no_repeat_ngram, lines, stop, keep_stop, seed, unknown; constraints: match, allow,
+        forbid, min_length, no_copy, resample; lists: unique, new, new_run, max_draws, best, best_by. The same
+        settings give the text of the same command. A model of bytes writes each byte that is not UTF-8 as a
+        surrogate escape: `text.encode("utf-8", "surrogateescape")` returns all bytes.
+
+            >>> names = model.sample(num_samples=100, unique=True, new=True)  # doctest: +SKIP
+
+        Raises UsageError for a value out of range, UnknownCharacterError for a prompt the model can't read,
+        InputError if `new` needs the training text and it is missing. Warns if a list is shorter than asked
+        for; raises CharrnnError if not even one text was found.
         """
-        config = self._sampler.configure(
-            {**_check_names(settings, SampleConfig), "prompt": prompt, "num_samples": num_samples or 1}
-        )
-        if config.length < 0 and not (config.lines or config.stop or self._sampler.writes_documents):
+        given = {**_check_names(settings, SampleConfig, ListConfig), "prompt": prompt, "num_samples": num_samples or 1}
+        config = self._sampler.configure(given)
+        if not self._sampler.ends(config):
             raise UsageError("an endless text needs stream(); or give length, lines or stop")
+        lists = configure_lists(given, config, self._sampler)
+        needs_text = config.no_copy or needs_training_text(lists, self._file)
+        corpus = self._training_text if needs_text else None
+        self._sampler.training_text = corpus.train_ids if corpus else None
+        known = make_known(lists, self._file, corpus.ids if corpus else None)
+        selection = Selection(self._sampler, config, lists, known)
         start = prompt if echo else ""
-        texts = [start + "".join(stream) for stream in self._sampler.streams(config)]
+        texts = [start + text for text, _ in selection]
+        if not texts:
+            raise CharrnnError(selection.shortage)
+        if selection.shortage:
+            warnings.warn(selection.shortage, stacklevel=2)
         return texts[0] if num_samples is None else texts
 
     def stream(self, prompt: str = "", *, echo: bool = True, **settings: Any) -> Iterator[str]:
@@ -125,6 +145,7 @@ class Model:
         ...     print(piece, end="", flush=True)
         """
         config = self._sampler.configure({**_check_names(settings, SampleConfig), "prompt": prompt})
+        self._sampler.training_text = self._training_text.train_ids if config.no_copy else None
         return self._pieces(config, echo=echo)
 
     def _pieces(self, config: SampleConfig, *, echo: bool) -> Iterator[str]:
@@ -165,6 +186,12 @@ class Model:
     def save(self, path: PathLike) -> None:
         """Write the model to one file, which `load` and the command line read."""
         save_model(Path(path), self._file)
+
+    @cached_property
+    def _training_text(self) -> Corpus:
+        """The text that the model learnt from. Raises InputError if it is missing."""
+        with Cache.for_user().writable() as cache:
+            return find_training_text(self._path, self._file, None, cache)
 
     @cached_property
     def _sampler(self) -> Sampler:

@@ -22,13 +22,14 @@ CELLS: tuple[Cell, ...] = get_args(Cell)
 PAGE_PRECISIONS: tuple[PagePrecision, ...] = get_args(PagePrecision)
 NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 NUM_STATES = {"rnn": 1, "gru": 1, "lstm": 2}
-C = TypeVar("C", "ModelConfig", "TrainConfig", "SourceConfig", "CorpusConfig", "SampleConfig")
+C = TypeVar("C", "ModelConfig", "TrainConfig", "SourceConfig", "CorpusConfig", "SampleConfig", "ListConfig")
 CHECKPOINTS = "checkpoints"  # the folder of all runs, in the current folder
 MAX_VALID_CHARS = 2_000_000  # more would take minutes to score without changing the result
 LINES, BLANK_LINES = "lines", "blank-lines"  # what separates documents, unless it is a text
 MIN_CHARS = 20  # shorter texts can't be split into useful parts
 SECONDS_BETWEEN_STATES = 60.0
 RESAMPLE = 8  # candidates for each constrained sample
+COPIED_RUN = 30  # characters; a run this long that two texts share is no coincidence
 ADAPT_RATE = 4e-4  # learning rate of dynamic evaluation, for gradients of typical size
 
 
@@ -227,6 +228,28 @@ class SampleConfig(Checked):
     def is_constrained(self) -> bool:
         """Whether some characters may not be drawn."""
         return any((self.match is not None, self.allow, self.forbid, self.min_length, self.no_copy))
+
+
+@dataclass(frozen=True)
+class ListConfig(Checked):
+    """Which of the drawn samples to write."""
+
+    unique: bool = False  # no two alike
+    new: bool = False  # none that is known from the training text
+    new_run: int = setting(2, 10**6, default=COPIED_RUN)  # in continuous text: the shortest run that makes one known
+    max_draws: int | None = setting(1, 10**15, default=None)  # None: 100 for each sample asked for
+    best: int | None = setting(1, 10**9, default=None)  # only so many, the most probable ones; None: all
+    best_by: Literal["char", "total"] = "char"  # bits per character, or bits in all
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.best_by not in ("char", "total"):
+            raise UsageError(f"--best-by must be char or total, not {self.best_by!r}")
+
+    @property
+    def selects(self) -> bool:
+        """Whether some samples are passed over, and others drawn in their place."""
+        return self.unique or self.new
 
 
 def overlay(config: C, given: Mapping[str, Any]) -> C:

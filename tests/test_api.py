@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import charrnn
 from charrnn.config import ModelConfig
+from charrnn.data.characters import END
 from charrnn.errors import InputError, ModelFileError, UnknownCharacterError, UsageError
 from charrnn.model.file import save_model
 from tests.cli.conftest import call
@@ -66,6 +69,34 @@ def test_many_samples_are_the_seeds_streams(folder):
     texts = model.sample(num_samples=3, length=20, seed=1)
     assert len(set(texts)) == 3
     assert texts[0] == model.sample(length=20, seed=1)
+
+
+def test_a_list_is_the_one_of_the_command(folder):
+    """unique, new and best mean the same; the settings that can't take effect are refused."""
+    model = charrnn.load("toy")
+    settings = {"length": 3, "seed": 1, "num_samples": 40}
+    texts = model.sample(**settings, unique=True, best=10)
+    options = ["sample", "-m", "toy", "-n", "3", "-N", "40", "--seed", "1", "--unique", "--best", "10", "-0"]
+    assert len(set(texts)) == 10
+    assert call(*options).text == "".join(f"{text}\0" for text in texts)
+    with pytest.raises(UsageError, match="--unique"):
+        model.sample(unique=True, length=3)
+    with pytest.raises(InputError, match="no record of its training text"):
+        model.sample(new=True)
+
+
+def test_a_list_that_is_too_short_warns(folder):
+    """It has what was found; without any text there is nothing to return."""
+    end = len(CHARS) - 1
+    config = ModelConfig("lstm", vocab_size=len(CHARS), embedding_dim=4, hidden_size=8, num_layers=1, reset_id=end)
+    file = make_model_file(config, chars="".join(sorted(CHARS[:-1] + END)), scale=3.0)
+    save_model(folder / "documents", replace(file, known_documents=np.arange(9, dtype=np.uint32)))
+    model = charrnn.load("documents")
+    with pytest.warns(UserWarning, match=r"found \d+ of 40 samples: 40 drawn"):
+        texts = model.sample(num_samples=40, length=9, seed=1, new=True, max_draws=40)
+    assert 0 < len(texts) < 40
+    with pytest.raises(charrnn.CharrnnError, match="found 0 of 1 samples"):
+        model.sample(new=True, length=0, seed=1)
 
 
 def test_an_endless_stream_is_read_as_far_as_wanted(folder):

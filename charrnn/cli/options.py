@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from charrnn.config import CorpusConfig, SampleConfig, SourceConfig, TrainConfig
+from charrnn.config import CorpusConfig, ListConfig, SampleConfig, SourceConfig, TrainConfig
 from charrnn.data.characters import one_line
 from charrnn.errors import UsageError
 from charrnn.inspection.findings import PARTS
@@ -50,9 +50,10 @@ output_option = functools.partial(typer.Option, rich_help_panel="Output")
 filter_option = functools.partial(typer.Option, rich_help_panel="Filters")
 constraint_option = functools.partial(typer.Option, rich_help_panel="Constraints")
 end_option = functools.partial(typer.Option, rich_help_panel="End of the text")
+list_option = functools.partial(typer.Option, rich_help_panel="Lists")
 
 
-def default(config: type[CorpusConfig | SampleConfig | SourceConfig | TrainConfig], field: str) -> Any:
+def default(config: type[CorpusConfig | ListConfig | SampleConfig | SourceConfig | TrainConfig], field: str) -> Any:
     """Return a setting's default as help shows it."""
     return show(getattr(config, field))
 

@@ -1,12 +1,9 @@
 """`charrnn sample`: write new text with a trained model. Never imports PyTorch."""
 
-import base64
-import dataclasses
-import itertools
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,21 +17,23 @@ from charrnn.cli.options import (
     end_option,
     filter_option,
     given,
+    list_option,
     machine_option,
     output_option,
 )
-from charrnn.config import RESAMPLE, SampleConfig, overlay
-from charrnn.data.characters import unescaped, valid_unicode
-from charrnn.errors import UsageError
-from charrnn.events import bits
+from charrnn.config import RESAMPLE, ListConfig, SampleConfig, overlay
+from charrnn.data.characters import unescaped
+from charrnn.errors import CharrnnError, UsageError
 from charrnn.terminal import console, messages
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from charrnn.data.vocab import Ids, Vocab
+    from charrnn.data.corpus import Corpus
+    from charrnn.data.vocab import Vocab
     from charrnn.model.file import ModelFile
-    from charrnn.sampling.sampler import Stream
+    from charrnn.sampling.candidates import Selection
+    from charrnn.terminal.samples import Output
 
 NUM_LIKELIEST = 5  # characters that --per-char lists
 
@@ -158,6 +157,44 @@ def sample(
     keep_stop: Annotated[
         bool | None, end_option("--keep-stop", help="Stop after the text of --stop instead of before it.")
     ] = None,
+    unique: Annotated[
+        bool | None, list_option("--unique", help="Draw until -N samples are found that all differ.")
+    ] = None,
+    new: Annotated[
+        bool | None,
+        list_option("--new", help="Draw until -N samples are found that are not in the training text (see --new-run)."),
+    ] = None,
+    new_run: Annotated[
+        int | None,
+        list_option(
+            metavar="N",
+            help="In continuous text, --new excludes samples with a run of N characters of the training text.",
+            show_default=default(ListConfig, "new_run"),
+        ),
+    ] = None,
+    max_draws: Annotated[
+        int | None,
+        list_option(
+            metavar="N", help="Draw at most N samples for --unique and --new.", show_default="100 times the samples"
+        ),
+    ] = None,
+    best: Annotated[
+        int | None, list_option(metavar="K", help="Write only the K most probable of the -N samples, the best first.")
+    ] = None,
+    best_by: Annotated[
+        str | None,
+        list_option(
+            metavar="COST",
+            help="What makes a sample probable: few bits per character (char) or in all (total).",
+            show_default=default(ListConfig, "best_by"),
+        ),
+    ] = None,
+    train_text: Annotated[
+        list[str] | None,
+        list_option(
+            help="Training text for --new and --no-copy, if it has moved. Can be given more than once.", metavar="FILE"
+        ),
+    ] = None,
     echo: Annotated[bool, output_option(help="Write the prompt before the text.")] = True,
     null: Annotated[
         bool, output_option("-0", "--null", help="End each sample with a NUL character instead of a newline.")
@@ -184,13 +221,15 @@ def sample(
     Examples:
       charrnn sample
       charrnn sample -m poems -p 'The kettle' --temp 0.6 -n 300 --seed 7
-      charrnn sample -m names -N 20
+      charrnn sample -m names -N 20 --unique --new
       charrnn sample -m names -N 20 --match '[A-Z][a-z]{2,5}(-[A-Z][a-z]+)?'
     """
     from charrnn import precompile
     from charrnn.hardware import count_threads
     from charrnn.model.file import load_model
+    from charrnn.sampling.candidates import Selection, configure_lists, make_known, needs_training_text
     from charrnn.sampling.sampler import Sampler
+    from charrnn.terminal.samples import Output
     from charrnn.training.folder import find_model
 
     settings = given(
@@ -213,40 +252,60 @@ def sample(
         num_samples=num_samples,
         seed=seed,
         unknown=unknown,
+        unique=unique,
+        new=new,
+        new_run=new_run,
+        max_draws=max_draws,
+        best=best,
+        best_by=best_by,
     )
     overlay(SampleConfig(), settings)  # checks the values before the model is loaded
+    overlay(ListConfig(), settings)
     if per_char and not json:
         raise UsageError("--per-char needs --json")
+    if train_text and not (new or no_copy):
+        raise UsageError("--train-text has no effect without --new or --no-copy")
     path = find_model(model)
     file = load_model(path)
     sampler = Sampler(file, threads=count_threads(threads), precision=precision)
-    sampler.training_text = read_training_text(path, file) if no_copy else None
     sampler.num_top = NUM_LIKELIEST if per_char else 0
     if prompt_file is not None:
         settings["prompt"] = read_prompt(prompt_file, sampler.vocab, quiet=quiet) + (prompt or "")
     elif prompt is None and not quiet and has_unread_text():
         console.note("stdin is not read; to continue its text, add -f -")
     config = sampler.configure(settings)
-    if json and config.length < 0 and not (config.lines or config.stop or sampler.writes_documents):
+    if json and not sampler.ends(config):
         raise UsageError("--json prints a sample once it is complete, so give it an end: --length, --lines or --stop")
+    lists = configure_lists(settings, config, sampler)
+    needs_text = train_text or no_copy or needs_training_text(lists, file)
+    corpus = read_training_text(path, file, train_text) if needs_text else None
+    sampler.training_text = corpus.train_ids if corpus and no_copy else None
+    known = make_known(lists, file, corpus.ids if corpus else None)
     with console.slow_notice(messages.COMPILING, quiet=quiet):
         precompile.for_sampling(sampler.precision)
-    streams = sampler.streams(config)
+    several_lines = sampler.writes_several_lines(config) or (echo and "\n" in config.prompt)
+    output = Output(
+        file.vocab, str(path), sampler.precision, json=json, echo=echo, null=null, separated=several_lines and not null
+    )
+    selection = Selection(sampler, config, lists, known) if lists.selects or lists.best else None
+    streams = sampler.streams(config) if selection is None else selection.streams
     if seed is None and not quiet and not json:
         console.note(f"seed {config.seed}")
     with console.slow_notice("reading the prompt", quiet=quiet):
         streams.read_prompts()
-    if json:
-        for stream in streams:
-            record = sample_record(stream, "".join(stream), sampler.vocab, model=str(path), precision=sampler.precision)
-            console.result_json(record)
-        return
-    start = [config.prompt] if echo and config.prompt else []
-    blank_lines = not null and (any("\n" in piece for piece in start) or sampler.writes_several_lines(config))
-    for stream in streams:
-        if stream.number > 0 and blank_lines:
-            console.write(b"\n")
-        console.stream(itertools.chain(start, stream), null=null)
+    if selection is None:
+        output.write_all((stream, stream) for stream in streams)
+    else:
+        write_list(selection, output, quiet=quiet)
+
+
+def write_list(selection: "Selection", output: "Output", *, quiet: bool) -> None:
+    """Print the samples of a list, and on stderr how many were drawn. Raises CharrnnError if they are too few."""
+    output.write_all(([text], stream) for text, stream in selection)
+    if selection.shortage:
+        raise CharrnnError(selection.shortage)
+    if not quiet and selection.limit > selection.asked:
+        console.note(f"{selection.asked:,} asked for, {selection.summary()}")
 
 
 def read_prompt(name: str, vocab: "Vocab", *, quiet: bool) -> str:
@@ -263,13 +322,13 @@ def read_prompt(name: str, vocab: "Vocab", *, quiet: bool) -> str:
     return text
 
 
-def read_training_text(path: "Path", file: "ModelFile") -> "Ids":
-    """Read the text that a model learnt from, without the held-out part."""
+def read_training_text(path: "Path", file: "ModelFile", names: list[str] | None) -> "Corpus":
+    """Read the text that a model learnt from. path: of the model file; names: of the text's files, if given."""
     from charrnn.data.cache import Cache
     from charrnn.training.folder import find_training_text
 
     with console.slow_notice("reading the training text"), Cache.for_user().writable() as cache:
-        return find_training_text(path, file, None, cache).train_ids
+        return find_training_text(path, file, names, cache)
 
 
 def has_unread_text() -> bool:
@@ -291,23 +350,3 @@ def has_unread_text() -> bool:
     except (AttributeError, ImportError, OSError):  # a closed stdin, another system
         return False
     return stat.S_ISREG(stdin.st_mode) and stdin.st_size > 0
-
-
-def sample_record(stream: "Stream", text: str, vocab: "Vocab", *, model: str, precision: str) -> dict[str, Any]:
-    """Return a complete sample as a JSON object."""
-    config = stream.opening.config
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("prompt", "seed")}
-    return {
-        "text": valid_unicode(text),
-        "bytes": base64.b64encode(console.faithful(text)).decode() if vocab.has_bytes else None,
-        "prompt": valid_unicode(config.prompt),
-        "seed": stream.seed,
-        "stream": stream.number,
-        "settings": settings | {"stop": list(map(valid_unicode, config.stop)), "precision": precision},
-        "num_chars": len(vocab.to_chars(text)),
-        "seconds": stream.seconds,
-        "bits_per_char": bits(stream.nats / stream.num_drawn) if stream.num_drawn else None,
-        "log_weight": stream.log_weight,
-        "chars": [one._asdict() for one in stream.predictions] if stream.predictions else None,
-        "model": model,
-    }

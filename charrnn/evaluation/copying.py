@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from charrnn.config import SampleConfig
+from charrnn.config import COPIED_RUN, SampleConfig
 from charrnn.data.characters import END
 from charrnn.data.documents import hash_documents
 from charrnn.data.vocab import Ids
-from charrnn.evaluation.scores import COPIED_RUN, LONG_RUN, Copied, CopiedShares
+from charrnn.evaluation.scores import LONG_RUN, Copied, CopiedShares
 from charrnn.kernels.ngrams import find_hashes, hash_ngrams
 from charrnn.model.file import ModelFile
 from charrnn.sampling.sampler import Sampler

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from charrnn.events import bits
 
 EXPERTS = ("network", "ngram")  # the two models in a mixture
-COPIED_RUN = 30  # characters; a shared run this long is no coincidence
 LONG_RUN = 300  # characters; texts with many shared runs this long have a common source
 
 

@@ -1,6 +1,7 @@
 """What an assessment comes to, in sentences."""
 
-from charrnn.evaluation.scores import COPIED_RUN, Assessment, Baseline, Copied
+from charrnn.config import COPIED_RUN
+from charrnn.evaluation.scores import Assessment, Baseline, Copied
 
 MIN_CHARS = 1_000  # scored characters; a score of less is no verdict
 _NOTHING = 0.01  # bits per character; two scores below that don't differ

@@ -20,27 +20,30 @@ class Opening:
 
     ids: the prompt's, at least one, of which the last is fed when the first character is drawn. filters: those of
     the settings; constraints, start: what the texts must satisfy, and the state of their automaton after the prompt;
-    num_candidates: how many texts are drawn to choose one from. can_end: whether a text must end before or at its
-    length; can_end_early: whether it may end before. state: the network's before the last id, of one stream; None
-    until `read_openings`.
+    num_candidates: how many texts are drawn to choose one from. ends: whether its texts end; ends_early: whether they
+    may end before their length. state: the network's before the last id, of one stream; None until `read_openings`.
     """
 
     def __init__(
-        self, config: SampleConfig, seed: int, ids: NDArray[np.int64], guide: Guide | None, *, end: int
+        self,
+        config: SampleConfig,
+        seed: int,
+        ids: NDArray[np.int64],
+        filters: Filters,
+        guide: Guide | None,
+        *,
+        ends: bool,
+        ends_early: bool,
     ) -> None:
-        """end: the id that ends a document, or -1. Raises UsageError for candidates that would be endless."""
-        self.config, self.seed, self.ids = config, seed, ids
-        self.filters = Filters(
-            config.temperature, config.top_k, config.top_p, config.min_p, config.no_repeat_ngram, end
-        )
-        self.can_end = bool(config.length >= 0 or config.lines or config.stop or end >= 0)
-        self.can_end_early = bool(config.lines or config.stop or end >= 0 or config.match is not None)
+        """Take a prompt that nothing has read. Raises UsageError for candidates that would be endless."""
+        self.config, self.seed, self.ids, self.filters = config, seed, ids, filters
+        self.ends, self.ends_early = ends, ends_early
         self.constraints: Constraints | None = None if guide is None else guide.constraints
         self.start = COMPLETE if guide is None else guide.start
         self.num_candidates = config.resample or 1
-        if config.resample is None and guide is not None and config.temperature > 0 and self.can_end:
+        if config.resample is None and guide is not None and config.temperature > 0 and ends:
             self.num_candidates = RESAMPLE
-        if self.num_candidates > 1 and not self.can_end:
+        if self.num_candidates > 1 and not ends:
             raise UsageError("--resample chooses among whole texts, so give them an end: --length, --lines or --stop")
         self.state: StreamState | None = None
 

@@ -24,7 +24,7 @@ from charrnn.data.characters import END, UNKNOWN, describe
 from charrnn.data.vocab import Ids
 from charrnn.errors import UsageError
 from charrnn.hardware import available_cores, select_precision
-from charrnn.kernels.filters import COMPLETE, Constraints
+from charrnn.kernels.filters import COMPLETE, Constraints, Filters
 from charrnn.kernels.ngrams import no_mixture
 from charrnn.model.file import ModelFile, load_model
 from charrnn.sampling.constraints import Guide, index_runs, make_guide
@@ -122,21 +122,35 @@ class Sampler:
             raise UsageError(f"the number of a stream must lie between 0 and 2^63 - 1, not {number}")
         return next(iter(StreamBatch(self, [(self.open(config), number)])))
 
-    def streams(self, config: SampleConfig) -> "StreamBatch":
+    def streams(self, config: SampleConfig, *, draws: int | None = None) -> "StreamBatch":
         """Draw num_samples texts: an iterator over streams 0, 1, …, each to be read before the next.
 
         While one stream is read, the next ones are drawn next to it, because one pass over the weights
-        serves a few dozen streams. Otherwise as `stream`.
+        serves a few dozen streams. draws: draw so many, but not more side by side than num_samples.
+        Otherwise as `stream`.
         """
-        opening = self.open(config)
-        return StreamBatch(self, ((opening, number) for number in range(config.num_samples)))
+        opening, count = self.open(config), config.num_samples
+        return StreamBatch(
+            self, ((opening, number) for number in range(draws or count)), most=count * opening.num_candidates
+        )
 
     def open(self, config: SampleConfig) -> Opening:
         """Check and encode a prompt and its settings. Raises the errors of `stream`."""
         ids = self.encode_prompt(config)
         self.check_ends(config)
         seed = random_seed() if config.seed is None else config.seed
-        return Opening(config, seed, ids, self._make_guide(config), end=self.vocab.chars.find(END))
+        end = self.vocab.chars.find(END)
+        filters = Filters(config.temperature, config.top_k, config.top_p, config.min_p, config.no_repeat_ngram, end)
+        guide = self._make_guide(config)
+        return Opening(config, seed, ids, filters, guide, ends=self.ends(config), ends_early=self.ends_early(config))
+
+    def ends(self, config: SampleConfig) -> bool:
+        """Whether texts with these settings end."""
+        return config.length >= 0 or bool(config.lines or config.stop) or self.writes_documents
+
+    def ends_early(self, config: SampleConfig) -> bool:
+        """Whether texts with these settings may end before their length."""
+        return bool(config.lines or config.stop or config.match is not None) or self.writes_documents
 
     def _make_guide(self, config: SampleConfig) -> Guide | None:
         """Turn the constraints into what the kernels read; None if there are none."""
@@ -157,9 +171,13 @@ class Sampler:
 class StreamBatch:
     """Streams drawn together, for one thread to read: an iterator over them in order."""
 
-    def __init__(self, sampler: Sampler, openings: Iterable[tuple[Opening, int]]) -> None:
-        """openings: what each text continues, and the number of its stream; taken as the streams are started."""
+    def __init__(self, sampler: Sampler, openings: Iterable[tuple[Opening, int]], *, most: int | None = None) -> None:
+        """openings: what each text continues, and the number of its stream; taken as the streams are started.
+
+        most: streams that are drawn side by side, at most.
+        """
         self.sampler = sampler
+        self._most = min(most or sampler.engine.max_streams, sampler.engine.max_streams)
         self._openings = (
             (opening, number, candidate) for opening, number in openings for candidate in range(opening.num_candidates)
         )
@@ -197,7 +215,7 @@ class StreamBatch:
 
     def _choose_streams(self, reader: "Stream") -> "list[Stream]":
         """Return the streams to draw together: the one that is being read, others that may be drawn ahead, new ones."""
-        most = self.sampler.engine.max_streams if reader.opening.can_end else 1  # nobody reads past an endless stream
+        most = self._most if reader.opening.ends else 1  # nobody reads past an endless stream
         others = [stream for stream in self._streams if stream is not reader and stream.can_draw_ahead]
         if most > 1:
             left = min(_MAX_WAITING * most - len(self._streams), most - 1 - len(others))
@@ -217,7 +235,7 @@ class StreamBatch:
         active = self._choose_streams(reader)
         longest = max(len(stream.history) for stream in active)
         count = self._block if reader.limit.left < 0 else min(self._block, reader.limit.left)
-        if reader.opening.can_end_early and self._num_ended:  # most of a longer block would be thrown away
+        if reader.opening.ends_early and self._num_ended:  # most of a longer block would be thrown away
             count = min(count, max(_MIN_BLOCK, self._num_chars_ended // self._num_ended // _BLOCKS_PER_TEXT))
         starts = np.array([len(stream.history) for stream in active])
         ids = np.zeros((len(active), longest + count), np.int64)

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from charrnn.cli.main import build_app
-from charrnn.config import CorpusConfig, ModelConfig, SampleConfig, SourceConfig, TrainConfig, flag
+from charrnn.config import CorpusConfig, ListConfig, ModelConfig, SampleConfig, SourceConfig, TrainConfig, flag
 from tests.cli.conftest import Home, assert_refused, call, call_on_terminal, posix
 
 COMMANDS = typer.main.get_command(build_app()).commands  # type: ignore[attr-defined]
@@ -33,8 +33,9 @@ OPTIONS = {
         | {"--report", "--json", "--quiet"},
     ),
     "sample": (
-        fields(SampleConfig),
-        {"--model", "--prompt-file", "--echo", "--null", "--threads", "--precision", "--json", "--per-char", "--quiet"},
+        fields(SampleConfig, ListConfig),
+        {"--model", "--prompt-file", "--train-text", "--echo", "--null", "--threads", "--precision"}
+        | {"--json", "--per-char", "--quiet"},
     ),
     "eval": (
         {"--documents", "--encoding", "--errors", "--max-bytes"},
@@ -214,7 +215,7 @@ def test_all_numeric_options_are_tried() -> None:
     """The table above is complete."""
     numbers = {
         flag(field.name)
-        for kind in (ModelConfig, TrainConfig, SourceConfig, CorpusConfig, SampleConfig)
+        for kind in (ModelConfig, TrainConfig, SourceConfig, CorpusConfig, SampleConfig, ListConfig)
         for field in dataclasses.fields(kind)
         if "range" in field.metadata
     }
@@ -235,7 +236,7 @@ def test_a_bad_number_is_refused(at_home: Home, command: str, option: str, kind:
 @pytest.mark.parametrize("value", ["0", "1e-45"])
 def test_the_smallest_numbers_mean_what_they_say(at_home: Home, option: str, value: str) -> None:
     """Zero and the smallest float: text as long as asked, or a refusal by the option's name."""
-    refuse_zero = {"--num-samples", "--threads", "--resample"}
+    refuse_zero = {"--num-samples", "--threads", "--resample", "--new-run", "--max-draws", "--best"}
     take_fractions = {"--temperature", "--top-p", "--min-p"}
     outcome = call("sample", "-n", "20", "--seed", "1", "-0", option, value)
     if (value == "0" and option in refuse_zero) or (value != "0" and option not in take_fractions):

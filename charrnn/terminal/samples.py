@@ -1,0 +1,68 @@
+"""Samples on stdout: as text, piece by piece, or as JSON objects."""
+
+import base64
+import dataclasses
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from charrnn.data.characters import valid_unicode
+from charrnn.events import bits
+from charrnn.terminal import console
+
+if TYPE_CHECKING:
+    from charrnn.data.vocab import Vocab
+    from charrnn.sampling.sampler import Stream
+
+
+@dataclass(frozen=True)
+class Output:
+    """How samples are printed. echo: after their prompts; null: with a NUL at the end; separated: by blank lines.
+
+    model, precision: what a JSON object says about the model.
+    """
+
+    vocab: "Vocab"
+    model: str
+    precision: str
+    json: bool = False
+    echo: bool = True
+    null: bool = False
+    separated: bool = False
+
+    def write_all(self, samples: "Iterable[tuple[Iterable[str], Stream]]") -> None:
+        """Print samples, each given as pieces of its text and its stream."""
+        for index, (pieces, stream) in enumerate(samples):
+            if index > 0 and self.separated and not self.json:
+                console.write(b"\n")
+            self.write(pieces, stream)
+
+    def write(self, pieces: Iterable[str], stream: "Stream") -> None:
+        """Print one sample."""
+        if self.json:
+            console.result_json(self.record("".join(pieces), stream))
+            return
+        prompt = stream.opening.config.prompt
+        start = [prompt] if self.echo and prompt else []
+        console.stream(itertools.chain(start, pieces), null=self.null)
+
+    def record(self, text: str, stream: "Stream") -> dict[str, Any]:
+        """Return a complete sample as a JSON object."""
+        config = stream.opening.config
+        settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("prompt", "seed")}
+        settings |= {"stop": list(map(valid_unicode, config.stop)), "precision": self.precision}
+        return {
+            "text": valid_unicode(text),
+            "bytes": base64.b64encode(console.faithful(text)).decode() if self.vocab.has_bytes else None,
+            "prompt": valid_unicode(config.prompt),
+            "seed": stream.seed,
+            "stream": stream.number,
+            "settings": settings,
+            "num_chars": len(self.vocab.to_chars(text)),
+            "seconds": stream.seconds,
+            "bits_per_char": bits(stream.nats / stream.num_drawn) if stream.num_drawn else None,
+            "log_weight": stream.log_weight,
+            "chars": [one._asdict() for one in stream.predictions] if stream.predictions else None,
+            "model": self.model,
+        }
