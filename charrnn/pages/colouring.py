@@ -34,8 +34,8 @@ class Scale:
     """A scale of colours, in levels.
 
     limits: the values between levels, rising; a value at a limit has the colour of the side away from 0.
-    classes: the style of each level, "" for none. unit: of the values; below, above: what values below and above 0
-    mean; within: what those near 0 mean.
+    classes: the style of each level, "" for none. unit: of the values; below, above, near: what values below, above
+    and near 0 mean.
     """
 
     limits: tuple[float, ...]
@@ -43,7 +43,7 @@ class Scale:
     unit: str
     below: str = ""
     above: str = ""
-    within: str = ""
+    near: str = ""
 
     def levels(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the level of each value, (N,); NaN is 0."""
@@ -60,7 +60,7 @@ class Scale:
         found = []
         for low, high in self._ranges():
             side = self.below if high <= 0 else self.above
-            found.append(f"{side} {_name_distances(low, high)} {self.unit}" if low * high >= 0 else self.within)
+            found.append(self.near if low < 0 < high else f"{_name_distances(low, high)} {self.unit} {side}")
         return found
 
     def _ranges(self) -> Iterator[tuple[float, float]]:
@@ -81,17 +81,17 @@ SCALES = {
         (-4, -2, -1, -0.5, 0.5, 1, 2, 4),
         _DIVERGING,
         "bits",
-        below="network better by",
-        above="n-grams better by",
-        within="network and n-grams about equal",
+        below="better with the network",
+        above="better with n-grams",
+        near="about equal with the network and with n-grams",
     ),
     "unit": Scale(
         (-2, -1.5, -1, -0.5, 0.5, 1, 1.5, 2),
         _DIVERGING,
         "standard deviations",
-        below="below its mean by",
-        above="above its mean by",
-        within="near its mean",
+        below="below its mean",
+        above="above its mean",
+        near="near its mean",
     ),
 }
 

@@ -4,8 +4,10 @@ Letters: N characters.
 """
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,8 @@ from charrnn.inspection.sentences import describe_bits, describe_memory, describ
 from charrnn.pages import charts
 from charrnn.pages.colouring import Colouring, colour_text
 
-_MAX_EXCERPT = 110  # characters of the text, coloured by a unit
+_MAX_EXCERPT = 120  # characters of the text, coloured by a unit
+_LINE = re.compile(f"[^\n{END}]+[\n{END}]?")
 
 
 def show_inside(inside: Inside, text: str, unit: str) -> dict[str, Any]:
@@ -66,18 +69,13 @@ def _standardised(units: Sequence[ReadableUnit]) -> list[NDArray[np.float64]]:
 
 
 def _excerpt(text: str, values: NDArray[np.float64]) -> Markup:
-    """Colour the part of the text, from the start of a line, in which a unit's values (N,) vary the most."""
-    starts = [0, *(place + 1 for place, char in enumerate(text[: len(values)]) if char in "\n" + END)]
-    squares = np.concatenate([[0.0], np.cumsum(values**2)])
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-
-    def variation(start: int) -> float:
-        end = min(start + _MAX_EXCERPT, len(values))
-        return float(squares[end] - squares[start] - (sums[end] - sums[start]) ** 2 / max(1, end - start))
-
-    start = max(starts, key=variation)
-    part = text[start : min(start + _MAX_EXCERPT, len(values))]
-    return colour_text(part, values[start : start + len(part)], kind="unit")
+    """Colour the line or the two lines in which a unit's values (N,) vary the most."""
+    text = text[: len(values)]
+    lines = [found.span() for found in _LINE.finditer(text)]
+    spans = lines + [(start, end) for (start, _), (_, end) in pairwise(lines)]
+    short = [(start, end) for start, end in spans if end - start <= _MAX_EXCERPT] or [(0, _MAX_EXCERPT)]
+    start, end = max(short, key=lambda span: (span[1] - span[0]) * float(np.var(values[slice(*span)])))
+    return colour_text(text[start:end], values[start:end], kind="unit")
 
 
 def _memory_chart(memory: Memory, unit: str) -> Markup:
@@ -152,7 +150,7 @@ def _class_rows(classes: Sequence[ClassBits]) -> list[ClassRow]:
         share, note = one.bits / total if total else 0.0, ""
         if one.network is not None and one.ngram is not None:
             network, ngram = one.network / max(1, one.num_chars), one.ngram / max(1, one.num_chars)
-            note = f"network alone {network:.2f}, n-grams alone {ngram:.2f}"
+            note = f"network {network:.2f}, n-grams {ngram:.2f}"
         rows.append(ClassRow(one, share, charts.bar(one.bits, largest, f"{share:.1%} of all bits", style="own"), note))
     return rows
 

@@ -78,8 +78,8 @@ def test_each_level_has_words():
     near = ["under 0.5", "0.5–1", "1–1.5", "1.5–2", "2 or more"]
     assert scale.legend() == list(zip(scale.classes, near[:0:-1] + near, strict=True))
     words = scale.words()
-    assert words[0] == "below its mean by 2 or more standard deviations"
-    assert words[4:6] == ["near its mean", "above its mean by 0.5–1 standard deviations"]
+    assert words[0] == "2 or more standard deviations below its mean"
+    assert words[4:6] == ["near its mean", "0.5–1 standard deviations above its mean"]
     assert [words for _, words in SCALES["surprisal"].legend()][::7] == ["under 0.5", "8 or more"]
 
 
