@@ -21,7 +21,7 @@ from charrnn.data.characters import END, label, name, visible_chars
 from charrnn.data.vocab import Vocab
 from charrnn.events import bits
 from charrnn.kernels.head import Predictions
-from charrnn.pages.page import LEVEL_CLASSES, LEVELS, json_for_script
+from charrnn.pages.page import json_for_script
 
 _MAX_BLOCK = 1000  # characters that the browser lays out together
 _MAX_BITS = 655.35  # of one character
@@ -76,7 +76,7 @@ def _name_distances(low: float, high: float) -> str:
 
 _DIVERGING = ("n4", "n3", "n2", "n1", "", "p1", "p2", "p3", "p4")
 SCALES = {
-    "surprisal": Scale(LEVELS, LEVEL_CLASSES, "bits"),
+    "surprisal": Scale((0.5, 1, 2, 3, 4, 6, 8), ("", "a", "b", "c", "d", "e", "f", "g"), "bits"),
     "experts": Scale(
         (-4, -2, -1, -0.5, 0.5, 1, 2, 4),
         _DIVERGING,

@@ -18,7 +18,8 @@ from charrnn.data.characters import END, label, name
 from charrnn.model.file import ModelFile
 from charrnn.model.ngrams import Arrays
 from charrnn.model.quantization import cut_ngrams, restore, store_ngrams, store_weights
-from charrnn.pages.page import LEVELS, json_for_script, name_levels, read_resource, render_page
+from charrnn.pages.colouring import SCALES
+from charrnn.pages.page import json_for_script, read_resource, render_page
 
 MAX_PAGE_BYTES = 4_000_000  # of a page with n-grams, unless the user says more
 _MAX_CARD_BYTES = 1 << 14  # of a title and a card
@@ -86,7 +87,7 @@ def render_player(model: StoredModel, title: str, card: Sequence[tuple[str, str]
     facts = {
         "unit": vocab.unit,
         "documents": has_documents,
-        "levels": LEVELS,
+        "levels": SCALES["surprisal"].limits,
         "defaults": {
             "length": -1 if has_documents else defaults.length,
             "temperature": defaults.temperature,
@@ -103,7 +104,7 @@ def render_player(model: StoredModel, title: str, card: Sequence[tuple[str, str]
         title=title,
         card=card,
         unit=vocab.unit,
-        levels=name_levels(),
+        levels=SCALES["surprisal"].legend(),
         facts=json_for_script(facts),
         engine=Markup(engine_source()),
         model=pack(model),

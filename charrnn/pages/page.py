@@ -5,16 +5,12 @@ import hashlib
 import importlib.resources
 import json
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup
 
 from charrnn import __version__
 from charrnn.data.characters import readable
-
-LEVELS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)  # bits at which the colour changes
-LEVEL_CLASSES = ("", "a", "b", "c", "d", "e", "f", "g")  # of the eight levels; the lowest has no colour
 
 
 def render_page(name: str, *, scripts: Sequence[str] = (), policy: str = "", **values: Any) -> str:
@@ -59,9 +55,3 @@ def json_for_script(data: Any) -> Markup:
     """Encode data as JSON that can stand in a script element."""
     code = json.dumps(data)  # only ASCII, so U+2028 is escaped
     return Markup(code.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
-
-
-def name_levels() -> list[tuple[str, str]]:
-    """Return the class of each colour and its range in bits."""
-    between = [f"{low:g}–{high:g}" for low, high in pairwise(LEVELS)]
-    return list(zip(LEVEL_CLASSES, [f"under {LEVELS[0]:g}", *between, f"{LEVELS[-1]:g} or more"], strict=True))

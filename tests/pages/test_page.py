@@ -1,16 +1,18 @@
 """The report in a real browser: what it shows, light and dark, wide and narrow, by mouse and by keyboard."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from charrnn.data.characters import name, visible
-from charrnn.data.vocab import Vocab
+from charrnn.data.characters import END, name, visible
+from charrnn.data.vocab import Vocab, bytes_as_chars
 from charrnn.pages.colouring import SCALES, compare_experts
+from charrnn.pages.inside import colour_by_units
 from charrnn.pages.report import render
 from tests.pages.conftest import CONTRAST
-from tests.pages.reports import HOSTILE, make_report, random_predictions
+from tests.pages.reports import HOSTILE, make_inside, make_report, random_predictions
 
 # Scroll to a character of the text, given by its position in code points, and return the middle of its box.
 PLACE = """(index) => {
@@ -71,6 +73,7 @@ def long_text() -> str:
 TEXT = long_text()
 REPORT = make_report(TEXT)
 MIXTURE = make_report(TEXT, predictions=random_predictions(REPORT.vocab, TEXT, is_mixture=True))
+INSIDE = replace(MIXTURE, inside=make_inside(TEXT))
 # The class of the colour of each character that is near the box with the text, by its position.
 COLOURS = """() => {
   const text = document.getElementById("text"), box = text.getBoundingClientRect(), found = [];
@@ -340,20 +343,70 @@ def test_a_model_without_ngrams_has_no_menu(show):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [(1200, 900), (360, 740)], ids=["wide", "phone"])
-def test_other_colours_can_be_read(show, scheme, size):
-    """Each level has its own colour, with enough contrast, and nothing scrolls sideways."""
-    page = show(MIXTURE, size=size, scheme=scheme)
-    page.select_option("#colouring", "1")
-    assert page.evaluate("document.scrollingElement.scrollWidth") <= size[0]
+def test_the_inside_fits_and_can_be_read(show, scheme, size):
+    """With every part and in other colours, each of which is different, the page doesn't scroll sideways."""
+    page = show(INSIDE, size=size, scheme=scheme)
     legend = ".legend:not([hidden])"
-    assert (
-        min(
-            page.eval_on_selector_all(
-                f"{legend} li, {legend} i, #text i, #text u, #colouring, .menu label, #panel .value",
-                f"all => all.map({CONTRAST})",
-            )
-        )
-        >= 4.5
-    )
-    colours = page.eval_on_selector_all(f"{legend} i", "all => all.map(e => getComputedStyle(e).backgroundColor)")
-    assert len(set(colours)) == 9
+    for number in ("1", "2"):
+        page.select_option("#colouring", number)
+        colours = page.eval_on_selector_all(f"{legend} i", "all => all.map(e => getComputedStyle(e).backgroundColor)")
+        assert len(set(colours)) == 9
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= size[0]
+        words = f"{legend} li, {legend} i, #text i, #text u, #colouring, .menu label, #panel .value"
+        assert min(page.eval_on_selector_all(words, f"all => all.map({CONTRAST})")) >= 4.5
+    words = "#memory p, #gradient p, #units :is(p, i, u, button, span), #bits :is(th, td, small), #alike :is(b, small)"
+    assert min(page.eval_on_selector_all(words, f"all => all.map({CONTRAST})")) >= 4.5
+
+
+def test_a_button_colours_the_text_by_its_unit(show):
+    """It scrolls to the menu, which has the focus; the panel names the unit and says where its activation is."""
+    page = show(INSIDE)
+    page.get_by_role("button", name="Colour the text by unit 21").focus()
+    page.keyboard.press("Enter")
+    unit = colour_by_units(INSIDE.inside)[3]
+    expected_classes = classes_of(unit)
+    now = page.evaluate(COLOURS)
+    assert now == [[index, expected_classes[index]] for index, _ in now]
+    assert page.evaluate("document.activeElement.id") == "colouring"
+    assert page.input_value("#colouring") == "5"
+    page.focus("#text")
+    page.keyboard.press("Control+Home")
+    words = SCALES["unit"].words()[SCALES["unit"].levels(unit.values)[0]]
+    assert page.inner_text("#panel .value") == f"unit 21, feature 3 <b>: {words}"
+
+
+def test_a_unit_without_values_for_the_end_leaves_it_uncoloured(show):
+    """The panel says so."""
+    short = [replace(unit, activations=unit.activations[:100]) for unit in INSIDE.inside.units]
+    page = show(replace(REPORT, inside=make_inside(TEXT, units=short)))
+    page.select_option("#colouring", "2")
+    now = page.evaluate(COLOURS)
+    assert any(colour for _, colour in now[:100])
+    assert not any(colour for _, colour in now[100:])
+    page.focus("#text")
+    page.keyboard.press("Control+End")
+    assert page.inner_text("#panel .value") == "not coloured"
+
+
+def test_without_scripts_the_inside_needs_no_menu(show):
+    """Its sections and excerpts are there, and what needs the script is hidden."""
+    page = show(INSIDE, java_script_enabled=False)
+    assert page.locator(".excerpt").count() == 8
+    assert page.is_visible("#memory svg.chart")
+    for selector in ("#colouring", "#units button", "label"):
+        assert not page.locator(selector).first.is_visible()
+
+
+@pytest.mark.parametrize(
+    "text", [bytes_as_chars("né \U0001f600 ok\n" * 9), f"one{END}two\nlines{END}" * 5], ids=["bytes", "documents"]
+)
+def test_bytes_and_documents_change_colours(show, text):
+    """Each byte, and each end of a document, has its own colour."""
+    vocab = Vocab.from_text(text)
+    report = make_report(text, predictions=random_predictions(vocab, text, is_mixture=True), inside=make_inside(text))
+    page = show(replace(report, hardest=[]))
+    shown_before = page.text_content("#text")
+    for number, colouring in enumerate([*compare_experts(report.predictions), *colour_by_units(report.inside)], 1):
+        page.select_option("#colouring", str(number))
+        assert [colour for _, colour in page.evaluate(COLOURS)] == classes_of(colouring)
+    assert page.text_content("#text") == shown_before
