@@ -22,12 +22,12 @@ from charrnn.cli.options import (
     output_option,
     text_option,
 )
-from charrnn.cli.report import MAX_SHOWN, NUM_HARDEST, NUM_TOP, check_target, write_page
+from charrnn.cli.report import MAX_SHOWN, NUM_HARDEST, NUM_TOP, check_target, make_report, write_report
 from charrnn.cli.texts import load_network, read_texts
 from charrnn.config import ADAPT_RATE
 from charrnn.data.characters import one_line
 from charrnn.errors import UsageError
-from charrnn.inspection.findings import PARTS
+from charrnn.inspection.findings import PARTS, QUICK_PARTS
 from charrnn.terminal import console, messages, tables
 from charrnn.terminal.inside import print_inside
 
@@ -159,6 +159,7 @@ def evaluate(
     from charrnn.evaluation.assessment import assess
     from charrnn.evaluation.scores import Assessment
     from charrnn.inspection.classes import ClassTotals
+    from charrnn.inspection.inside import look_inside
 
     network = load_network(file, eval_text, target)
     with console.slow_notice("scoring the text"):
@@ -178,7 +179,9 @@ def evaluate(
     if not items.are_wanted:
         print_assessment(path, file, eval_text, found, assessment, findings, json=json)
     if html is not None:
-        write_page(Path(html), path, file, eval_text, found, assessment, threads=cores, inside=findings)
+        shown = findings or look_inside(QUICK_PARTS, network, file, eval_text, found.first, classes)
+        report = make_report(path, file, eval_text, found, assessment, shown, threads=cores)
+        write_report(Path(html), path, report)
         console.note(f"wrote {html}")
 
 

@@ -1,6 +1,7 @@
 """The report page: its content from a score, and its file."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from charrnn.evaluation.texts import EvalText
     from charrnn.inspection.findings import Inside
     from charrnn.model.file import ModelFile
+    from charrnn.pages.report import Report
     from charrnn.training.plan import RunPlan
 
 NUM_TOP = 5  # likeliest characters shown for each character
@@ -29,43 +31,45 @@ def check_target(path: str, option: str = "--html", example: str = "report.html"
         raise CharrnnError(f"{path}: can't be written; {option} needs an existing folder that you can write to")
 
 
-def write_page(
-    target: Path,
+def make_report(
     path: Path,
     file: "ModelFile",
     text: "EvalText",
     found: "Summary",
     assessment: "Assessment",
+    inside: "Inside",
     *,
     threads: int,
-    inside: "Inside | None" = None,
-) -> None:
-    """Write the report page. path: of the model file; inside: what was found inside the model, if that is wanted."""
+) -> "Report":
+    """Collect what the report page shows. path: of the model file; inside: what was found inside the model."""
     from charrnn.evaluation.verdict import verdict
-    from charrnn.inspection.findings import Inside
     from charrnn.model.file import name_model
-    from charrnn.pages.report import Report, draw_samples, render
-    from charrnn.training.folder import PLAYER_NAME
+    from charrnn.pages.report import Report, draw_samples
     from charrnn.training.log import read_log
 
-    player = target.with_name(PLAYER_NAME)
-    page = render(
-        Report(
-            model=name_model(path),
-            text=text.title,
-            card=cards.card_rows(cards.card(name_model(path), file)),
-            assessment=assessment,
-            verdict=verdict(assessment),
-            vocab=file.vocab,
-            predictions=found.first,
-            hardest=found.hardest[:NUM_HARDEST],
-            samples=draw_samples(file, threads=threads),
-            log=read_log(path.parent),
-            player=PLAYER_NAME if player.is_file() and player == path.with_name(PLAYER_NAME) else "",
-            inside=inside or Inside(),
-        )
+    return Report(
+        model=name_model(path),
+        text=text.title,
+        card=cards.card_rows(cards.card(name_model(path), file)),
+        assessment=assessment,
+        verdict=verdict(assessment),
+        vocab=file.vocab,
+        predictions=found.first,
+        hardest=found.hardest[:NUM_HARDEST],
+        samples=draw_samples(file, threads=threads),
+        log=read_log(path.parent),
+        inside=inside,
     )
-    write_file(target, page)
+
+
+def write_report(target: Path, path: Path, report: "Report") -> None:
+    """Write the report page. path: of the model file; a page that writes text, next to both, is linked to."""
+    from charrnn.pages.report import render
+    from charrnn.training.folder import PLAYER_NAME
+
+    player = target.with_name(PLAYER_NAME)
+    is_linked = player.is_file() and player == path.with_name(PLAYER_NAME)
+    write_file(target, render(replace(report, player=PLAYER_NAME if is_linked else "")))
 
 
 def write_file(target: Path, page: str) -> None:
@@ -84,15 +88,21 @@ def write_run_report(plan: "RunPlan") -> Path:
     from charrnn.evaluation.scoring import predict
     from charrnn.evaluation.summary import summarise
     from charrnn.evaluation.texts import held_out_text
+    from charrnn.inspection.classes import ClassTotals
+    from charrnn.inspection.findings import QUICK_PARTS
+    from charrnn.inspection.inside import look_inside
     from charrnn.training.folder import REPORT_NAME
     from charrnn.training.saving import load_best_model
 
     file, network = load_best_model(plan)
     corpus, threads = plan.task.corpus, plan.environment.threads
     text = held_out_text(file, corpus)
+    classes = ClassTotals(file.vocab, text.context)
     parts = predict(network, text.ids, context=text.context, num_top=NUM_TOP, mixture=file.mixture)
-    found = summarise(parts, text, file.vocab, num_first=MAX_SHOWN, num_hardest=NUM_HARDEST)
+    found = summarise(classes.watch(parts), text, file.vocab, num_first=MAX_SHOWN, num_hardest=NUM_HARDEST)
     assessment = assess(found.score, file, network, text, corpus.train_ids, with_baselines=True, adapt_rate=None)
+    inside = look_inside(QUICK_PARTS, network, file, text, found.first, classes)
     target = plan.run.folder / REPORT_NAME
-    write_page(target, plan.run.model_path, file, text, found, assessment, threads=threads)
+    report = make_report(plan.run.model_path, file, text, found, assessment, inside, threads=threads)
+    write_report(target, plan.run.model_path, report)
     return target

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PARTS = ("memory", "gradient", "units", "bits", "alike")  # the fields of Inside
+QUICK_PARTS = ("bits", "alike")  # those that take no time after scoring, so that every report shows them
 
 
 @dataclass(frozen=True)
