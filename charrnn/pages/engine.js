@@ -6,6 +6,8 @@
 
 const NUM_TOP = 5;
 const SLICE = 30;  // milliseconds of work between two looks at the messages
+const MAX_DRAWN = 1000;  // characters in one message
+const MAX_UNSEEN = 2;  // messages that the page hasn't shown: a small model draws faster than a page can show
 
 // Drawing: repeat guard, top-k, top-p, min-p, temperature, in this order.
 
@@ -207,7 +209,7 @@ class Job {
       this.#next = null;
       if (one) this.#append(one, out);
       const spent = performance.now() - began, isWhole = this.left > 0 && this.#decoder.missing === 0;
-      if (spent > 2 * milliseconds || (spent > milliseconds && isWhole)) break;
+      if (spent > 2 * milliseconds || (isWhole && (spent > milliseconds || out.chars.length >= MAX_DRAWN))) break;
     }
     if (this.reason && out.chars.length > 0) out.chars[out.chars.length - 1] += this.#decoder.flush();
     this.seconds += (performance.now() - began) / 1000;
@@ -246,11 +248,11 @@ class Job {
 }
 
 // Messages. From the page: {type: "load", payload}, then {type: "write", job, prompt, settings}, {type: "continue", job,
-// length}, {type: "stop", job}. To the page: ready or failed; text, done or refused, each with the number of its job.
+// length}, {type: "stop", job}, and {type: "seen", job} for each text that it has shown. To the page: ready or failed; text, done or refused, each with the number of its job.
 
 function serve(post) {
   const channel = new MessageChannel();  // a timer would wait four milliseconds between two slices
-  let model = null, job = null, isWriting = false;
+  let model = null, job = null, isWriting = false, numUnseen = 0;
 
   function finish(reason) {
     isWriting = false;
@@ -261,15 +263,21 @@ function serve(post) {
     if (!isWriting || current !== job.number) return;
     const out = job.advance(SLICE);
     if (out.chars.length > 0) {
+      numUnseen++;
       post({ type: "text", job: job.number, chars: out.chars, ids: Uint32Array.from(out.ids), bits: Float32Array.from(out.bits),
         top: Uint32Array.from(out.top), probabilities: Float32Array.from(out.probabilities) });
     }
-    if (job.reason) finish(job.reason); else channel.port2.postMessage(job.number);
+    if (job.reason) finish(job.reason); else goOn();
+  }
+
+  // Draw the next slice, unless the page must first show what it has.
+  function goOn() {
+    if (numUnseen < MAX_UNSEEN) channel.port2.postMessage(job.number);
   }
 
   function start() {
     isWriting = true;
-    channel.port2.postMessage(job.number);
+    goOn();
   }
 
   channel.port1.onmessage = ({ data }) => write(data);
@@ -286,13 +294,16 @@ function serve(post) {
       if (isWriting) finish("stopped");
       const { prompt, unknown } = encodePrompt(model, message.prompt);
       if (unknown.length > 0) {
-        post({ type: "refused", job: message.job, message: `The model does not know ${unknown.join(" ")}`, unknown });
+        post({ type: "refused", job: message.job, unknown });
         return;
       }
       job = new Job(model, message.job, prompt, message.settings);
+      numUnseen = 0;
       start();
     } else if (job && message.job === job.number && message.type === "stop") {
       if (isWriting) finish("stopped");
+    } else if (job && message.job === job.number && message.type === "seen") {
+      if (numUnseen-- === MAX_UNSEEN && isWriting) goOn();
     } else if (job && message.job === job.number && message.type === "continue" && !isWriting && job.reason !== "end") {
       job.extend(message.length);
       start();

@@ -40,7 +40,7 @@ onmessage = async ({ data }) => {
     if (model.waits) await new Promise((resume) => { go = resume; });
     postMessage({ type: "ready", labels: model.labels });
   } else if (data.type === "write") {
-    if (data.prompt.includes("☃")) return postMessage({ type: "refused", job: data.job, message: "", unknown: ["☃"] });
+    if (data.prompt.includes("☃")) return postMessage({ type: "refused", job: data.job, unknown: ["☃"] });
     const { length } = data.settings;
     job = { number: data.job, count: 0, start: begin(data.settings), length };
     if (data.prompt === "?") {

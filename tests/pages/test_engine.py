@@ -33,7 +33,11 @@ const vm = require("vm");
   vm.runInThisContext(source);
   const posted = [];
   let heard;
-  const receive = serve((message) => { posted.push(message); heard?.(); });
+  const receive = serve((message) => {
+    posted.push(message);
+    heard?.();
+    if (message.type === "text") setImmediate(() => receive({ type: "seen", job: message.job }));
+  });
   const wait = async (found) => {
     while (!posted.some(found)) await new Promise((resolve) => { heard = resolve; });
   };
@@ -261,6 +265,26 @@ def test_each_character_comes_with_its_surprisal_and_the_likeliest():
     assert len(small["results"][0][0]["top"]) == 20
     assert small["results"][0][0]["probabilities"][3:5] == [0, 0]
     assert small["ready"]["labels"] == [[label(char), name(char)] for char in "abc"]
+
+
+def test_the_engine_draws_no_faster_than_the_page_shows():
+    """Two messages that nobody has seen are the most; a text is stopped meanwhile, and then goes on."""
+    stored = store_model(make_model("rnn", 1, "abc"), "int8", max_ngram_bytes=0)
+    source = """const cut = serve; serve = (post) => {
+      const receive = cut(post);
+      return async (message) => {
+        if (message.type !== "stop") return message.type === "seen" ? null : receive(message);
+        for (let turn = 0; turn < 100; turn++) await new Promise(setImmediate);
+        await receive(message);
+      };
+    };"""
+    job = [{**write(length=-1), "until": ["text"]}, {"type": "stop"}]
+    facts = {"source": engine_source() + source, "payload": pack(stored), "jobs": [job], "fed": []}
+    done = subprocess.run([NODE, "-e", HARNESS], input=json.dumps(facts), capture_output=True, text=True, check=True)
+    messages = json.loads(done.stdout)["results"][0]
+    assert [message["type"] for message in messages] == ["text", "text", "done"]
+    assert all(len(message["chars"]) <= 1000 for message in messages[:2])
+    assert messages[2]["reason"] == "stopped"
 
 
 def test_a_damaged_payload_fails_with_a_message():
