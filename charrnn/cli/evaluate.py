@@ -9,7 +9,6 @@ import typer
 
 from charrnn.cli.compare import compare
 from charrnn.cli.options import (
-    ALL_PARTS,
     Device,
     Encoding,
     Errors,
@@ -18,6 +17,7 @@ from charrnn.cli.options import (
     MaxBytes,
     ModelNames,
     Threads,
+    choose_parts,
     given,
     output_option,
     text_option,
@@ -25,9 +25,8 @@ from charrnn.cli.options import (
 from charrnn.cli.report import MAX_SHOWN, NUM_HARDEST, NUM_TOP, check_target, make_report, write_report
 from charrnn.cli.texts import load_network, read_texts
 from charrnn.config import ADAPT_RATE
-from charrnn.data.characters import one_line
 from charrnn.errors import UsageError
-from charrnn.inspection.findings import PARTS, QUICK_PARTS
+from charrnn.inspection.findings import QUICK_PARTS
 from charrnn.terminal import console, messages, tables
 from charrnn.terminal.inside import print_inside
 
@@ -185,15 +184,6 @@ def evaluate(
         console.note(f"wrote {html}")
 
 
-def choose_parts(names: list[str] | None) -> tuple[str, ...]:
-    """Return the parts of --inside that the user named, in their order. Raises UsageError for an unknown one."""
-    names = names or []
-    for name in names:
-        if name not in (*PARTS, ALL_PARTS):
-            raise UsageError(f"--inside {one_line(name)!r} is no part; they are {', '.join(PARTS)}")
-    return PARTS if ALL_PARTS in names else tuple(part for part in PARTS if part in names)
-
-
 def compile_kernels(*, training: bool) -> None:
     """Compile what scoring needs, and what training needs if asked to."""
     from charrnn import precompile
@@ -240,7 +230,10 @@ def inspect(
     from charrnn.inspection.inside import look_inside
 
     with console.slow_notice("looking inside the model"):
-        return look_inside(parts, network, file, text, found.first, classes)
+        findings = look_inside(parts, network, file, text, found.first, classes)
+    if missing := [part for part in parts if getattr(findings, part) is None]:
+        console.note(f"the text is too short for --inside {', '.join(missing)}")
+    return findings
 
 
 def print_items(

@@ -104,6 +104,15 @@ def name_parts(args: list[str]) -> list[str]:
     return named
 
 
+def choose_parts(names: list[str] | None) -> tuple[str, ...]:
+    """Return the parts of --inside that the user named, in their order. Raises UsageError for an unknown one."""
+    names = names or []
+    for name in names:
+        if name not in (*PARTS, ALL_PARTS):
+            raise UsageError(f"--inside {one_line(name)!r} is no part; they are {', '.join(PARTS)}")
+    return PARTS if ALL_PARTS in names else tuple(part for part in PARTS if part in names)
+
+
 class Group(TyperGroup):
     """A group of commands with the same help."""
 

@@ -128,8 +128,8 @@ def bracket_depth(ids: Ids, vocab: Vocab, is_end: Bools) -> NDArray[np.int64]:
     """Return how many brackets are open after each character; a document's end closes all."""
     depth = _since(_is_one_of(ids, vocab, _OPENING_BRACKETS), is_end)
     depth -= _since(_is_one_of(ids, vocab, _CLOSING_BRACKETS), is_end)
-    steps_down = -np.cumsum(is_end) * (len(ids) + 1)  # so that the lowest depth so far is one of the same document
-    lowest = np.minimum.accumulate(depth + steps_down) - steps_down
+    offsets = np.cumsum(is_end, dtype=np.int64) * (len(ids) + 1)  # so that the lowest so far is of the same document
+    lowest: NDArray[np.int64] = np.minimum.accumulate(depth - offsets) + offsets
     return depth - np.minimum(lowest, 0)  # a bracket that closes nothing doesn't count
 
 

@@ -74,7 +74,7 @@ def _doubling(ages: Sequence[float]) -> list[int]:
 def reach_rows(found: "Reach") -> list[tuple[str, ...]]:
     """Return the norms of the gradient 0, 1, 2, 4, … steps back, and those farthest back."""
     num_steps = len(found.median)
-    steps = sorted({0, *(1 << power for power in range(num_steps.bit_length() - 1)), num_steps - 1})
+    steps = sorted({0, *(1 << power for power in range((num_steps - 1).bit_length())), num_steps - 1})
     curves = found.median, found.lower, found.upper
     return [(str(step), *(f"{curve[step]:.1e}" for curve in curves)) for step in steps]
 

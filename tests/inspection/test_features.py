@@ -53,6 +53,7 @@ def test_a_document_ends_everything():
     assert feature("being inside quotes", text) == [0, 1, 1, 0, 0]
     assert feature("the depth of brackets", text) == [1, 1, 1, 0, 0]
     assert feature("the depth of brackets", f"))){END}((") == [0, 0, 0, 0, 1, 2]
+    assert feature("the depth of brackets", f"))){END}((") == [0, 0, 0, 0, 1, 2]
 
 
 def test_bytes_are_parts_of_letters():
