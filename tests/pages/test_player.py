@@ -7,13 +7,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from markupsafe import Markup
 
 from charrnn.config import ModelConfig
 from charrnn.data.characters import END, label, name, readable
 from charrnn.data.vocab import bytes_as_chars
-from charrnn.pages.export import render_player, store_model
-from charrnn.pages.page import LEVELS, json_for_script, name_levels, render_page
+from charrnn.pages.export import engine_source, pack, render_player, store_model
+from charrnn.pages.page import json_for_script
 from tests.conftest import draw_text, make_model_file, make_text
 from tests.pages.conftest import CONTRAST
 from tests.pages.reports import HOSTILE
@@ -38,7 +37,17 @@ PANEL = """() => [
 ]"""
 
 
-def make_player(text=TEXT, *, units=None, unit="character", documents=False, defaults=(), **model) -> str:
+@cache
+def empty_player(chars: str) -> str:
+    """Render the page of a tiny model, with places for the fake engine and its model."""
+    config = ModelConfig("rnn", vocab_size=len(chars), embedding_dim=2, hidden_size=2, num_layers=1)
+    stored = store_model(make_model_file(config, chars=chars), "int8", max_ngram_bytes=None)
+    card = [("network", "GRU, 1 layer of 512"), ("trained on", "<img src=x onerror=alert(4)>\u202e.txt")]
+    page = render_player(stored, "</title><script>alert(3)</script>", card)
+    return page.replace(engine_source(), ENGINE).replace(pack(stored), "MODEL")
+
+
+def make_player(text=TEXT, *, units=None, kind="characters", **model) -> str:
     """Render the page with the fake engine. units: pairs of a string and an id; model: more for the engine."""
     chars = "".join(sorted(set(text)))
     found = {
@@ -46,19 +55,8 @@ def make_player(text=TEXT, *, units=None, unit="character", documents=False, def
         "labels": [[label(char), name(char)] for char in chars],
         "slice": 60,
     }
-    facts = {"unit": unit, "documents": documents, "levels": LEVELS, "defaults": DEFAULTS | dict(defaults)}
-    return render_page(
-        "player",
-        scripts=("written.js",),
-        policy="worker-src blob:; ",
-        title="</title><script>alert(3)</script>",
-        card=[("network", "GRU, 1 layer of 512"), ("trained on", "<img src=x onerror=alert(4)>\u202e.txt")],
-        unit=unit,
-        levels=name_levels(),
-        facts=json_for_script(facts),
-        model=json_for_script(found | model),
-        engine=Markup(ENGINE),
-    )
+    vocab = {"characters": "ab", "bytes": "ab\udcff", "documents": "ab" + END}[kind]
+    return empty_player(vocab).replace("MODEL", json_for_script(found | model))
 
 
 @cache
@@ -248,7 +246,7 @@ def test_unknown_characters_of_the_prompt_can_be_left_out(play):
 def test_documents_end_by_themselves(play):
     """The next one is written by the same button, and a document that has ended can't be continued."""
     units = [[char, 0] for char in "Aurelina"] + [["END", 0]]
-    page = play(make_player(units=units, documents=True, defaults={"length": -1}))
+    page = play(make_player(units=units, kind="documents"))
     assert page.inner_text("#write") == "Another"
     assert page.get_attribute("#length", "placeholder") == "no limit"
     assert page.input_value("#length") == ""
@@ -450,7 +448,7 @@ def test_a_character_of_several_bytes_is_one_character(play):
     """Its bits are those of all its bytes; invalid bytes are replaced."""
     units = [["", 0], ["é", 1], ["", 0], ["", 1], ["中", 2], ["\ufffd", 3], ["a", 4]]
     page = play(
-        make_player("\udcc3\udca9\udce4\udcffa", units=units, unit="byte"), fragment="#seed=23&temperature=0&length=7"
+        make_player("\udcc3\udca9\udce4\udcffa", units=units, kind="bytes"), fragment="#seed=23&temperature=0&length=7"
     )
     start = (23 + 100) % 7
     assert start == 4
