@@ -13,7 +13,7 @@ _SMALL_CHARTS = {
     "learning_rate": "learning rate",
     "chars_per_second": "characters per second",
     "grad_norm": "gradient norm",
-    "clipped": "share of steps whose gradient was clipped",
+    "clipped": "share of clipped steps",
 }
 
 

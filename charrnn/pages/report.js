@@ -86,7 +86,7 @@
       near.add(target);
       paint(target);
     }
-  }), { root: text, rootMargin: "100% 0%" });
+  }), { root: text, rootMargin: "50% 0%" });
   blocks.forEach((block) => observer.observe(block));
   addEventListener("beforeprint", () => blocks.forEach(paint));
 

@@ -323,12 +323,18 @@ def test_the_page_is_written(copied_home: Path) -> None:
     page = Path("page.html").read_text(encoding="utf-8")
     assert "optimiser step" in page
     assert page.count("temperature") >= 3
+    assert "Where the bits go" in page
+    assert "What single units know" not in page  # takes time, so it is only shown if --inside asks for it
     assert call("eval", "--html", "again.html", "--per-line").err == "wrote again.html\n"
     assert Path("again.html").read_text(encoding="utf-8") == page
     shutil.copy(MODEL, "alone.safetensors")
     assert call("eval", "poems.txt", "-m", "alone.safetensors", "--no-yardsticks", "--html", "alone.html").code == 0
     assert "optimiser step" not in Path("alone.html").read_text(encoding="utf-8")
     assert [path.name for path in Path().iterdir() if path.name.startswith(".")] == []
+    assert call("eval", "--inside", "units", "--html", "units.html").code == 0
+    page = Path("units.html").read_text(encoding="utf-8")
+    assert "What single units know" in page
+    assert "Where the bits go" not in page
 
 
 @posix

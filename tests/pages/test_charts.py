@@ -144,3 +144,30 @@ def test_a_bar_is_relative_to_the_largest_value(value, largest, width):
     picture = ElementTree.fromstring(charts.bar(value, largest, "1 of <4>"))
     assert [shape.get("width") for shape in picture.iter("rect")] == ["100", width]
     assert picture.find("title").text == "1 of <4>"
+
+
+def test_a_logarithmic_axis_has_powers_of_ten():
+    """Distances are ratios; a value without a logarithm is far below; there are at most six ticks."""
+    axis = Axis("norm", 1e-4, 100, is_log=True)
+    assert [axis.fraction(value) for value in (1e-4, 0.1, 100)] == pytest.approx([0, 0.5, 1])
+    assert -1 < axis.fraction(0.0) < -0.3
+    assert axis.ticks() == [(1e-4, "10⁻⁴"), (0.01, "0.01"), (1, "1"), (100, "100")]
+    assert [label for _, label in Axis("n", 1, 1024, is_log=True).ticks()] == ["1", "10", "100", "1,000"]
+    assert [label for _, label in Axis("n", 1e-30, 1, is_log=True).ticks()] == [
+        *("10⁻³⁰", "10⁻²⁴", "10⁻¹⁸", "10⁻¹²", "10⁻⁶", "1")
+    ]
+    assert [label for _, label in Axis("n", 1e6, 1e12, is_log=True).ticks()] == ["10⁶", "10⁸", "10¹⁰", "10¹²"]
+
+
+def test_a_band_is_a_closed_shape_under_its_line():
+    """From the upper edge back along the lower one; points that are not finite are left out."""
+    band, line = draw([(0, 2), (100, 2)], band=[(0, 1, 3), (50, math.nan, 3), (100, 1, 3)]).iter("path")
+    assert band.get("class") == "band train"
+    assert band.get("d") == "M0.0 0.0L325.0 0.0L650.0 0.0L650.0 256.0L0.0 256.0Z"
+    assert line.get("class") == "train"
+
+
+def test_a_description_names_the_place_on_the_axis():
+    """A step, unless the axis has another word."""
+    chart = charts.lines("c", "t", [Series("s", [(3, 2)], "train")], Axis("n", 1, 9, place="length"), LOSS)
+    assert "first 2 at length 3" in chart

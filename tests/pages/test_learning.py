@@ -1,6 +1,8 @@
 """Learning curves: from logs that may be damaged."""
 
-from charrnn.pages.learning import read_points
+import re
+
+from charrnn.pages.learning import learning_curves, read_points
 from charrnn.pages.report import render
 from tests.pages.reports import make_report, usual_page, words_of
 
@@ -41,3 +43,17 @@ def test_the_last_event_of_a_repeated_step_counts():
         {"event": "evaluated", "step": step, "nats_per_char": nats} for step, nats in [(5, 9.0), (10, 8.0), (5, 2.0)]
     ]
     assert read_points(log, "evaluated", "nats_per_char") == [(5.0, 2.0), (10.0, 8.0)]
+
+
+def test_gradients_have_curves_if_the_log_has_them():
+    """Logs of earlier versions don't; an empty plot would say nothing."""
+    event = {"event": "progress", "step": 5, "nats_per_char": 1.0, "learning_rate": 0.1, "chars_per_second": 9.0}
+    assert "gradient" not in str(learning_curves([event], "character")["small"])
+    curves = learning_curves([event | {"grad_norm": 0.5, "clipped": 0.25}], "byte")["small"]
+    described = [re.findall(r"<desc[^>]*>(.*?)</desc>", chart)[0] for chart in curves]
+    assert described == [
+        "learning rate: first 0.1 at step 5, lowest 0.1 at step 5, last 0.1 at step 5.",
+        "bytes per second: first 9 at step 5, lowest 9 at step 5, last 9 at step 5.",
+        "gradient norm: first 0.5 at step 5, lowest 0.5 at step 5, last 0.5 at step 5.",
+        "share of clipped steps: first 0.25 at step 5, lowest 0.25 at step 5, last 0.25 at step 5.",
+    ]
