@@ -145,7 +145,7 @@
     const likeliest = found.likeliest.map(
       ([id, probability]) => [labels[id], Math.round(1000 * probability), id === found.id]);
     showCharacter(panel, character, `${found.bits.toFixed(2)} bits`,
-      `, probability ${formatPercent(Math.round(1000 * 2 ** -found.bits))}`, likeliest);
+      `, probability ${formatPercent(Math.round(1000 * 2 ** -found.bits)).replace(" ", "\u00a0")}`, likeliest);
   }
 
   // the address: settings after the #, which anybody may have written

@@ -123,7 +123,7 @@ function makeReader(text, onMove, cover) {
     const outer = text.getBoundingClientRect(), inner = range.getBoundingClientRect();
     if (inner.top < outer.top + 16) text.scrollTop += inner.top - outer.top - 16;
     else if (inner.bottom > outer.bottom - 24) text.scrollTop += inner.bottom - outer.bottom + 24;
-    const place = range.getBoundingClientRect(), low = Math.min(cover.getBoundingClientRect().top, innerHeight) - 8;
+    const place = range.getBoundingClientRect(), low = Math.min(cover.getBoundingClientRect().top, innerHeight) - 24;
     const over = Math.max(place.bottom - low, 0) || Math.min(place.top - 8, 0);
     if (over) scrollBy({ top: over, behavior: "instant" });
   }

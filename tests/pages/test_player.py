@@ -406,8 +406,8 @@ def test_surprisal_colours_the_text_and_explains_a_character(play):
             [name(chars[(used + rank) % len(chars)]), f"{share} %"]
             for rank, share in enumerate(("50", "25", "13", "6.3", "3.1"))
         ]
-        share = {0: "100 %", 1: "50 %", 2: "25 %", 3: "13 %"}.get(cost, f"{100 * 2.0**-cost + 1e-9:.1f} %")
-        return [name(text[place]), f"{cost:.2f} bits, probability {share}", rows]
+        share = {0: "100", 1: "50", 2: "25", 3: "13"}.get(cost, f"{100 * 2.0**-cost + 1e-9:.1f}")
+        return [name(text[place]), f"{cost:.2f} bits, probability {share}\xa0%", rows]
 
     page.mouse.move(*page.evaluate(PLACE, 3 + 20))
     assert page.evaluate(PANEL) == expected(20)
@@ -561,6 +561,12 @@ def test_it_works_at_twice_the_size(play):
     page = play(size=(600, 450), fragment="#seed=1")
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 600
     assert page.evaluate("document.getElementById('dock').offsetHeight") < 225
+    page.check("#surprisal")
+    page.focus("#text")
+    for key in ("Control+End", "Control+Home"):
+        page.keyboard.press(key)
+        assert page.evaluate(IN_SIGHT), key
+        assert page.evaluate("document.getElementById('dock').offsetHeight") < 225
 
 
 def test_it_works_by_keyboard_alone(play):
