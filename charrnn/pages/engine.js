@@ -52,7 +52,7 @@ function indexOfMax(logits) {
 function draw(logits, uniform, temperature) {
   const best = indexOfMax(logits);
   if (temperature === 0) return best;
-  const weights = Float32Array.from(logits, (logit) => {
+  const weights = logits.map((logit) => {
     const power = Math.fround((logit - logits[best]) / temperature);
     return power > -80 ? Math.exp(power) : 0;
   });
