@@ -141,7 +141,8 @@
   function showExpected(position) {
     const found = written.at(position);
     if (!found) return panel.replaceChildren(make("p", "This character is part of the prompt.", "hint"));
-    const character = found.numUnits === 1 ? labels[found.id] : [found.char, `${found.numUnits} bytes; the list is for the first`];
+    const character = found.numUnits === 1 ? labels[found.id] :
+      [found.char, `${found.numUnits} bytes; the list is for the first`];
     const likeliest = found.likeliest.map(
       ([id, probability]) => [labels[id], Math.round(1000 * probability), id === found.id]);
     showCharacter(panel, character, `${found.bits.toFixed(2)} bits`,

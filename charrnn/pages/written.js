@@ -128,14 +128,19 @@ function makeWritten(text, reader, classes, limits) {
     ids.push(drawn.ids);
     top.push(drawn.top);
     probabilities.push(drawn.probabilities);
+    const addPoint = (point, end, units) => {
+      note(point, end - units[0], units);
+      points.push(point);
+      classNames.push(classOf(units[1]));
+    };
     drawn.chars.forEach((chars, place) => {
-      waiting = [waiting[0] + 1, waiting[1] + drawn.bits[place]];
-      for (const point of chars) {
-        note(point, before + place + 1 - waiting[0], waiting);
-        points.push(point);
-        classNames.push(classOf(waiting[1]));
-      }
-      if (chars) waiting = [0, 0];
+      const found = [...chars], end = before + place + 1, own = [1, drawn.bits[place]];
+      const all = [waiting[0] + 1, waiting[1] + own[1]];
+      if (found.length > 1) {  // bytes that made no character, and what ended them
+        addPoint(found[0], end - 1, waiting);
+        addPoint(found[1], end, own);
+      } else if (found.length) addPoint(chars, end, all);
+      waiting = chars ? [0, 0] : all;
     });
     pieces.push(drawn.chars.join(""));
     append(points, classNames);

@@ -462,6 +462,18 @@ def test_a_character_of_several_bytes_is_one_character(play):
     assert page.evaluate(PANEL)[1].startswith(f"{(7 * 4 + 0) % 10 + (7 * 5 + 1) % 10:.2f} bits")
 
 
+def test_bytes_that_make_no_character_are_apart_from_what_follows(play):
+    """Each has its own bits."""
+    page = play(make_player("\udce2x", units=[["", 1], ["\ufffdx", 0]], kind="bytes"), fragment="#seed=0&length=2")
+    assert shown(page) == "\ufffdx"
+    page.check("#surprisal")
+    page.focus("#text")
+    for key, called, cost in [("End", "U+0078 LATIN SMALL LETTER X", 4.0), ("Home", "byte 0xE2", 8.0)]:
+        page.keyboard.press(key)
+        assert page.evaluate(PANEL)[0] == called
+        assert page.evaluate(PANEL)[1].startswith(f"{cost:.2f} bits")
+
+
 # what the text may contain
 
 
