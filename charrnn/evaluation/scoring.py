@@ -121,7 +121,6 @@ def predict_forgetting(
     return Predictions(*(np.concatenate(arrays, axis=1).swapaxes(0, 1) for arrays in zip(*found, strict=True)))
 
 
-@torch.inference_mode()
 def read_outputs(model: CharRNN, ids: Ids, *, context: Ids, units: Sequence[int] | None = None) -> NDArray[np.float32]:
     """Return the last layer's outputs after each of ids (N,): (N, H), or only those of some units.
 
@@ -130,13 +129,12 @@ def read_outputs(model: CharRNN, ids: Ids, *, context: Ids, units: Sequence[int]
     # what is predicted plays no part, so the last character may be followed by any
     reader = _Reader.of_part(model, np.roll(ids, -1), np.append(context, ids[:1]), 0, None)
     starts, lengths = cut_lanes(len(ids), min(MAX_LANES, max(1, len(ids) // WARM_UP)))
-    chosen = slice(None) if units is None else list(units)
-    parts = [
-        h[:, :, chosen].float().cpu().numpy()
-        for _, _, h in reader.features(starts, int(lengths[0]), reader.warm_up(starts))
-    ]
+    num_workers = min(torch.get_num_threads(), len(starts)) if reader.packed else 1
+    with worker_pool(num_workers) as pool:
+        lanes = split_range(len(starts), num_workers)
+        found = list(pool.map(lambda part: reader.outputs(starts[part], int(lengths[0]), units), lanes))
     is_read = (np.arange(lengths[0])[:, None] < lengths).T  # (G, T)
-    outputs: NDArray[np.float32] = np.concatenate(parts).swapaxes(0, 1)[is_read]
+    outputs: NDArray[np.float32] = np.concatenate(found, axis=1).swapaxes(0, 1)[is_read]
     return outputs
 
 
@@ -210,6 +208,13 @@ class _Reader:
                 contexts[np.broadcast_to(np.arange(contexts.shape[2]) > num_known, contexts.shape)] = -1
             fill_predictions(self.model, self.packed, h, self.mixture, contexts, part)
         return found
+
+    @torch.inference_mode()
+    def outputs(self, starts: NDArray[np.int64], length: int, units: Sequence[int] | None) -> NDArray[np.float32]:
+        """Return the last layer's outputs before the `length` characters from each start on: (length, B, H)."""
+        chosen = slice(None) if units is None else list(units)
+        windows = self.features(starts, length, self.warm_up(starts))
+        return np.concatenate([h[:, :, chosen].float().cpu().numpy() for _, _, h in windows])
 
     def features(
         self, starts: NDArray[np.int64], length: int, state: HiddenState
