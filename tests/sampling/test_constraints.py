@@ -198,21 +198,20 @@ def exact_law(file, match, length, temperature):
     return {text: p / total for text, p in found.items()}
 
 
-@pytest.mark.parametrize("num_samples", [1_000, pytest.param(100_000, marks=pytest.mark.slow)])
-def test_resampled_texts_follow_the_models_law_and_masked_ones_do_not(num_samples):
+@pytest.mark.parametrize(
+    ("num_samples", "scale", "resample"), [(1_000, 4.0, 8), pytest.param(100_000, 1.5, 16, marks=pytest.mark.slow)]
+)
+def test_resampled_texts_follow_the_models_law_and_masked_ones_do_not(num_samples, scale, resample):
     """By chi-square against the exact law: the texts that match, in proportion to their probability."""
-    file, match, length = make_file("abc", scale=1.5), "(a|bb|bc|cca){2}", 6
-    law = exact_law(file, match, length, 0.9)
-    assert 12 < len(law) < 40
+    file, settings = make_file("abc", scale=scale), {"match": ".[ab].[bc]", "length": 4, "temperature": 0.9, "seed": 7}
+    law = exact_law(file, settings["match"], settings["length"], settings["temperature"])
+    assert len(law) == 36
     chi_squares = []
-    for resample in (1, 16):
-        texts = draw(
-            file, match=match, length=length, temperature=0.9, num_samples=num_samples, seed=7, resample=resample
-        )
-        counts, expected = Counter(texts), {text: p * num_samples for text, p in law.items()}
+    for number in (1, resample):
+        counts = Counter(draw(file, num_samples=num_samples, resample=number, **settings))
         assert counts.keys() <= law.keys()
-        chi_squares.append(sum((counts[text] - e) ** 2 / e for text, e in expected.items()))
-    most = len(law) - 1 + 4 * math.sqrt(2 * len(law))  # four standard deviations
+        chi_squares.append(sum((counts[text] - p * num_samples) ** 2 / (p * num_samples) for text, p in law.items()))
+    most = 35 + 4 * math.sqrt(2 * 35)  # four standard deviations
     assert chi_squares[0] > 5 * most
     assert chi_squares[1] < most
 
