@@ -3,7 +3,8 @@
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,9 +22,9 @@ from charrnn.cli.options import (
     machine_option,
     output_option,
 )
-from charrnn.config import RESAMPLE, ListConfig, SampleConfig, overlay
+from charrnn.config import RESAMPLE, ListConfig, SampleConfig, flag, overlay
 from charrnn.data.characters import unescaped
-from charrnn.errors import CharrnnError, UsageError
+from charrnn.errors import CharrnnError, InputError, UsageError
 from charrnn.terminal import console, messages
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from charrnn.data.vocab import Vocab
     from charrnn.model.file import ModelFile
     from charrnn.sampling.candidates import Selection
+    from charrnn.sampling.sampler import Sampler
     from charrnn.terminal.samples import Output
 
 NUM_LIKELIEST = 5  # characters that --per-char lists
@@ -48,6 +50,14 @@ def sample(
             "--prompt-file",
             metavar="FILE",
             help="Read the prompt from a file, or - for stdin; -p is appended.",
+        ),
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Continue each line of a file, or - for stdin, in turn. A line is a prompt or a JSON object with "
+            "`prompt` and settings.",
         ),
     ] = None,
     unknown: Annotated[
@@ -261,6 +271,8 @@ def sample(
     )
     overlay(SampleConfig(), settings)  # checks the values before the model is loaded
     overlay(ListConfig(), settings)
+    if prompts is not None:
+        check_alone(settings, prompt_file)
     if per_char and not json:
         raise UsageError("--per-char needs --json")
     if train_text and not (new or no_copy):
@@ -271,9 +283,11 @@ def sample(
     sampler.num_top = NUM_LIKELIEST if per_char else 0
     if prompt_file is not None:
         settings["prompt"] = read_prompt(prompt_file, sampler.vocab, quiet=quiet) + (prompt or "")
-    elif prompt is None and not quiet and has_unread_text():
+    elif prompt is None and prompts is None and not quiet and has_unread_text():
         console.note("stdin is not read; to continue its text, add -f -")
     config = sampler.configure(settings)
+    if prompts is not None and not sampler.ends(config):
+        raise UsageError("--prompts needs texts that end: give --length, --lines or --stop")
     if json and not sampler.ends(config):
         raise UsageError("--json prints a sample once it is complete, so give it an end: --length, --lines or --stop")
     lists = configure_lists(settings, config, sampler)
@@ -291,12 +305,54 @@ def sample(
     streams = sampler.streams(config) if selection is None else selection.streams
     if seed is None and not quiet and not json:
         console.note(f"seed {config.seed}")
+    if prompts is not None:
+        write_answers(sampler, prompts, settings | {"seed": config.seed}, output)
+        return
     with console.slow_notice("reading the prompt", quiet=quiet):
         streams.read_prompts()
     if selection is None:
         output.write_all((stream, stream) for stream in streams)
     else:
         write_list(selection, output, quiet=quiet)
+
+
+def check_alone(settings: Mapping[str, Any], prompt_file: str | None) -> None:
+    """Raise UsageError for options that can't be combined with --prompts."""
+    for name in ("prompt", "num_samples", "unique", "new", "best"):
+        if name in settings:
+            raise UsageError(
+                f"--prompts and {flag(name)} can't be combined: each line has one prompt and gets one text"
+            )
+    if prompt_file is not None:
+        raise UsageError("--prompts and --prompt-file can't be combined")
+
+
+def write_answers(sampler: "Sampler", name: str, settings: Mapping[str, Any], output: "Output") -> None:
+    """Print a text after each prompt of a file, in their order; without --json or --null each is one line.
+
+    A line without an answer ends the command, or becomes a JSON object with its error. Raises its error, or InputError
+    at the end for lines that have become objects.
+    """
+    from charrnn.data.sources import Source
+    from charrnn.sampling.prompts import Failure, answers
+
+    one_line = not (output.json or output.null)
+    if one_line and sampler.writes_several_lines(sampler.configure(settings)):
+        if settings.get("lines") is not None:
+            raise UsageError("--prompts writes one line for each; use --json or --null for several --lines")
+        settings = {**settings, "lines": 1}
+    num_answers = num_failures = 0
+    for answer in answers(sampler, Source(name).lines(), settings, one_line=one_line):
+        num_answers += 1
+        if not isinstance(answer, Failure):
+            output.write(answer, answer)
+        elif output.json:
+            num_failures += 1
+            console.result_json({"error": str(answer.error), "line": answer.number})
+        else:
+            raise type(answer.error)(f"line {answer.number} of the prompts: {answer.error}")
+    if num_failures:
+        raise InputError(f"{num_failures:,} of {num_answers:,} prompts have no text; each has an object with its error")
 
 
 def write_list(selection: "Selection", output: "Output", *, quiet: bool) -> None:

@@ -137,6 +137,22 @@ class Source:
                     limit.check_ratio(self.name, packed.num_read, num_unpacked)
                 yield chunk
 
+    def lines(self) -> Iterator[list[bytes]]:
+        """Yield the lines, all that are there at once; a program that waits for an answer to a line gets one.
+
+        Raises InputError for a text that is unreadable.
+        """
+        held: list[bytes] = []  # the beginning of a line
+        with _explaining_errors(self.name), _open_stdin() if self.name == STDIN else open(self.name, "rb") as file:
+            while chunk := cast(io.BufferedReader, file).read1(CHUNK):  # what a pipe has, without waiting for more
+                first, *others = chunk.split(b"\n")
+                held.append(first)
+                if others:
+                    yield [b"".join(held), *others[:-1]]
+                    held = [others[-1]]
+        if last := b"".join(held):
+            yield [last]
+
     def head(self) -> bytes:
         """Read the first HEAD bytes of a file, decompressed."""
         with _explaining_errors(self.name), open(self.name, "rb") as file:

@@ -134,6 +134,10 @@ class Sampler:
             self, ((opening, number) for number in range(draws or count)), most=count * opening.num_candidates
         )
 
+    def batch(self, openings: Iterable[tuple[Opening, int]]) -> "StreamBatch":
+        """Draw a text after each opening: an iterator over the streams of these numbers, as `streams`."""
+        return StreamBatch(self, openings)
+
     def open(self, config: SampleConfig) -> Opening:
         """Check and encode a prompt and its settings. Raises the errors of `stream`."""
         ids = self.encode_prompt(config)

@@ -162,12 +162,15 @@ def restore_signals() -> None:
         signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
-def start(*args: str, cwd: Path, program: tuple[str, ...] = ("-m", "charrnn")) -> subprocess.Popen[bytes]:
+def start(
+    *args: str, cwd: Path, program: tuple[str, ...] = ("-m", "charrnn"), stdin: int | None = None
+) -> subprocess.Popen[bytes]:
     """Start charrnn as a process with pipes for stdout and stderr, and default signal handlers."""
     return subprocess.Popen(
         command_line(*args, program=program),
         cwd=cwd,
         env=environment(),
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,

@@ -34,7 +34,7 @@ OPTIONS = {
     ),
     "sample": (
         fields(SampleConfig, ListConfig),
-        {"--model", "--prompt-file", "--train-text", "--echo", "--null", "--threads", "--precision"}
+        {"--model", "--prompt-file", "--prompts", "--train-text", "--echo", "--null", "--threads", "--precision"}
         | {"--json", "--per-char", "--quiet"},
     ),
     "eval": (

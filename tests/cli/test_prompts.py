@@ -1,14 +1,16 @@
 """Prompts of `charrnn sample`: options, files and stdin, and characters that the model does not know."""
 
 import io
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from charrnn.cli.sample import has_unread_text
-from tests.cli.conftest import Home, assert_refused, call, in_shell, make_model, posix, run
+from tests.cli.conftest import Home, assert_refused, call, in_shell, make_model, posix, run, start
 
 SHORT = ("sample", "-n", "30", "--seed", "4")
 
@@ -83,3 +85,80 @@ def test_an_unknown_prompt_character_is_named(desk: Path, vocabulary: str, promp
     outcome = call("sample", "-m", "m.safetensors", "-p", prompt)
     assert_refused(outcome, 3, *parts)
     assert "\x1b" not in outcome.err
+
+
+# --prompts
+
+
+def test_each_prompt_of_a_file_gets_a_line(at_home: Home) -> None:
+    """In order, with the texts of the seed's streams; the text ends at its first newline."""
+    path = Path("list")
+    path.write_bytes(b"ba\n\ndor")
+    outcome = call("sample", "--prompts", "list", "--seed", "4")
+    assert (outcome.code, outcome.err) == (0, "")
+    objects = call("sample", "--prompts", "list", "--seed", "4", "--lines", "1", "--json").objects
+    assert [(one["prompt"], one["stream"]) for one in objects] == [("ba", 0), ("", 1), ("dor", 2)]
+    assert outcome.text == "".join(f"{one['prompt']}{one['text'].removesuffix(chr(10))}\n" for one in objects)
+    assert call("sample", "--prompts", "-", "--seed", "4", stdin=b"ba\n\ndor\n").out == outcome.out
+    assert call("sample", "-p", "ba", "--seed", "4", "--lines", "1").text == outcome.text.split("\n")[0] + "\n"
+    several = call("sample", "--prompts", "list", "--seed", "4", "-n", "200", "-0").text.split("\0")
+    assert (len(several), several[3]) == (4, "")
+    assert several[0] + "\0" == call("sample", "-p", "ba", "--seed", "4", "-n", "200", "-0").text
+    path.unlink()
+
+
+def test_a_line_without_an_answer_ends_the_list(at_home: Home) -> None:
+    """It is named by its number, after the lines before it."""
+    outcome = call("sample", "--prompts", "-", "-n", "5", "-q", stdin="ba\nb\u00e9\nba\n".encode())
+    assert outcome.code == 3
+    assert outcome.text.count("\n") == 1
+    assert outcome.err.startswith("charrnn: line 2 of the prompts: the model does not know U+00E9")
+    assert_refused(call("sample", "--prompts", "-", "-q", stdin=b'{"top_k": -1}'), 2, "line 1", "--top-k")
+
+
+def test_in_json_a_line_without_an_answer_is_an_object_and_the_rest_goes_on(at_home: Home) -> None:
+    """The exit code says so at the end."""
+    lines = b'ba\n{"prompt": \n{"prompt": "ba", "seed": 7, "length": 3}\n\xff\ndor'
+    outcome = call("sample", "--prompts", "-", "--json", "-n", "4", "--seed", "1", stdin=lines)
+    assert outcome.code == 3
+    assert [one.get("line", len(one.get("text", ""))) for one in outcome.objects] == [4, 2, 3, 4, 4]
+    assert "not a JSON object" in outcome.objects[1]["error"]
+    assert (
+        outcome.objects[2]["text"] == call("sample", "-p", "ba", "--seed", "7", "-n", "3", "--json").objects[0]["text"]
+    )
+    assert outcome.err.startswith("charrnn: 2 of 5 prompts have no text")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("-p", "ba"), "--prompt can't be combined"),
+        (("-f", "-"), "--prompt-file can't be combined"),
+        (("-N", "3"), "--num-samples can't be combined"),
+        (("--best", "1"), "--best can't be combined"),
+        (("-n", "-1"), "--prompts needs texts that end"),
+        (("--lines", "2"), "--json or --null for several --lines"),
+    ],
+    ids=str,
+)
+def test_prompts_stand_alone(at_home: Home, args: tuple[str, ...], words: str) -> None:
+    """Before anything is read."""
+    assert_refused(call("sample", "--prompts", "-", "-q", *args, stdin=b"ba\n"), 2, words)
+    assert_refused(call("sample", "--prompts", "missing", "-q"), 3, "missing")
+
+
+def test_a_program_that_waits_for_each_answer_gets_it(at_home: Home) -> None:
+    """Nothing is read ahead, so a line written after an answer was read is answered too."""
+    args = ("sample", "--prompts", "-", "--json", "-n", "5", "--seed", "2")
+    with start(*args, cwd=at_home.path, stdin=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        found = []
+        for prompt in ("ba", "dor", "ba"):
+            process.stdin.write(prompt.encode() + b"\n")
+            process.stdin.flush()
+            found.append(json.loads(process.stdout.readline()))
+        process.stdin.close()
+        assert process.wait() == 0
+    together = call(*args, stdin=b"ba\ndor\nba").objects
+    assert [one["text"] for one in found] == [one["text"] for one in together]
