@@ -1,13 +1,12 @@
 """The report's sections about what is inside a model.
 
-Letters: N characters.
+Letters: N characters, S spans of a text.
 """
 
 import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from charrnn.pages import charts
 from charrnn.pages.colouring import Colouring, colour_text
 
 _MAX_EXCERPT = 120  # characters of the text, coloured by a unit
+_MAX_LINES = 4
 _LINE = re.compile(f"[^\n{END}]+[\n{END}]?")
 
 
@@ -69,13 +69,22 @@ def _standardised(units: Sequence[ReadableUnit]) -> list[NDArray[np.float64]]:
 
 
 def _excerpt(text: str, values: NDArray[np.float64]) -> Markup:
-    """Colour the line or the two lines in which a unit's values (N,) vary the most."""
-    text = text[: len(values)]
-    lines = [found.span() for found in _LINE.finditer(text)]
-    spans = lines + [(start, end) for (start, _), (_, end) in pairwise(lines)]
-    short = [(start, end) for start, end in spans if end - start <= _MAX_EXCERPT] or [(0, _MAX_EXCERPT)]
-    start, end = max(short, key=lambda span: (span[1] - span[0]) * float(np.var(values[slice(*span)])))
+    """Colour the few lines in which a unit's values (N,) vary the most."""
+    spans = _short_spans(text[: len(values)])
+    squares, sums = (np.concatenate([[0.0], np.cumsum(values**power)]) for power in (2, 1))
+    of_squares, of_values = (np.diff(totals[spans], axis=1)[:, 0] for totals in (squares, sums))
+    start, end = spans[np.argmax(of_squares - of_values**2 / np.maximum(1, spans[:, 1] - spans[:, 0]))].tolist()
     return colour_text(text[start:end], values[start:end], kind="unit")
+
+
+def _short_spans(text: str) -> NDArray[np.int64]:
+    """Return where each few short lines begin and end, (S, 2); the beginning of the text if all lines are long."""
+    lines = np.array([found.span() for found in _LINE.finditer(text)], np.int64).reshape(-1, 2)
+    firsts = np.arange(len(lines))
+    lasts = np.searchsorted(lines[:, 1], lines[:, 0] + _MAX_EXCERPT, side="right") - 1
+    lasts = np.minimum(lasts, firsts + _MAX_LINES - 1)
+    spans = np.stack([lines[:, 0], lines[lasts, 1]], axis=1)[lasts >= firsts]
+    return spans if len(spans) else np.array([[0, min(len(text), _MAX_EXCERPT)]])
 
 
 def _memory_chart(memory: Memory, unit: str) -> Markup:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from charrnn.inspection.findings import ClassBits, Inside, Reach, ReadableUnit
-from charrnn.pages.inside import colour_by_units, show_inside
+from charrnn.pages.inside import _short_spans, colour_by_units, show_inside
 from charrnn.pages.report import render
 from tests.pages.reports import HOSTILE, make_inside, make_report, usual_page, words_of
 
@@ -79,14 +79,25 @@ def test_a_gradient_of_any_size_can_be_drawn(norms):
     assert "inf" not in chart.split("<desc")[1].split("</desc>")[1]
 
 
+def test_an_excerpt_is_a_few_whole_lines():
+    """At most four, and at most 120 characters; a blank line in between counts as a character."""
+    text = "aa\n\nbb\ncc\ndd\nee\n" + "x" * 117 + "\n" + "y" * 118 + "\n" + "z" * 130 + "\n"
+    found = [text[start:end] for start, end in _short_spans(text)]
+    assert found[:2] == ["aa\n\nbb\ncc\ndd\n", "bb\ncc\ndd\nee\n"]
+    assert found[5:] == ["x" * 117 + "\n", "y" * 118 + "\n"]
+    assert _short_spans("z" * 500).tolist() == [[0, 120]]
+    assert _short_spans("").tolist() == [[0, 0]]
+
+
 def test_a_unit_is_shown_by_the_lines_in_which_it_varies_most():
     """Below its mean is cool, above is warm; the lowest levels have no colour."""
-    values = np.zeros(len(TEXT))
-    start = TEXT.index("and a")
+    text = "not this\n" * 99 + "and a\n" + "nor that\n" * 99
+    values = np.zeros(len(text), np.float32)
+    start = text.index("and a")
     values[start : start + 3] = [-1, 1, -1]
-    found = excerpt_of(values)
-    assert "<i class=n4>a</i><i class=p4>n</i><i class=n4>d</i> a second" in found
-    assert "a first line" not in found or "the third" not in found
+    found = show_inside(Inside(units=[unit(values)]), text, "character")["units"][0][1]
+    assert "<i class=n4>a</i><i class=p4>n</i><i class=n4>d</i> a" in found
+    assert found.count("<p>") == 4
 
 
 def test_a_unit_that_never_changes_has_no_colour():
