@@ -1,6 +1,6 @@
 """`charrnn export`: write a model as one web page that writes text in any browser. Never imports PyTorch."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -104,9 +104,20 @@ def export(
     if not quiet:
         print_cost(file, stored, cost, size)
     if json:
-        facts = {"model": str(path), "page": str(target), "num_bytes": size, "precision": precision}
         console.result_json(
-            {**facts, "ngram_order": file.ngram_order, "page_ngram_order": stored.exact.ngram_order} | asdict(cost)
+            {
+                "model": str(path),
+                "page": str(target),
+                "num_bytes": size,
+                "precision": precision,
+                "ngram_order": file.ngram_order,
+                "page_ngram_order": stored.exact.ngram_order,
+                "num_chars": cost.num_chars,
+                "is_written": cost.is_written,
+                "bits_per_char": cost.exact,
+                "cut_bits_per_char": cost.cut,
+                "page_bits_per_char": cost.rounded,
+            }
         )
     else:
         console.result_path(target)

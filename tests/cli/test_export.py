@@ -51,7 +51,8 @@ def test_json_has_the_facts_and_quiet_prints_only_the_path(copied_home):
     size = (copied_home / "page.html").stat().st_size
     assert facts == facts | {"model": MODEL, "page": "page.html", "num_bytes": size, "precision": "bfloat16"}
     assert facts == facts | {"ngram_order": 0, "page_ngram_order": 0, "num_chars": 400, "is_written": False}
-    assert facts["exact"] == facts["cut"] == pytest.approx(facts["rounded"], abs=0.01)
+    assert facts["bits_per_char"] == facts["cut_bits_per_char"]
+    assert facts["page_bits_per_char"] == pytest.approx(facts["bits_per_char"], abs=0.01)
     assert call("export", "-q", "-o", "page.html") == (0, b"page.html\n", "")
 
 
