@@ -17,8 +17,8 @@ from charrnn.kernels.head import Predictions
 
 RARE_SHARE = 0.01  # of the text, that its rare characters have together
 _NAMES = (
-    "first letters of words",
-    "later letters of words",
+    "first letters",
+    "later letters",
     "capitals",
     "digits",
     "spaces and newlines",

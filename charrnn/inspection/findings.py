@@ -81,6 +81,14 @@ class ReadableUnit:
     correlation: float
     activations: "NDArray[np.float32]"
 
+    def deviations(self) -> "NDArray[np.float64]":
+        """Return by how many standard deviations each activation is above the mean: (N,), all 0 if they are equal."""
+        values = self.activations.astype("float64")
+        if len(values) == 0 or values.std() == 0:
+            return values * 0
+        found: NDArray[np.float64] = (values - values.mean()) / values.std()
+        return found
+
 
 @dataclass(frozen=True)
 class ClassBits:

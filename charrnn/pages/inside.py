@@ -14,7 +14,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from charrnn.data.characters import END, label, name
-from charrnn.inspection.findings import PARTS, Alike, ClassBits, Excess, Inside, Memory, Reach, ReadableUnit
+from charrnn.inspection.findings import PARTS, Alike, ClassBits, Excess, Inside, Memory, Reach
 from charrnn.inspection.sentences import describe_bits, describe_memory, describe_reach
 from charrnn.pages import charts
 from charrnn.pages.colouring import Colouring, colour_text
@@ -38,9 +38,7 @@ def show_inside(inside: Inside, text: str, unit: str) -> dict[str, Any]:
     if inside.gradient:
         found["gradient"] = {"sentence": describe_reach(inside.gradient, unit), "chart": _reach_chart(inside.gradient)}
     if inside.units:
-        found["units"] = [
-            (one, _excerpt(text, values)) for one, values in zip(inside.units, _standardised(inside.units), strict=True)
-        ]
+        found["units"] = [(one, _excerpt(text, one.deviations())) for one in inside.units]
     if inside.bits:
         found["bits"] = {"sentence": describe_bits(inside.bits), "rows": _class_rows(inside.bits)}
     if inside.alike:
@@ -51,21 +49,7 @@ def show_inside(inside: Inside, text: str, unit: str) -> dict[str, Any]:
 def colour_by_units(inside: Inside) -> list[Colouring]:
     """Colour the text by each unit, in the order of the units."""
     units = inside.units or ()
-    return [
-        Colouring("unit", f"unit {one.index}, {one.feature}", values)
-        for one, values in zip(units, _standardised(units), strict=True)
-    ]
-
-
-def _standardised(units: Sequence[ReadableUnit]) -> list[NDArray[np.float64]]:
-    """Return each unit's activations (N,) in standard deviations from their mean."""
-    found = []
-    for one in units:
-        values = one.activations.astype(np.float64)
-        values = values - values.mean() if len(values) else values
-        deviation = math.sqrt(float(np.mean(values**2))) if len(values) else 0.0
-        found.append(values / deviation if deviation > 0 else values)
-    return found
+    return [Colouring("unit", f"unit {one.index}, {one.feature}", one.deviations()) for one in units]
 
 
 def _excerpt(text: str, values: NDArray[np.float64]) -> Markup:

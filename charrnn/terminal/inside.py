@@ -1,9 +1,10 @@
 """What is inside a model, in a terminal: a table and a sentence for each part, and text coloured by units."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from charrnn.data.characters import name, printable
+from charrnn.data.characters import name, visible_chars
 from charrnn.events import bits_per
 from charrnn.inspection import sentences
 from charrnn.terminal import console
@@ -13,13 +14,13 @@ if TYPE_CHECKING:
     from charrnn.inspection.findings import Alike, ClassBits, Inside, Memory, Reach, ReadableUnit
 
 _MAX_LINES = 2  # of the text, coloured by a unit
-# an activation: up to how much, and the style on a terminal
+# an activation: up to how many standard deviations above the mean, the legend's text, the style on a terminal
 _STYLES = (
-    (-0.6, "black on #6aa5e3"),
-    (-0.2, "black on #c3dcf5"),
-    (0.2, ""),
-    (0.6, "black on #ffcf9e"),
-    (1.0, "black on #f0915c"),
+    (-1.5, "very low", "black on #6aa5e3"),
+    (-0.5, "low", "black on #c3dcf5"),
+    (0.5, "usual", ""),
+    (1.5, "high", "black on #ffcf9e"),
+    (math.inf, "very high", "black on #f0915c"),
 )
 
 
@@ -45,9 +46,9 @@ def print_inside(found: "Inside", vocab: "Vocab", ids: "Ids") -> None:
 
 
 def memory_header(found: "Memory", unit: str) -> tuple[str, ...]:
-    """Return the header of the table of what forgetting costs."""
-    header = f"{unit}s known", f"more {bits_per(unit)}", "standard error"
-    return header if found.mixture is None else (*header, "with n-grams", "standard error")
+    """Return the header of the table of what forgetting costs, with its standard errors."""
+    header = f"{unit}s known", f"{bits_per(unit)} more", "±"
+    return header if found.mixture is None else (*header, "with n-grams", "±")
 
 
 def memory_rows(found: "Memory") -> list[tuple[str, ...]]:
@@ -85,9 +86,9 @@ def unit_row(unit: "ReadableUnit") -> tuple[str, ...]:
 
 
 def class_header(found: "Sequence[ClassBits]", unit: str) -> tuple[str, ...]:
-    """Return the header of the table of classes."""
+    """Return the header of the table of classes; its last columns are the figures of network and n-grams alone."""
     header = "class", f"{unit}s", "bits", "share", bits_per(unit)
-    return header if found[0].network is None else (*header, "network alone", "n-grams alone")
+    return header if found[0].network is None else (*header, "network", "n-grams")
 
 
 def class_rows(found: "Sequence[ClassBits]") -> list[tuple[str, ...]]:
@@ -114,19 +115,22 @@ def _shown(char: str) -> str:
 
 
 def print_coloured(units: "Sequence[ReadableUnit]", text: str) -> None:
-    """Print the first lines of a text once for each unit, each character on the colour of the activation after it."""
+    """Print the first lines of a text once for each unit, each character on the colour of the activation after it.
+
+    Colours show how many standard deviations an activation is from the unit's mean.
+    """
     from rich.console import Console
     from rich.text import Text
 
-    lines = text.split("\n")[:_MAX_LINES]
-    excerpt = "\n".join(lines)
+    excerpt = "\n".join(text.split("\n")[:_MAX_LINES])[: _MAX_LINES * console.terminal_width()]
+    shown = [char if char == "\n" else form for char, form in zip(excerpt, visible_chars(excerpt), strict=True)]
     screen = Console(file=None, highlight=False, width=console.terminal_width())
     for unit in units:
-        shown = Text(f"{unit.index}: {unit.feature}\n")
-        for char, activation in zip(excerpt, unit.activations.tolist(), strict=False):
-            shown.append(printable(char), next((style for most, style in _STYLES if activation <= most), ""))
-        screen.print(shown, "\n", sep="")
+        line = Text(f"{unit.index}: {unit.feature}\n")
+        for char, deviation in zip(shown, unit.deviations().tolist(), strict=False):
+            line.append(char, next(style for most, _, style in _STYLES if deviation <= most))
+        screen.print(line, "\n", sep="")
     legend = Text("activation: ")
-    for label, (_, style) in zip(("-1", "-0.4", "0", "0.4", "1"), _STYLES, strict=True):
+    for _, label, style in _STYLES:
         legend.append(f" {label} ", style)
     screen.print(legend, "\n", sep="")

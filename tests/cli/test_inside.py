@@ -65,7 +65,7 @@ def test_a_pipe_gets_tables_and_sentences(at_home: Home) -> None:
     lines = call("eval", "--inside", "--no-yardsticks").text.splitlines()
     text = "\n".join(lines)
     assert lines.index("steps back\tgradient norm\tlower quartile\tupper quartile") > 5
-    assert re.search(r"^characters known\tmore bits/char\tstandard error", text, re.M)
+    assert re.search(r"^characters known\tbits/char more\t±", text, re.M)
     assert re.search(r"^The network uses .*character", text, re.M)
     assert re.search(r"^The gradient (vanishes|holds|explodes)", text, re.M)
     assert re.search(r"^\d+\t[a-z ']+\t[+-]\d\.\d\d$", text, re.M)

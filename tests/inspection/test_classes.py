@@ -45,21 +45,21 @@ def counts_of(text, **options):
 def test_each_character_has_one_class():
     """Letters by their place in the word; the others by their kind."""
     assert counts_of('He said: "no 42"\n' * 3) == {
-        "first letters of words": 6,
-        "later letters of words": 15,
+        "first letters": 6,
+        "later letters": 15,
         "capitals": 3,
         "digits": 6,
         "spaces and newlines": 12,
         "punctuation": 9,
     }
-    assert counts_of("ab", before="c") == {"later letters of words": 2}
+    assert counts_of("ab", before="c") == {"later letters": 2}
     assert counts_of(f"ab{END}c{END}") == {
-        "first letters of words": 2,
-        "later letters of words": 1,
+        "first letters": 2,
+        "later letters": 1,
         "ends of documents": 2,
     }
     assert counts_of(bytes_as_chars("é a")) == {
-        "first letters of words": 1,
+        "first letters": 1,
         "spaces and newlines": 1,
         "bytes that are not ASCII": 2,
     }

@@ -1,5 +1,7 @@
 """Readable units: a planted one is found, and nothing constant is a number that is not one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from charrnn.config import CELLS, ModelConfig
 from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scoring import WARM_UP, read_outputs
 from charrnn.evaluation.texts import EvalText
+from charrnn.inspection.findings import ReadableUnit
 from charrnn.inspection.units import MIN_READ, NUM_UNITS, choose_pairs, correlations, find_units
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
@@ -95,6 +98,14 @@ def test_each_feature_and_each_unit_is_chosen_once():
     assert list(choose_pairs(scores, 8)) == [(0, 1), (1, 0)]
     assert list(choose_pairs(scores, 1)) == [(0, 1)]
     assert list(choose_pairs(np.zeros((2, 3)), 8)) == []
+
+
+def test_deviations_are_from_the_mean():
+    """In standard deviations; equal activations, and none at all, have no deviation."""
+    unit = ReadableUnit(0, "capitals", 0.5, np.array([1, 2, 3], np.float32))
+    np.testing.assert_allclose(unit.deviations(), [-np.sqrt(1.5), 0, np.sqrt(1.5)])
+    for same in (np.full(4, 0.1, np.float32), np.empty(0, np.float32)):
+        assert replace(unit, activations=same).deviations().tolist() == [0.0] * len(same)
 
 
 def test_the_file_is_not_changed():

@@ -12,7 +12,7 @@ def test_memory_rows_are_about_powers_of_two() -> None:
     rows = inside.memory_rows(found)
     assert [row[0] for row in rows] == ["1", "2", "4", "8", "16"]
     assert rows[0] == ("1", "1.000", "0.100")
-    assert inside.memory_header(found, "byte") == ("bytes known", "more bits/byte", "standard error")
+    assert inside.memory_header(found, "byte") == ("bytes known", "bits/byte more", "±")
     both = Memory((1.0,), 1, 500, Excess((-1e-5,), (0.1,), 1, 1), Excess((2.0,), (0.2,), 1, 1))
     assert inside.memory_rows(both) == [("1", "0.000", "0.100", "2.000", "0.200")]
     assert len(inside.memory_header(both, "character")) == 5
@@ -31,7 +31,7 @@ def test_class_rows_have_shares_of_the_bits() -> None:
     """And what network and n-grams need alone, if there are n-grams."""
     found = [ClassBits("digits", 10, 30.0, 35.0, 40.0), ClassBits("capitals", 5, 10.0, 5.0, 20.0)]
     assert inside.class_rows(found)[0] == ("digits", "10", "30", "75.0%", "3.000", "3.500", "4.000")
-    assert inside.class_header(found, "character")[-1] == "n-grams alone"
+    assert inside.class_header(found, "character")[-1] == "n-grams"
     plain = [ClassBits("digits", 10, 0.0)]
     assert inside.class_rows(plain) == [("digits", "10", "0", "0.0%", "0.000")]
     assert inside.class_header(plain, "byte") == ("class", "bytes", "bits", "share", "bits/byte")
