@@ -5,7 +5,7 @@ Source: Karpathy, Johnson & Li 2015, "Visualizing and understanding recurrent ne
 Letters: N characters, H hidden size, F features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +37,9 @@ def find_units(
     outputs = read_outputs(network, part, context=text.context)
     # the features at the last characters read look ahead
     found = features(np.concatenate([before, ids[: NUM_READ + 100]]), file.vocab)
-    names = list(found)
-    values = np.stack([found[name][len(before) : len(before) + len(part)] for name in names], axis=1)
+    columns = {name: column[len(before) : len(before) + len(part)] for name, column in found.items()}
+    names = distinct(columns)
+    values = np.stack([columns[name] for name in names], axis=1)  # (N, F)
     half = len(part) // 2
     pairs = choose_pairs(correlations(values[:half], outputs[:half]), NUM_UNITS)
     units = [unit for _, unit in pairs]
@@ -49,6 +50,15 @@ def find_units(
         for column, (feature, unit) in enumerate(pairs)
     ]
     return tuple(sorted(readable, key=lambda one: -abs(one.correlation)))
+
+
+def distinct(columns: Mapping[str, Floats]) -> list[str]:
+    """Return the names of columns (N,) without those that equal an earlier one: in names a line is a word."""
+    names: list[str] = []
+    for name, column in columns.items():
+        if not any(np.array_equal(column, columns[other]) for other in names):
+            names.append(name)
+    return names
 
 
 def correlations(values: Floats, outputs: Floats) -> NDArray[np.float64]:

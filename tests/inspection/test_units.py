@@ -11,7 +11,7 @@ from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scoring import WARM_UP, read_outputs
 from charrnn.evaluation.texts import EvalText
 from charrnn.inspection.findings import ReadableUnit
-from charrnn.inspection.units import MIN_READ, NUM_UNITS, choose_pairs, correlations, find_units
+from charrnn.inspection.units import MIN_READ, NUM_UNITS, choose_pairs, correlations, distinct, find_units
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
 from tests.conftest import make_model_file, make_text
@@ -98,6 +98,12 @@ def test_each_feature_and_each_unit_is_chosen_once():
     assert list(choose_pairs(scores, 8)) == [(0, 1), (1, 0)]
     assert list(choose_pairs(scores, 1)) == [(0, 1)]
     assert list(choose_pairs(np.zeros((2, 3)), 8)) == []
+
+
+def test_equal_features_count_once():
+    """The first of them stays."""
+    rising, falling = np.arange(3.0), np.arange(3.0)[::-1]
+    assert distinct({"a": rising, "b": falling, "c": rising.copy()}) == ["a", "b"]
 
 
 def test_deviations_are_from_the_mean():
