@@ -30,10 +30,9 @@ from charrnn.terminal import console, messages
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from charrnn.data.corpus import Corpus
     from charrnn.data.vocab import Vocab
     from charrnn.model.file import ModelFile
-    from charrnn.sampling.candidates import Selection
+    from charrnn.sampling.candidates import Known
     from charrnn.sampling.sampler import Sampler
     from charrnn.terminal.samples import Output
 
@@ -234,10 +233,8 @@ def sample(
       charrnn sample -m names -N 20 --unique --new
       charrnn sample -m names -N 20 --match '[A-Z][a-z]{2,5}(-[A-Z][a-z]+)?'
     """
-    from charrnn import precompile
     from charrnn.hardware import count_threads
     from charrnn.model.file import load_model
-    from charrnn.sampling.candidates import Selection, configure_lists, make_known, needs_training_text
     from charrnn.sampling.sampler import Sampler
     from charrnn.terminal.samples import Output
     from charrnn.training.folder import find_model
@@ -281,39 +278,76 @@ def sample(
     file = load_model(path)
     sampler = Sampler(file, threads=count_threads(threads), precision=precision)
     sampler.num_top = NUM_LIKELIEST if per_char else 0
+    output = Output(file.vocab, str(path), sampler.precision, json=json, echo=echo, null=null, quiet=quiet)
     if prompt_file is not None:
         settings["prompt"] = read_prompt(prompt_file, sampler.vocab, quiet=quiet) + (prompt or "")
     elif prompt is None and prompts is None and not quiet and has_unread_text():
         console.note("stdin is not read; to continue its text, add -f -")
+    if prompts is None:
+        write_samples(path, file, sampler, settings, train_text, output)
+    else:
+        write_answers(path, file, sampler, settings, prompts, train_text, output)
+
+
+def write_samples(
+    path: "Path",
+    file: "ModelFile",
+    sampler: "Sampler",
+    settings: Mapping[str, Any],
+    train_text: list[str] | None,
+    output: "Output",
+) -> None:
+    """Print num_samples texts after one prompt, or a list of them.
+
+    path: of the model file; train_text: the files of its training text, if given.
+    """
+    from charrnn.sampling.candidates import Selection, configure_lists
+
     config = sampler.configure(settings)
-    if prompts is not None and not sampler.ends(config):
-        raise UsageError("--prompts needs texts that end: give --length, --lines or --stop")
-    if json and not sampler.ends(config):
+    if output.json and not sampler.ends(config):
         raise UsageError("--json prints a sample once it is complete, so give it an end: --length, --lines or --stop")
     lists = configure_lists(settings, config, sampler)
-    needs_text = train_text or no_copy or needs_training_text(lists, file)
-    corpus = read_training_text(path, file, train_text) if needs_text else None
-    sampler.training_text = corpus.train_ids if corpus and no_copy else None
-    known = make_known(lists, file, corpus.ids if corpus else None)
-    with console.slow_notice(messages.COMPILING, quiet=quiet):
-        precompile.for_sampling(sampler.precision)
-    several_lines = sampler.writes_several_lines(config) or (echo and "\n" in config.prompt)
-    output = Output(
-        file.vocab, str(path), sampler.precision, json=json, echo=echo, null=null, separated=several_lines and not null
-    )
+    known = prepare(path, file, sampler, config, lists, train_text, quiet=output.quiet)
     selection = Selection(sampler, config, lists, known) if lists.selects or lists.best else None
     streams = sampler.streams(config) if selection is None else selection.streams
-    if seed is None and not quiet and not json:
-        console.note(f"seed {config.seed}")
-    if prompts is not None:
-        write_answers(sampler, prompts, settings | {"seed": config.seed}, output)
-        return
-    with console.slow_notice("reading the prompt", quiet=quiet):
+    output.note_seed(settings, config)
+    with console.slow_notice("reading the prompt", quiet=output.quiet):
         streams.read_prompts()
+    several_lines = sampler.writes_several_lines(config) or (output.echo and "\n" in config.prompt)
     if selection is None:
-        output.write_all((stream, stream) for stream in streams)
-    else:
-        write_list(selection, output, quiet=quiet)
+        output.write_all(((stream, stream) for stream in streams), separated=several_lines)
+        return
+    output.write_all((([text], stream) for text, stream in selection), separated=several_lines)
+    if selection.shortage:
+        raise CharrnnError(selection.shortage)
+    if selection.limit > selection.asked and not output.quiet:
+        console.note(f"{selection.asked:,} asked for, {selection.summary()}")
+
+
+def prepare(
+    path: "Path",
+    file: "ModelFile",
+    sampler: "Sampler",
+    config: SampleConfig,
+    lists: ListConfig,
+    train_text: list[str] | None,
+    *,
+    quiet: bool,
+) -> "Known | None":
+    """Read the training text if it is needed, and load the kernels; return what new samples are compared with."""
+    from charrnn import precompile
+    from charrnn.data.cache import Cache
+    from charrnn.sampling.candidates import make_known, needs_training_text
+    from charrnn.training.folder import find_training_text
+
+    corpus = None
+    if train_text or config.no_copy or needs_training_text(lists, file):
+        with console.slow_notice("reading the training text", quiet=quiet), Cache.for_user().writable() as cache:
+            corpus = find_training_text(path, file, train_text, cache)
+    sampler.training_text = corpus.train_ids if corpus and config.no_copy else None
+    with console.slow_notice(messages.COMPILING, quiet=quiet):
+        precompile.for_sampling(sampler.precision)
+    return make_known(lists, file, corpus.ids if corpus else None)
 
 
 def check_alone(settings: Mapping[str, Any], prompt_file: str | None) -> None:
@@ -327,22 +361,35 @@ def check_alone(settings: Mapping[str, Any], prompt_file: str | None) -> None:
         raise UsageError("--prompts and --prompt-file can't be combined")
 
 
-def write_answers(sampler: "Sampler", name: str, settings: Mapping[str, Any], output: "Output") -> None:
+def write_answers(
+    path: "Path",
+    file: "ModelFile",
+    sampler: "Sampler",
+    settings: Mapping[str, Any],
+    prompts: str,
+    train_text: list[str] | None,
+    output: "Output",
+) -> None:
     """Print a text after each prompt of a file, in their order; without --json or --null each is one line.
 
-    A line without an answer ends the command, or becomes a JSON object with its error. Raises its error, or InputError
-    at the end for lines that have become objects.
+    path, train_text: as for write_samples. A line without an answer ends the command, or becomes a JSON object with
+    its error. Raises its error, or InputError at the end for lines that have become objects.
     """
     from charrnn.data.sources import Source
     from charrnn.sampling.prompts import Failure, answers
 
-    one_line = not (output.json or output.null)
-    if one_line and sampler.writes_several_lines(sampler.configure(settings)):
-        if settings.get("lines") is not None:
+    config, one_line = sampler.configure(settings), not (output.json or output.null)
+    if not sampler.ends(config):
+        raise UsageError("--prompts needs texts that end: give --length, --lines or --stop")
+    given_settings, settings = settings, {**settings, "seed": config.seed}
+    if one_line and sampler.writes_several_lines(config):
+        if config.lines:
             raise UsageError("--prompts writes one line for each; use --json or --null for several --lines")
-        settings = {**settings, "lines": 1}
+        settings["lines"] = 1
+    prepare(path, file, sampler, config, ListConfig(), train_text, quiet=output.quiet)
+    output.note_seed(given_settings, config)
     num_answers = num_failures = 0
-    for answer in answers(sampler, Source(name).lines(), settings, one_line=one_line):
+    for answer in answers(sampler, Source(prompts).lines(), settings, one_line=one_line):
         num_answers += 1
         if not isinstance(answer, Failure):
             output.write(answer, answer)
@@ -353,15 +400,6 @@ def write_answers(sampler: "Sampler", name: str, settings: Mapping[str, Any], ou
             raise type(answer.error)(f"line {answer.number} of the prompts: {answer.error}")
     if num_failures:
         raise InputError(f"{num_failures:,} of {num_answers:,} prompts have no text; each has an object with its error")
-
-
-def write_list(selection: "Selection", output: "Output", *, quiet: bool) -> None:
-    """Print the samples of a list, and on stderr how many were drawn. Raises CharrnnError if they are too few."""
-    output.write_all(([text], stream) for text, stream in selection)
-    if selection.shortage:
-        raise CharrnnError(selection.shortage)
-    if not quiet and selection.limit > selection.asked:
-        console.note(f"{selection.asked:,} asked for, {selection.summary()}")
 
 
 def read_prompt(name: str, vocab: "Vocab", *, quiet: bool) -> str:
@@ -376,15 +414,6 @@ def read_prompt(name: str, vocab: "Vocab", *, quiet: bool) -> str:
         if not quiet:
             console.note("the prompt's final newline is left out, because the model does not know it")
     return text
-
-
-def read_training_text(path: "Path", file: "ModelFile", names: list[str] | None) -> "Corpus":
-    """Read the text that a model learnt from. path: of the model file; names: of the text's files, if given."""
-    from charrnn.data.cache import Cache
-    from charrnn.training.folder import find_training_text
-
-    with console.slow_notice("reading the training text"), Cache.for_user().writable() as cache:
-        return find_training_text(path, file, names, cache)
 
 
 def has_unread_text() -> bool:

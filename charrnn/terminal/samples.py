@@ -3,7 +3,7 @@
 import base64
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,14 @@ from charrnn.events import bits
 from charrnn.terminal import console
 
 if TYPE_CHECKING:
+    from charrnn.config import SampleConfig
     from charrnn.data.vocab import Vocab
     from charrnn.sampling.sampler import Stream
 
 
 @dataclass(frozen=True)
 class Output:
-    """How samples are printed. echo: after their prompts; null: with a NUL at the end; separated: by blank lines.
+    """How samples are printed. echo: after their prompts; null: with a NUL at the end; quiet: without notes.
 
     model, precision: what a JSON object says about the model.
     """
@@ -29,12 +30,17 @@ class Output:
     json: bool = False
     echo: bool = True
     null: bool = False
-    separated: bool = False
+    quiet: bool = False
 
-    def write_all(self, samples: "Iterable[tuple[Iterable[str], Stream]]") -> None:
-        """Print samples, each given as pieces of its text and its stream."""
+    def note_seed(self, settings: Mapping[str, Any], config: "SampleConfig") -> None:
+        """Print the seed that was chosen, unless the settings that were given have one or JSON shows it."""
+        if "seed" not in settings and not self.quiet and not self.json:
+            console.note(f"seed {config.seed}")
+
+    def write_all(self, samples: "Iterable[tuple[Iterable[str], Stream]]", *, separated: bool) -> None:
+        """Print samples, each given as pieces of its text and its stream. separated: by blank lines, unless by NUL."""
         for index, (pieces, stream) in enumerate(samples):
-            if index > 0 and self.separated and not self.json:
+            if index > 0 and separated and not (self.json or self.null):
                 console.write(b"\n")
             self.write(pieces, stream)
 
