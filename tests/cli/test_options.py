@@ -30,7 +30,7 @@ OPTIONS = {
     "train": (
         fields(ModelConfig, TrainConfig, SourceConfig, CorpusConfig) - SET_BY_THE_TEXT,
         {"--minutes", "--run", "--fresh", "--device", "--threads", "--precision", "--save-every", "--dry-run"}
-        | {"--report", "--json", "--quiet"},
+        | {"--report", "--export", "--json", "--quiet"},
     ),
     "sample": (
         fields(SampleConfig, ListConfig),
@@ -43,6 +43,7 @@ OPTIONS = {
         | {"--inside", "--html", "--device", "--threads", "--json"},
     ),
     "info": (set[str](), {"--cache", "--json"}),
+    "export": (set[str](), {"--output", "--precision", "--ngrams", "--with-names", "--json", "--quiet"}),
 }
 
 
@@ -173,7 +174,7 @@ def test_columns_of_0_still_show_help() -> None:
         (["sample", "My prompt"], "unexpected argument 'My prompt'; give a prompt with -p 'My prompt'"),
         (["eval", "a", "b\x1b"], r"unexpected argument 'b\\x1b'; see charrnn eval --help"),
         (["trian", "a"], "no command 'trian'; did you mean train?"),
-        (["learn", "a"], "no command 'learn'; the commands are train, sample, eval, info"),
+        (["learn", "a"], "no command 'learn'; the commands are train, sample, eval, info, export"),
     ],
     ids=str,
 )
@@ -193,7 +194,7 @@ def test_well_known_names_of_options_are_aliases(at_home: Home) -> None:
 
 # numbers
 
-OTHER_NUMBERS = {"--minutes", "--threads", "--save-every", "--adapt-rate", "--worst"}
+OTHER_NUMBERS = {"--minutes", "--threads", "--save-every", "--adapt-rate", "--worst", "--ngrams"}
 UNLIMITED = {("--length", "-1"), ("--temperature", "1e308")}
 
 
