@@ -2,11 +2,14 @@
 
 import importlib.util
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import charrnn
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SMALL = ["--rounds", "1", "--seconds", "0.01", "--product", "64"]
@@ -47,6 +50,35 @@ def test_scaling_computes_its_tables_from_what_it_measured(tmp_path, monkeypatch
     out = capsys.readouterr().out
     assert "| 2 | " in out
     assert "100 Gbit/s, 4 lanes each" in out
+
+
+def test_lists_are_measured_in_canonical_form(tmp_path, monkeypatch, capsys):
+    """Here the upper-case form; a form that starts with B is not valid. The training list is read once."""
+    words = ["ab", "ba", "cab", "abc", "cc"] * 20
+    (tmp_path / "words.txt").write_text("\n".join(words))
+    (tmp_path / "test.txt").write_text("ab\ncab\n")
+    monkeypatch.chdir(tmp_path)
+    charrnn.train("words.txt", documents="lines", steps=5, hidden_size=16, batch_size=4, seq_len=16)
+    code = "import sys; [print('' if line[:1] == 'b' else line.strip().upper()) for line in sys.stdin]"
+    check = shlex.join([sys.executable, "-c", code])
+    arguments = ["words.txt", "--run", "words", "--check", check, "--known", "known.txt", "--samples", "50"]
+    for _ in range(2):
+        program = load(
+            "lists", monkeypatch, *arguments, "--test", "test.txt", "--published", "valid=0.5,fcd=1", "--json", "o.json"
+        )
+        program.main()
+        found = json.loads(Path("o.json").read_text())
+        out = capsys.readouterr().out
+        assert f"| valid | {found['valid']:.4f} | 0.5000 |" in out
+        assert "| fcd |  | 1.0000 |" in out
+        assert set(Path("known.txt").read_text().split()) == {"AB", "CAB", "ABC", "CC"}
+        assert found.keys() == {"valid", "unique@1k", "unique@10k", "new", "bits"}
+        Path("words.txt").write_text("not read again")
+    samples = charrnn.load("words").sample(num_samples=50, temperature=1.0, seed=1)
+    valid = [sample.upper() for sample in samples if sample and sample[0] != "b"]
+    assert found["valid"] == len(valid) / 50
+    assert found["unique@1k"] == found["unique@10k"] == len(set(valid)) / len(valid)
+    assert found["new"] == len(set(valid) - {"AB", "CAB", "ABC", "CC"}) / len(set(valid))
 
 
 @pytest.mark.slow
