@@ -222,7 +222,7 @@ def test_a_wrong_setting_is_refused(play):
 
 def test_a_new_text_is_shown_from_its_beginning(play):
     """Also if the end of a long one was in view."""
-    page = play(fragment="#seed=1&length=5000")
+    page = play(make_player(slice=1000), fragment="#seed=1&length=4000")
     page.evaluate("scrollTo(0, document.scrollingElement.scrollHeight)")
     write(page)
     assert 0 <= page.evaluate("document.getElementById('text').getBoundingClientRect().top") < 100
