@@ -108,7 +108,7 @@ def main() -> None:
             rows.append((node_speed(stored, options.chars), chromium_speed(stored, options.chars), ours))
         node, chromium, ours = (statistics.median(column) for column in zip(*rows, strict=True))
         order = f"up to {stored.exact.ngram_order}" if stored.exact.ngram_order else "none"
-        cells = [precision, order, f"{sizes[0]:.2f}", f"{sizes[1]:.2f}", f"{bits(lost):+.4f}"]
+        cells = [precision, order, f"{sizes[0]:.2f}", f"{sizes[1]:.2f}", f"{round(bits(lost), 4) + 0.0:.4f}"]
         print(
             "| " + " | ".join([*cells, f"{node:,.0f}", f"{chromium:,.0f}", f"{chromium / ours:.3f}"]) + " |", flush=True
         )
