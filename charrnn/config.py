@@ -25,6 +25,7 @@ NUM_STATES = {"rnn": 1, "gru": 1, "lstm": 2}
 C = TypeVar("C", "ModelConfig", "TrainConfig", "SourceConfig", "CorpusConfig", "SampleConfig", "ListConfig")
 CHECKPOINTS = "checkpoints"  # the folder of all runs, in the current folder
 MAX_VALID_CHARS = 2_000_000  # more would take minutes to score without changing the result
+FORMATS = ("csv", "tsv", "jsonl", "fasta")  # of records
 LINES, BLANK_LINES = "lines", "blank-lines"  # what separates documents, unless it is a text
 MIN_CHARS = 20  # shorter texts can't be split into useful parts
 SECONDS_BETWEEN_STATES = 60.0
@@ -148,6 +149,10 @@ class CorpusConfig(Checked):
     min_count: int = setting(1, 10**12, default=1)  # rarer characters become one symbol, which is never generated
     documents: str = ""  # lines, blank-lines, or the text between two documents; empty: one text
     keep_separator: bool = False  # begin each document with that text
+    column: str = ""  # of records, which are documents: the column with the text; empty: plain text
+    label: str = ""  # of records: the column with the label; empty: no labels
+    label_from: str = ""  # file or folder, whose name is the label of its documents; empty: no labels
+    format: str = ""  # of records; empty: as the file's name says
     known: str = ""  # characters that always get an id: those of the model that a run starts from
     valid: str | None = None  # a separate text to hold out, instead of a share
     valid_fraction: float = setting(1e-6, 0.5, default=0.1)
@@ -169,8 +174,32 @@ class CorpusConfig(Checked):
             )
         if self.keep_separator and self.documents in ("", LINES, BLANK_LINES):
             raise UsageError("--keep-separator needs a text that separates documents, for example --documents '>'")
+        self._check_records()
         if self.valid is not None and self.test_fraction:
             raise UsageError("--valid and --test-fraction can't be combined; score a test text by charrnn eval")
+
+    def _check_records(self) -> None:
+        if self.column and self.documents:
+            raise UsageError("--documents has no effect on records, each of which is a document; leave it out")
+        for name, allowed in (("format", FORMATS), ("label_from", ("file", "folder"))):
+            value = getattr(self, name)
+            if value and value not in allowed:
+                raise UsageError(f"{flag(name)} must be {', '.join(allowed[:-1])} or {allowed[-1]}, not {value!r}")
+        for name in ("label", "format"):
+            if getattr(self, name) and not self.column:
+                raise UsageError(f"{flag(name)} needs --column, the column of the records that has the text")
+        if self.label_from and not self.documents:
+            raise UsageError("--label-from needs --documents, which says what separates the documents of a file")
+
+    @property
+    def has_documents(self) -> bool:
+        """Whether the text consists of documents."""
+        return bool(self.documents or self.column)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether each document has a label."""
+        return bool(self.label or self.label_from)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import contextlib
 import shlex
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -96,6 +96,31 @@ def train(
             r"\n, \t and \\ are escapes.",
         ),
     ] = None,
+    column: Annotated[
+        str | None,
+        text_option(
+            metavar="NAME",
+            help="Column with the text, in CSV, TSV, JSON Lines or FASTA; each record is a document. "
+            "A number, from 1, if no first line names the columns.",
+        ),
+    ] = None,
+    label: Annotated[
+        str | None,
+        text_option(metavar="NAME", help="Column with the label of each record, such as a country or a genre."),
+    ] = None,
+    label_from: Annotated[
+        str | None,
+        text_option(metavar="KIND", help="Label each document with the name of its file or folder: file or folder."),
+    ] = None,
+    format_: Annotated[
+        str | None,
+        text_option(
+            "--format",
+            metavar="FORMAT",
+            help="Format of the records: csv, tsv, jsonl or fasta.",
+            show_default="as the file's name says",
+        ),
+    ] = None,
     keep_separator: Annotated[
         bool | None,
         text_option("--keep-separator", help="Begin each document with its separator, such as '>' or '[Event'."),
@@ -186,6 +211,10 @@ def train(
         mix=mix,
         init_from=init_from,
         documents=documents,
+        column=column,
+        label=label,
+        label_from=label_from,
+        format=format_,
         keep_separator=keep_separator,
         bytes=bytes_,
         encoding=encoding,
@@ -206,15 +235,8 @@ def train(
         if not dry_run:
             check = run_folder.check_writable if ranks.is_first else lambda: None
             ranks.agree("writable", check)  # before a long text is read
-
-        def plan_run() -> "RunPlan":
-            environment = set_up(ranks, device=device, threads=threads, precision=precision)
-            from charrnn.training.run import make_plan
-
-            with console.slow_notice("reading the text", quiet=view.quiet):
-                return make_plan(run_folder, texts, settings, environment, fresh=fresh)
-
-        plan = ranks.agree("plan", plan_run, lambda plan: plan.shared_facts)
+        machine = Machine(device, threads, precision)
+        plan = plan_together(ranks, machine, run_folder, texts, settings, fresh=fresh, quiet=view.quiet)
         if dry_run:
             if ranks.is_first:
                 show_plan(plan, json=json)
@@ -236,16 +258,46 @@ def find_folder(text: str, name: str | None) -> "Run":
     return Run(run_name(text) if name is None else name)
 
 
-def set_up(ranks: Ranks, *, device: str, threads: int | None, precision: str) -> "Environment":
+class Machine(NamedTuple):
+    """What a run shall compute on, as the user said."""
+
+    device: str
+    threads: int | None
+    precision: str
+
+
+def plan_together(
+    ranks: Ranks,
+    machine: Machine,
+    run_folder: "Run",
+    texts: list[str],
+    settings: dict[str, Any],
+    *,
+    fresh: bool,
+    quiet: bool,
+) -> "RunPlan":
+    """Plan a run in each of its processes, which must agree. settings: those that the user named, by field."""
+
+    def plan_run() -> "RunPlan":
+        environment = set_up(ranks, machine)
+        from charrnn.training.run import make_plan
+
+        with console.slow_notice("reading the text", quiet=quiet):
+            return make_plan(run_folder, texts, settings, environment, fresh=fresh)
+
+    return ranks.agree("plan", plan_run, lambda plan: plan.shared_facts)
+
+
+def set_up(ranks: Ranks, machine: Machine) -> "Environment":
     """Import and set up PyTorch; return what the run computes on."""
     from charrnn.hardware import count_threads, select_precision, set_up_torch
 
-    cores = count_threads(threads, ranks.local_size)
-    target = set_up_torch("cpu" if ranks.size > 1 else device, cores)
+    cores = count_threads(machine.threads, ranks.local_size)
+    target = set_up_torch("cpu" if ranks.size > 1 else machine.device, cores)
 
     from charrnn.training.plan import Environment
 
-    return Environment(str(target), cores, select_precision(precision, target), ranks)
+    return Environment(str(target), cores, select_precision(machine.precision, target), ranks)
 
 
 def show_plan(plan: "RunPlan", *, json: bool) -> None:

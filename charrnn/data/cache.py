@@ -31,7 +31,7 @@ from charrnn.errors import CharrnnError
 from charrnn.files import make_private, user_cache
 from charrnn.hardware import available_cores
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MAX_CACHE_BYTES = 20 * 10**9  # of all entries together; the newest is never dropped
 _ALIGNMENT = 64  # bytes; the ids begin at a multiple of it
 _DIGEST_SIZE = 64  # bytes, at the end
@@ -167,12 +167,15 @@ def is_consistent(entry: Entry, known: str) -> bool:
     facts, ids = entry
     try:
         vocab, counts, num_joined = Vocab(facts["vocab"]), facts["counts"], facts["num_joined"]
-        numbers = [*(facts[name] for name in ("num_chars", "num_bytes", "num_texts", "num_added")), num_joined, *counts]
+        numbers = [*(facts[name] for name in ("num_chars", "num_bytes", "num_texts", "num_added", "num_skipped"))]
+        numbers += [num_joined, *counts, *facts["labels"].values()]
+        texts = [facts["first_skipped"], *facts["labels"]]
         is_hash = re.fullmatch("[0-9a-f]{64}", facts["sha256"]) is not None
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, AttributeError):
         return False
     return (
         is_hash
+        and all(isinstance(text, str) for text in texts)
         and not MEANINGLESS.search(vocab.chars)
         and set(known) <= set(vocab.chars)
         and all(type(number) is int and number >= 0 for number in numbers)

@@ -5,7 +5,8 @@ import unicodedata
 
 # Low surrogates, which no text has; JSON would join a high and a low one to one character.
 END, UNKNOWN = "\udc00", "\udc01"  # the end of a document; a character too rare for the vocabulary
-MEANINGLESS = re.compile("[\ud800-\udbff\udc02-\udc7f\udd00-\udfff]")  # surrogates that are no symbol and no byte
+LABEL_END = "\udc02"  # stands between a document's label and its text
+MEANINGLESS = re.compile("[\ud800-\udbff\udc03-\udc7f\udd00-\udfff]")  # surrogates that are no symbol and no byte
 
 _NAMES = {
     "\n": "newline",
@@ -16,7 +17,9 @@ _NAMES = {
     " ": "space",
     END: "end of document",
     UNKNOWN: "one of the rarer characters",
+    LABEL_END: "end of label",
 }
+_LABELS = {END: "end", UNKNOWN: "rare", LABEL_END: "label"}
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\\": "\\"}
 # Sequences of bytes that may encode one character in UTF-8.
 _ENCODED = re.compile(
@@ -28,8 +31,8 @@ _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u2800\u3164\uf
 
 def visible(char: str) -> str:
     """Return a character itself if it can be displayed, or one visible character in its place."""
-    if char in "\n" + END:
-        return "↵" if char == "\n" else "␃"
+    if char in "\n" + END + LABEL_END:
+        return {"\n": "↵", END: "␃", LABEL_END: "␟"}[char]
     if char < " " or char == "\x7f":
         return chr(0x2400 + ord(char)) if char < " " else "␡"
     is_hidden = unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") or _BLANK.match(char)
@@ -66,8 +69,8 @@ def name(char: str) -> str:
 
 def label(char: str) -> str:
     """Return a short label for a character on its own; invisible ones are shown as numbers."""
-    if char in (END, UNKNOWN):
-        return "end" if char == END else "rare"
+    if char in _LABELS:
+        return _LABELS[char]
     if "\udc80" <= char <= "\udcff":
         return f"{ord(char) - 0xDC00:02X}"
     if visible(char) != char:

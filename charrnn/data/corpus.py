@@ -7,8 +7,8 @@ the cache already holds are not read again. The split is contiguous: the end is 
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from charrnn.config import BLANK_LINES, LINES, MAX_VALID_CHARS, MIN_CHARS, CorpusConfig, SourceConfig
 from charrnn.data.cache import Cache, DamagedEntry, Entry, is_consistent
-from charrnn.data.characters import END, UNKNOWN
+from charrnn.data.characters import END, LABEL_END, UNKNOWN, one_line
 from charrnn.data.documents import shuffle, split_documents
 from charrnn.data.sources import STDIN, ReadLimit, find_copy, find_sources
 from charrnn.data.texts import Texts
-from charrnn.data.vocab import Ids, Vocab, count_points
+from charrnn.data.vocab import Ids, Vocab, bytes_as_chars, count_points
 from charrnn.errors import InputError, UsageError
 
 _LARGE_VOCABULARY, _USUAL_VOCABULARY = 20_000, 5_000
+_LABELS_SHOWN = 8
 _SHORT = 100  # characters; scores of shorter held-out texts are rough
 
 
@@ -34,7 +35,8 @@ class Corpus:
     The first num_train characters are the training text, the next num_valid the held-out text,
     which selects the best weights, and the rest the test text. names: paths of the training texts.
     key: of the cache entry. has_valid_file: whether the held-out text is a separate file
-    (--valid). notes: what the user should know about the text.
+    (--valid). labels: how many documents have each label, the most frequent first. notes: what the user
+    should know about the text.
     """
 
     ids: Ids
@@ -45,6 +47,7 @@ class Corpus:
     sha256: str
     key: str = ""
     has_valid_file: bool = False
+    labels: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -84,7 +87,7 @@ def load_corpus(
         raise UsageError(
             f"--glob {source_config.glob} selects files of a folder, and {names[0]} is not one; leave it out"
         )
-    found = find_sources(names, source_config, mixed=config.valid is None and not config.documents)
+    found = find_sources(names, source_config, mixed=config.valid is None and not config.has_documents)
     valid = find_sources([] if config.valid is None else [config.valid], source_config)
     if copy := find_copy(valid.sources, found.sources):
         raise InputError(
@@ -147,7 +150,11 @@ def _read(texts: Texts, cache: Cache, notes: list[str], wanted_sha256: str | Non
     entry = _look_up(cache, key, texts.config, notes)
     if entry:
         return entry
-    vocab = Vocab.from_counts(counts, min_count=texts.config.min_count, known=texts.config.known)
+    labels, label_chars = texts.records.labels, "".join(texts.records.labels)
+    known = texts.config.known + (
+        bytes_as_chars(label_chars) if texts.config.bytes else label_chars
+    )  # a label stays what it is
+    vocab = Vocab.from_counts(counts, min_count=texts.config.min_count, known=known)
     char_counts = counts[[ord(char) for char in vocab.chars]]
     if UNKNOWN in vocab.chars:
         char_counts[vocab.id_of(UNKNOWN)] = num_chars - char_counts.sum()
@@ -158,7 +165,13 @@ def _read(texts: Texts, cache: Cache, notes: list[str], wanted_sha256: str | Non
         )
     ids, end = texts.ids(vocab, sha256), vocab.id_of(END)
     if end is not None:  # documents of a separate held-out text keep their order
-        joined = shuffle(_take(ids, num_joined), end, num_ids=num_joined, folder=cache.folder)
+        joined = shuffle(
+            _take(ids, num_joined),
+            end,
+            num_ids=num_joined,
+            folder=cache.folder,
+            label_end=vocab.id_of(LABEL_END),
+        )
         ids = itertools.chain(joined, ids)
     facts = {
         "sha256": sha256,
@@ -170,6 +183,9 @@ def _read(texts: Texts, cache: Cache, notes: list[str], wanted_sha256: str | Non
         "num_bytes": sum(texts.sizes),
         "num_texts": len(texts.sources),
         "num_added": texts.num_added,
+        "labels": dict(labels.most_common()),
+        "num_skipped": texts.records.num_skipped,
+        "first_skipped": texts.records.first_skipped,
     }
     return cache.add(key, facts, ids)
 
@@ -197,6 +213,7 @@ def _make_corpus(
         sha256=facts["sha256"],
         key=facts["key"],
         has_valid_file=config.valid is not None,
+        labels=facts["labels"],
     )
     if facts["num_added"]:
         texts = "1 text ends" if facts["num_added"] == 1 else f"{facts['num_added']:,} texts end"
@@ -249,10 +266,16 @@ def _document_notes(corpus: Corpus, facts: dict[str, Any], config: CorpusConfig)
     end = corpus.vocab.id_of(END)
     if end is None:
         return []
-    num_documents = facts["counts"][end]
-    mean = (facts["num_chars"] - num_documents) / num_documents
+    num_documents, labels = facts["counts"][end], facts["labels"]
+    num_label_chars = sum(count * (1 + len(corpus.vocab.to_chars(label))) for label, count in labels.items())
+    mean = (facts["num_chars"] - num_documents - num_label_chars) / num_documents
     notes = [f"{num_documents:,} documents {_how_separated(config)}, {mean:,.0f} characters on average"]
-    if config.documents not in (LINES, BLANK_LINES) and num_documents <= facts["num_texts"]:
+    if labels:
+        notes.append(_describe_labels(labels))
+    if facts["num_skipped"]:
+        count = "1 record is" if facts["num_skipped"] == 1 else f"{facts['num_skipped']:,} records are"
+        notes.append(f"{count} skipped; the first one is {facts['first_skipped']}")
+    if config.documents not in ("", LINES, BLANK_LINES) and num_documents <= facts["num_texts"]:
         notes.append(f"'{config.documents}' separates nothing: each text is one document")
     if config.valid is None:
         num_train, num_valid = split(facts["num_joined"], config)
@@ -266,8 +289,17 @@ def _document_notes(corpus: Corpus, facts: dict[str, Any], config: CorpusConfig)
     return notes
 
 
+def _describe_labels(labels: Mapping[str, int]) -> str:
+    """Name the most frequent labels with their numbers of documents."""
+    shown = [f"{one_line(label)} {count:,}" for label, count in list(labels.items())[:_LABELS_SHOWN]]
+    more = f" and {len(labels) - _LABELS_SHOWN:,} more" if len(labels) > _LABELS_SHOWN else ""
+    return f"{len(labels):,} label{'' if len(labels) == 1 else 's'}: {', '.join(shown)}{more}"
+
+
 def _how_separated(config: CorpusConfig) -> str:
     """Describe what separates documents."""
+    if config.column:
+        return f"from column '{one_line(config.column)}'"
     if config.documents in (LINES, BLANK_LINES):
         return "of one line each" if config.documents == LINES else "separated by blank lines"
     return f"{'that begin with' if config.keep_separator else 'separated by'} '{config.documents}'"

@@ -10,7 +10,8 @@ import contextlib
 import itertools
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +32,18 @@ _FACTOR = 0x9E3779B97F4A7C15  # odd, so that its powers are distinct
 
 
 def end_documents(
-    pieces: Iterable[str], kind: str, *, keep_separator: bool = False, is_bytes: bool = False
+    pieces: Iterable[str], kind: str, *, keep_separator: bool = False, is_bytes: bool = False, label: str = ""
 ) -> Iterator[str]:
     """Put END after each document of one text; drop the separators and empty documents.
 
     kind: lines; blank-lines, of which one or more separate documents; or the separator itself, with
     the escapes of `unescape`. A line ends with LF, CRLF or CR. keep_separator: a document begins
-    with the separator before it. is_bytes: each character of the text is a byte.
+    with the separator before it. is_bytes: each character of the text is a byte. label: what each document
+    begins with, before the separator.
     """
     separator = bytes_as_chars(unescape(kind)) if is_bytes else unescape(kind)
     begin = separator if keep_separator else ""
-    opening = ""  # what the next document begins with
+    opening = label  # what the next document begins with
     held = ["\n\n" if kind == BLANK_LINES else ""]  # the end of the text so far, unless it is certainly in a document
     in_document = False
     for piece in itertools.chain(pieces, [""]):
@@ -54,7 +56,7 @@ def end_documents(
             if index > 0:
                 if in_document:
                     marked.append(END)
-                in_document, opening = False, begin
+                in_document, opening = False, label + begin
             if part:
                 marked.append(part if in_document else opening + part)
                 in_document = True
@@ -84,11 +86,15 @@ def _split(text: str, kind: str, separator: str, *, is_last: bool) -> tuple[list
     return [*parts, last[:cut]], last[cut:]
 
 
-def shuffle(pieces: Iterable[Ids], end: int, *, num_ids: int, folder: Path) -> Iterator[Ids]:
-    """Shuffle documents, given as ids in pieces; the order depends only on their number and num_ids.
+def shuffle(
+    pieces: Iterable[Ids], end: int, *, num_ids: int, folder: Path, label_end: int | None = None
+) -> Iterator[Ids]:
+    """Shuffle documents, given as ids in pieces; the order depends only on their number, labels and num_ids.
 
     Each document goes to one of several files in the folder, chosen at random; then the files are
     shuffled one after the other. The memory needed is that of one file or of the longest document.
+    label_end: the id of LABEL_END, if documents have labels. The documents of each label are then spread
+    evenly over a file, so that the held-out end has each label in proportion.
     """
     num_buckets = min(_MAX_BUCKETS, num_ids // _BUCKET + 1)
     num_documents, dtype = 0, None
@@ -110,11 +116,27 @@ def shuffle(pieces: Iterable[Ids], end: int, *, num_ids: int, folder: Path) -> I
             stops = _stops(ids, end)
             starts = np.concatenate([[0], stops[:-1]])
             order = np.argsort(uniforms(len(stops), seed=0, stream=1 + index, position=0), kind="stable")
+            if label_end is not None:
+                order = order[_spread_evenly([_label(ids[starts[one] : stops[one]], label_end) for one in order])]
             for first in range(0, len(order), _BATCH):
                 chosen = order[first : first + _BATCH]
                 yield np.concatenate(
                     [ids[start:stop] for start, stop in zip(starts[chosen], stops[chosen], strict=True)]
                 )
+
+
+def _label(document: Ids, label_end: int) -> bytes:
+    """Return the ids of a document's label, as bytes."""
+    return document[: np.argmax(document == label_end)].tobytes()
+
+
+def _spread_evenly(labels: Sequence[bytes]) -> NDArray[np.int64]:
+    """Return an order (D,) in which each label's documents are spread evenly and otherwise keep their order."""
+    totals, seen, places = Counter(labels), Counter[bytes](), np.empty(len(labels))
+    for index, label in enumerate(labels):
+        places[index] = (seen[label] + 0.5) / totals[label]
+        seen[label] += 1
+    return np.argsort(places, kind="stable")
 
 
 def _whole_documents(pieces: Iterable[Ids], end: int) -> Iterator[Ids]:

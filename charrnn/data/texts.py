@@ -11,14 +11,28 @@ from numpy.typing import DTypeLike, NDArray
 
 from charrnn.config import CorpusConfig, SourceConfig
 from charrnn.data.cache import FORMAT_VERSION, Cache
+from charrnn.data.characters import END, LABEL_END
 from charrnn.data.decoding import decode
 from charrnn.data.documents import end_documents
+from charrnn.data.records import RecordReader, count_label, label_of_file
 from charrnn.data.sources import ReadLimit, Source, find_sources
-from charrnn.data.vocab import UNKNOWN_CHAR, Ids, UnknownChars, Vocab
+from charrnn.data.vocab import UNKNOWN_CHAR, Ids, UnknownChars, Vocab, bytes_as_chars
 from charrnn.errors import InputError, UnknownCharacterError
 
 # settings that change the ids
-_ID_SETTINGS = ("encoding", "errors", "bytes", "min_count", "documents", "keep_separator", "known")
+_ID_SETTINGS = (
+    "encoding",
+    "errors",
+    "bytes",
+    "min_count",
+    "documents",
+    "keep_separator",
+    "column",
+    "label",
+    "label_from",
+    "format",
+    "known",
+)
 _SETTLED = 2.0  # seconds; a younger file could be edited again without changing its time
 
 
@@ -27,32 +41,26 @@ class Texts:
 
     def __init__(self, sources: list[Source], num_joined: int, config: CorpusConfig, limit: ReadLimit) -> None:
         self.sources, self.num_joined, self.config, self.limit = sources, num_joined, config, limit
-        self.settings = {name: getattr(config, name) for name in _ID_SETTINGS} | {"format": FORMAT_VERSION}
+        self.settings = {name: getattr(config, name) for name in _ID_SETTINGS} | {"version": FORMAT_VERSION}
         self.name = " ".join(source.name for source in sources[:num_joined])
 
     def pieces(self) -> Iterator[str]:
         """Yield the characters, with a newline between two texts where the first one ends without.
 
-        At the end, sizes (bytes) and lengths (characters) of each text, num_added (newlines) and sha256 are set.
+        At the end, sizes (bytes) and lengths (characters) of each text, num_added (newlines), sha256 and records
+        (with the labels, and what was skipped) are set.
         """
         digest = hashlib.sha256()
         self.sizes, self.lengths, self.num_added = [0] * len(self.sources), [0] * len(self.sources), 0
+        self.records = RecordReader(self.config)
         self.limit.reset()
         last = "\n"
         for index, source in enumerate(self.sources):
-            if index == self.num_joined or self.config.documents or self.config.bytes:
+            if index == self.num_joined or self.config.has_documents or self.config.bytes:
                 last = "\n"  # the next text is not joined to the one before, or not as lines
             is_cut = last not in "\r\n"
             chunks = self._measure(source.chunks(self.limit), index, digest, after=b"\n" if is_cut else b"")
-            pieces = decode(chunks, source.name, self.config)
-            if self.config.documents:
-                pieces = end_documents(
-                    pieces,
-                    self.config.documents,
-                    keep_separator=self.config.keep_separator,
-                    is_bytes=self.config.bytes,
-                )
-            for piece in pieces:
+            for piece in self._split(decode(chunks, source.name, self.config), source):
                 if is_cut:
                     piece, is_cut = "\n" + piece, False
                     self.num_added += 1
@@ -60,6 +68,28 @@ class Texts:
                 last = piece[-1]
                 yield piece
         self.sha256 = digest.hexdigest()
+
+    def _split(self, pieces: Iterator[str], source: Source) -> Iterator[str]:
+        """Split a text into documents, if it consists of them."""
+        config = self.config
+        if config.column:
+            return self.records.documents(pieces, source.name)
+        if not config.documents:
+            return pieces
+        label = label_of_file(source.name, config.label_from) if config.label_from else ""
+        documents = end_documents(
+            pieces,
+            config.documents,
+            keep_separator=config.keep_separator,
+            is_bytes=config.bytes,
+            label=(bytes_as_chars(label) if config.bytes else label) + LABEL_END if label else "",
+        )
+        return self._count_documents(documents, label) if label else documents
+
+    def _count_documents(self, documents: Iterator[str], label: str) -> Iterator[str]:
+        for piece in documents:
+            count_label(self.records.labels, label, f"--label-from {self.config.label_from}", piece.count(END))
+            yield piece
 
     def _measure(self, chunks: Iterator[bytes], index: int, digest: Any, *, after: bytes) -> Iterator[bytes]:
         """Pass on a text's bytes; count them and hash them, after others that join it to the text before."""

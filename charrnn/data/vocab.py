@@ -12,8 +12,9 @@ characters; everything else is derived from that string.
     'hole'
 
 Decoded text contains no surrogates, so some of them have a special meaning: END marks the end
-of a document, UNKNOWN replaces characters too rare to have an id, and U+DC80 to U+DCFF stand
-for bytes that aren't ASCII (as in Python's `surrogateescape`) when a text is read as bytes.
+of a document, LABEL_END the end of its label, UNKNOWN replaces characters too rare to have an id, and
+U+DC80 to U+DCFF stand for bytes that aren't ASCII (as in Python's `surrogateescape`) when a text is
+read as bytes.
 """
 
 import codecs
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.characters import END, UNKNOWN, describe
+from charrnn.data.characters import END, LABEL_END, UNKNOWN, describe
 from charrnn.errors import UnknownCharacterError
 
 Ids = NDArray[Any]  # uint8, uint16 or uint32, depending on the size of the vocabulary
@@ -58,11 +59,12 @@ class Vocab:
         """Select the characters that occur at least min_count times; UNKNOWN replaces the others.
 
         counts: (0x110000,), the number of times each code point occurs. known: characters that are
-        always included. END is included if it occurs at all.
+        always included. END and LABEL_END are included if they occur at all.
         """
-        end, unknown = ord(END), ord(UNKNOWN)
+        unknown = ord(UNKNOWN)
         included = counts >= min_count
-        included[end] = counts[end] > 0
+        for symbol in map(ord, (END, LABEL_END)):
+            included[symbol] = counts[symbol] > 0
         included[_code_points(known)] = True
         included[unknown] |= ((counts > 0) & ~included).any()
         return cls("".join(map(chr, np.flatnonzero(included).tolist())))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from charrnn.config import Checked, CorpusConfig, ModelConfig, Precision, TrainConfig, flag, overlay, setting
 from charrnn.data.batches import TrainText, make_train_text
-from charrnn.data.characters import END, UNKNOWN, describe
+from charrnn.data.characters import END, LABEL_END, UNKNOWN, describe
 from charrnn.data.corpus import Corpus
 from charrnn.data.documents import hash_documents, short_hashes
 from charrnn.distributed import SINGLE, Ranks
@@ -303,10 +303,13 @@ def start_from(base: ModelFile, given: Mapping[str, Any]) -> dict[str, Any]:
         given = {**given, name: sizes[name]}
     if base.vocab.has_bytes and not given.get("bytes"):
         raise UsageError(f"{path} was trained on bytes; add --bytes")
-    if given.get("bytes") and not base.vocab.has_bytes and not base.vocab.chars.strip(END + UNKNOWN).isascii():
+    chars = base.vocab.chars.strip(END + LABEL_END + UNKNOWN)
+    if given.get("bytes") and not base.vocab.has_bytes and not chars.isascii():
         raise UsageError(f"{path} was trained on characters, not bytes; leave --bytes out")
-    if END in base.vocab.chars and not given.get("documents"):
-        raise UsageError(f"{path} was trained on documents; add --documents")
+    if LABEL_END in base.vocab.chars and not (given.get("label") or given.get("label_from")):
+        raise UsageError(f"{path} was trained with labels; add --column and --label, or --label-from")
+    if END in base.vocab.chars and not (given.get("documents") or given.get("column")):
+        raise UsageError(f"{path} was trained on documents; add --documents or --column")
     return {**given, "known": base.vocab.chars}
 
 
@@ -347,7 +350,7 @@ def _check_scorable(corpus: Corpus, config: CorpusConfig) -> None:
 
 def _new_characters(base: ModelFile | None, corpus: Corpus) -> list[str]:
     """Say which characters of the text are new to the model that a run starts from."""
-    new = sorted(set(corpus.vocab.chars) - set(base.vocab.chars)) if base else []
+    new = sorted(set(corpus.vocab.chars) - set(base.vocab.chars) - {LABEL_END}) if base else []
     if not new:
         return []
     more = f", and {len(new) - _NEW_CHARS_SHOWN} more" if len(new) > _NEW_CHARS_SHOWN else ""

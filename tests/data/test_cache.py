@@ -118,7 +118,7 @@ def test_file_format(cache, monkeypatch, dtype, block):
     add(cache, KEY, ids, vocab="ab\udc00")
     content = only_file(cache).read_bytes()
     header, _, rest = content.partition(b"\n")
-    facts = {"format": 2, "key": KEY, "dtype": dtype, "num_chars": 333, "vocab": "ab\udc00"}
+    facts = {"format": 3, "key": KEY, "dtype": dtype, "num_chars": 333, "vocab": "ab\udc00"}
     assert json.loads(header) == facts
     assert (len(header) + 1) % 64 == 0
     assert rest[:-64] == ids.astype(ids.dtype.newbyteorder("<")).tobytes()

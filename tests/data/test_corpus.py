@@ -555,6 +555,10 @@ def test_every_setting_that_changes_the_ids_changes_the_key(tmp_path, cache, mon
         {"documents": "blank-lines"},
         {"documents": ","},
         {"documents": ",", "keep_separator": True},
+        {"documents": ",", "label_from": "file"},
+        {"documents": ",", "label_from": "folder"},
+        {"column": "1", "format": "tsv"},
+        {"column": "1", "format": "csv", "errors": "replace"},
     ]
     first = [load(name, cache=cache, **way) for way in ways]
     assert len({corpus.key for corpus in first}) == len(cache.entries()) == len(ways)
@@ -610,6 +614,12 @@ def test_a_damaged_entry_is_created_again(tmp_path, cache, monkeypatch, is_settl
         {"num_bytes": None},
         {"num_texts": -1},
         {"num_added": True},
+        {"num_skipped": None},
+        {"first_skipped": 1},
+        {"labels": None},
+        {"labels": ["a"]},
+        {"labels": {"a": "1"}},
+        {"labels": {"a": -1}},
         {"sha256": 7},
         {"sha256": "../a"},
     ],

@@ -9,7 +9,7 @@ import torch
 
 from charrnn.config import CELLS, CorpusConfig, ModelConfig, SourceConfig
 from charrnn.data.cache import Cache
-from charrnn.data.characters import END, UNKNOWN
+from charrnn.data.characters import END, LABEL_END, UNKNOWN
 from charrnn.data.corpus import load_corpus
 from charrnn.data.vocab import Vocab
 from charrnn.errors import UsageError
@@ -146,7 +146,8 @@ def test_a_known_character_is_never_too_rare(desk, base):
     [
         ("ab\udc80\udcff", {}, "add --bytes"),
         ("abé", {"bytes": True}, "leave --bytes out"),
-        ("ab" + END, {}, "add --documents"),
+        ("ab" + END, {}, "add --documents or --column"),
+        ("ab" + END + LABEL_END, {"column": "text"}, "add --column and --label, or --label-from"),
     ],
 )
 def test_a_model_of_another_kind_of_text_is_refused(desk, chars, given, advice):
