@@ -214,7 +214,8 @@ class Model:
 
 def _check_names(settings: dict[str, Any], *configs: type) -> dict[str, Any]:
     """Return the settings if each is a field of one of the configs. Raises UsageError with the known names."""
-    known = sorted({field.name for config in configs for field in fields(config)} - {"known", "reset_id", "vocab_size"})
+    derived = {"known", "label_id", "reset_id", "vocab_size"}  # from the text
+    known = sorted({field.name for config in configs for field in fields(config)} - derived)
     for name in settings:
         if name not in known:
             raise UsageError(f"no setting named {name!r}; there are {', '.join(known)}")

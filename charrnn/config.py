@@ -75,6 +75,8 @@ class ModelConfig(Checked):
     """The network: embedding, L recurrent layers of one cell, linear head.
 
     reset_id: the id of the character before which the state is reset to zero (the end of a document), or None.
+    label_id: the id of the character between a document's label and its text, or None. The network reads on
+    there, but n-grams do not reach back beyond it.
     """
 
     cell: Cell
@@ -83,11 +85,17 @@ class ModelConfig(Checked):
     hidden_size: int = setting(1, 65536)
     num_layers: int = setting(1, 64)
     reset_id: int | None = setting(0, 0x110000, default=None)
+    label_id: int | None = setting(0, 0x110000, default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cell not in CELLS:
             raise UsageError(f"--cell must be one of {', '.join(CELLS)}, not {self.cell!r}")
+
+    @property
+    def context_starts(self) -> tuple[int, ...]:
+        """The ids of the characters that n-grams do not reach back beyond."""
+        return tuple(one for one in (self.reset_id, self.label_id) if one is not None)
 
     @property
     def num_states(self) -> int:

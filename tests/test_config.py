@@ -30,6 +30,7 @@ RANGES = {
     (ModelConfig, "hidden_size"): (1, 65536),
     (ModelConfig, "num_layers"): (1, 64),
     (ModelConfig, "reset_id"): (0, 0x110000),
+    (ModelConfig, "label_id"): (0, 0x110000),
     (TrainConfig, "batch_size"): (1, 65536),
     (TrainConfig, "seq_len"): (1, 65536),
     (TrainConfig, "dropout"): (0.0, 0.95),
@@ -54,7 +55,13 @@ RANGES = {
     (SampleConfig, "no_repeat_ngram"): (0, 10**6),
     (SampleConfig, "num_samples"): (1, 10**9),
 }
-OPTIONAL = {(ModelConfig, "reset_id"), (SourceConfig, "max_bytes"), (TrainConfig, "steps"), (SampleConfig, "seed")}
+OPTIONAL = {
+    (ModelConfig, "reset_id"),
+    (ModelConfig, "label_id"),
+    (SourceConfig, "max_bytes"),
+    (TrainConfig, "steps"),
+    (SampleConfig, "seed"),
+}
 CASES = [(kind, name, low, high) for (kind, name), (low, high) in RANGES.items()]
 WHOLE = [(kind, name) for (kind, name), (low, _) in RANGES.items() if isinstance(low, int)]
 

@@ -53,7 +53,7 @@ def evaluate_adapting(
     Raises DivergenceError if the rate is too large.
     """
     mixture = mixture or no_mixture()
-    contexts = find_contexts(mixture, ids, context=context, reset_id=model.config.reset_id)
+    contexts = find_contexts(mixture, ids, context=context, starts=model.config.context_starts)
     model = copy.deepcopy(model)
     context = context[-(WARM_UP + 1) :]
     inputs = np.concatenate([context, ids[:-1]]).astype(np.int64)[len(context) - 1 :]  # inputs[i] predicts ids[i]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from charrnn.config import CHECKPOINTS, CorpusConfig, ModelConfig
 from charrnn.data.characters import END, MEANINGLESS
+from charrnn.data.records import MAX_LABEL_SIZE, MAX_LABELS
 from charrnn.data.vocab import Vocab
 from charrnn.errors import CharrnnError
 from charrnn.kernels.ngrams import Mixture
@@ -49,6 +50,12 @@ class ModelFile:
     provenance: dict[str, Any]
     ngram: Tensors = field(default_factory=dict)
     known_documents: NDArray[np.uint32] | None = None
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """How many documents of the training text have each label; empty for a model without labels."""
+        found: dict[str, int] = self.provenance.get("text", {}).get("labels", {})
+        return found
 
     @cached_property
     def mixture(self) -> Mixture | None:
@@ -134,6 +141,7 @@ def _check_facts(scores: Any, provenance: Any) -> None:
     if not all(_SHA256.fullmatch(str(text.get(name, ""))) for name in ("sha256", "key")):
         raise ValueError("a hash of its text is invalid")
     check_names(text.get("paths", []))
+    check_labels(text.get("labels", {}))
     check_names([name for name in (split.get("valid"), training.get("init_from")) if name is not None])
     config = CorpusConfig(**{field.name: split[field.name] for field in fields(CorpusConfig) if field.name in split})
     config.documents.encode("utf-8", "surrogateescape")
@@ -149,6 +157,16 @@ def check_names(names: Any) -> None:
         name.encode("utf-8", "surrogateescape")
 
 
+def check_labels(labels: Any) -> None:
+    """Check the numbers of documents with each label. Raises ValueError."""
+    if not (isinstance(labels, dict) and len(labels) <= MAX_LABELS):
+        raise ValueError(f"its labels are not at most {MAX_LABELS:,} names with numbers")
+    for label, count in labels.items():
+        if not 0 < len(label) <= MAX_LABEL_SIZE or type(count) is not int or not 0 < count <= 10**15:
+            raise ValueError("a label is empty or too long, or its number of documents is not a number")
+        label.encode()
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and 0 <= value <= 1e18
 
@@ -160,8 +178,12 @@ def _check_model(model: ModelFile) -> None:
         raise ValueError(f"{len(chars)} characters, but a vocabulary size of {config.vocab_size}")
     if MEANINGLESS.search(chars) or (model.vocab.has_bytes and re.search("[\x80-\ud7ff\ue000-\U0010ffff]", chars)):
         raise ValueError("its vocabulary has surrogates that mean nothing, or both bytes and characters")
-    if config.reset_id is not None and config.reset_id >= config.vocab_size:
-        raise ValueError("the end of a document is not in its vocabulary")
+    if any(one >= config.vocab_size for one in config.context_starts):
+        raise ValueError("the end of a document or of a label is not in its vocabulary")
+    if (config.label_id is None) != (not model.labels) or (model.labels and config.reset_id is None):
+        raise ValueError("it has labels without their symbol, or the symbol without labels")
+    if not set(model.vocab.to_chars("".join(model.labels))) <= set(chars):
+        raise ValueError("its labels have characters that are not in its vocabulary")
     _check_tensors(model.tensors, config)
     if model.known_documents is not None:
         _check_known(model.known_documents, model.vocab)

@@ -10,7 +10,7 @@ Source: Chen & Goodman 1998, "An empirical study of smoothing techniques for lan
 Letters: N characters, V vocabulary, K n-grams of one length, P of one less.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -215,10 +215,10 @@ def make_trie(arrays: Mapping[str, NDArray[Any]], *, vocab_size: int) -> Trie:
     return Trie(first_child.astype(np.int32), char, discounted, backoff)
 
 
-def find_contexts(mixture: Mixture, ids: NDArray[Any], *, context: NDArray[Any], reset_id: int | None = None) -> Ints:
+def find_contexts(mixture: Mixture, ids: NDArray[Any], *, context: NDArray[Any], starts: Sequence[int] = ()) -> Ints:
     """Find the n-gram contexts before each character of a text: (N, order).
 
-    context: the characters before the text. reset_id: no context reaches back beyond this character, or None.
+    context: the characters before the text. starts: ids of characters that no context reaches back beyond.
     """
     order = len(mixture.weights)
     before = np.array(context[len(context) - min(len(context), order) :], np.uint16)
@@ -226,9 +226,9 @@ def find_contexts(mixture: Mixture, ids: NDArray[Any], *, context: NDArray[Any],
     fill_contexts(mixture.trie, before, start, np.empty((len(before), order), np.int32))
     out = np.empty((len(ids), order), np.int32)
     fill_contexts(mixture.trie, np.array(ids, np.uint16), start, out)
-    if reset_id is not None and order > 0:
+    if starts and order > 0:
         places = np.arange(len(before) + len(ids))
-        resets = np.where(np.concatenate([before, ids]) == reset_id, places, -order)
+        resets = np.where(np.isin(np.concatenate([before, ids]), starts), places, -order)
         num_known = (1 + places - np.maximum.accumulate(resets))[len(before) - 1 : -1]
         out[np.arange(order) > num_known[:, None]] = -1
     return out

@@ -73,7 +73,7 @@ def _predict_pieces(mixture: Mixture, text: TrainText, config: ModelConfig) -> t
     contexts = []
     for start in text.starts:
         piece, before = text.ids[start : start + PIECE_SIZE], text.ids[start - MAX_ORDER : start]
-        contexts.append(find_contexts(mixture, piece, context=before, reset_id=config.reset_id))
+        contexts.append(find_contexts(mixture, piece, context=before, starts=config.context_starts))
     rows = np.stack(contexts, axis=1).reshape(-1, len(mixture.weights))  # (T B, order)
     probabilities, lengths = np.empty((len(rows), config.vocab_size)), np.empty(len(rows), np.int64)
     fill_distributions(mixture.trie, rows, probabilities, lengths)

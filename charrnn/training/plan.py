@@ -197,8 +197,9 @@ class RunPlan:
         """Where a model of the run comes from: its text, the split and the training settings."""
         task, corpus = self.task, self.task.corpus
         parts = {"num_train": corpus.num_train, "num_valid": corpus.num_valid, "num_test": len(corpus.test_ids)}
+        text = {"paths": task.paths, "sha256": corpus.sha256, "key": corpus.key}
         return {
-            "text": {"paths": task.paths, "sha256": corpus.sha256, "key": corpus.key},
+            "text": {**text, "labels": dict(corpus.labels)} if corpus.labels else text,
             "split": {**parts, **asdict(task.corpus_config)},
             "training": {**asdict(task.training), "steps": num_steps, "minutes": self.budget.minutes},
         }
@@ -279,7 +280,8 @@ def plan_new_run(
         minutes, steps = default_budget(num_train, training)
         training = replace(training, steps=steps)
     check_ranks(environment.ranks, training)
-    model = overlay(choice.model, {**given, "reset_id": corpus.vocab.id_of(END)})
+    symbols = {"reset_id": corpus.vocab.id_of(END), "label_id": corpus.vocab.id_of(LABEL_END)}
+    model = overlay(choice.model, {**given, **symbols})
     return RunPlan(
         run,
         Task(corpus, corpus_config, model, training),

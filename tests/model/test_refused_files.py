@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn.config import ModelConfig
+from charrnn.data.characters import END, LABEL_END
 from charrnn.data.vocab import Vocab
 from charrnn.errors import ModelFileError
 from charrnn.model.container import FORMAT_VERSION, read_tensors, write_tensors
-from charrnn.model.file import save_model
+from charrnn.model.file import load_model, save_model
 from tests.model.model_files import CHARS, DIGEST, ZEROS, make_model, meta_of, naive_write, refused, seal, unseal
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
@@ -189,6 +190,36 @@ def test_weights_that_do_not_fit_are_refused(path, change, words):
     assert words in refused(path)
 
 
+ODD_LABELS = [
+    {},
+    {"": 1},
+    {"a": 0},
+    {"a": 1.0},
+    {"a" * 65: 1},
+    {"z": 1},
+    {"\ud800": 1},
+    {f"{'a' * (number % 60)}b{'c' * (number // 60)}": 1 for number in range(1001)},
+]
+
+
+def replace_labels(labels):
+    """Return the parts of a model that say it has these labels."""
+    chars = "".join(sorted(set(CHARS) | {END, LABEL_END}))
+    config = replace(
+        make_model().config, vocab_size=len(chars), reset_id=chars.index(END), label_id=chars.index(LABEL_END)
+    )
+    tensors = {name: np.ones(shape, np.float32) for name, shape in config.tensor_shapes().items()}
+    provenance = {"text": {"labels": labels}}
+    return {"config": config, "vocab": Vocab(chars), "tensors": tensors, "provenance": provenance}
+
+
+def test_a_model_with_labels_is_read(path):
+    """The odd ones below have nothing else that is odd."""
+    model = replace(make_model(), **replace_labels({"a": 2, "bc": 1}))
+    save_model(path, model)
+    assert load_model(path).labels == {"a": 2, "bc": 1}
+
+
 @pytest.mark.parametrize(
     "odd",
     [
@@ -223,6 +254,10 @@ def test_weights_that_do_not_fit_are_refused(path, change, words):
         {"vocab": Vocab("abcdefgh\ud800")},
         {"vocab": Vocab("abcdefg\u00e9\udce9")},
         {"config": replace(make_model().config, reset_id=len(CHARS))},
+        {"config": replace(make_model().config, label_id=0)},
+        {"provenance": {"text": {"labels": {"a": 1}}}},
+        {"provenance": {"text": {"labels": ["a"]}}},
+        *(replace_labels(labels) for labels in ODD_LABELS),
         {"tensors": {**make_model().tensors, "head.bias": np.full(len(CHARS), 3e38, np.float32)}},
         {"tensors": {**make_model().tensors, "head.bias": np.full(len(CHARS), -3e38, np.float32)}},
         {"tensors": {**make_model().tensors, "head.bias": np.full(len(CHARS), np.nan, np.float32)}},

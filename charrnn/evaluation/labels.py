@@ -1,0 +1,207 @@
+"""Labels: how well a model predicts texts given their labels, and labels given their texts.
+
+A model with labels predicts `label LABEL_END text END`, so it is a joint model of both. The probability of a
+text is the sum of p(label) p(text | label) over all labels, and the Bayes classifier chooses the label for which
+that product is the largest. Each text is scored once with each label.
+
+Letters: D documents, K labels, N characters.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn.data.characters import END, LABEL_END, UNKNOWN
+from charrnn.data.vocab import Ids, Vocab
+from charrnn.evaluation.scoring import predict
+from charrnn.events import bits
+from charrnn.kernels.vectors import Doubles
+from charrnn.model.file import ModelFile
+from charrnn.model.network import CharRNN
+
+_BLOCK = 1 << 19  # characters scored at a time
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """The texts and labels of documents.
+
+    ids: of the texts, one after the other, each followed by END. stops: (D,), where each ends. own: (D,), the
+    label of each as its place among the model's labels; -1 for a text without label, or with one unknown to the model.
+    """
+
+    ids: Ids
+    stops: NDArray[np.int64]
+    own: NDArray[np.int64]
+
+    @classmethod
+    def from_ids(cls, ids: Ids, vocab: Vocab, labels: Sequence[str]) -> "LabelledText":
+        """Split the ids of documents, each of which may begin with a label and LABEL_END."""
+        stops = np.flatnonzero(ids == vocab.id_of(END)) + 1
+        if len(stops) == 0 or stops[-1] < len(ids):
+            stops = np.append(stops, len(ids))
+        places = {vocab.to_chars(label): place for place, label in enumerate(labels)}
+        is_text = np.ones(len(ids), np.bool_)
+        own = np.full(len(stops), -1, np.int64)
+        starts = np.concatenate([[0], stops[:-1]])
+        for end in np.flatnonzero(ids == vocab.id_of(LABEL_END)):
+            index = int(np.searchsorted(stops, end, side="right"))
+            own[index] = places.get(vocab.decode(ids[starts[index] : end]), -1)
+            is_text[starts[index] : end + 1] = False
+        return cls(ids[is_text], np.cumsum(is_text, dtype=np.int64)[stops - 1], own)
+
+    def __len__(self) -> int:
+        return len(self.stops)
+
+    def __getitem__(self, index: int) -> Ids:
+        """Return the ids of one text, with its END."""
+        return self.ids[self.stops[index - 1] if index else 0 : self.stops[index]]
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """What a model says about D documents and K labels.
+
+    labels: the model's. own: (D,), as in LabelledText. num_chars: (D,), characters scored, END included. prior: (K,),
+    nats of each label itself. nats: (D, K), of each text given each label.
+    """
+
+    labels: tuple[str, ...]
+    own: NDArray[np.int64]
+    num_chars: NDArray[np.int64]
+    prior: Doubles
+    nats: Doubles
+
+    @cached_property
+    def marginal(self) -> Doubles:
+        """The nats of each text without its label: -log of the sum of p(label) p(text | label), (D,)."""
+        total: Doubles = -np.logaddexp.reduce(-(self.prior + self.nats), axis=1)
+        return total
+
+    @cached_property
+    def posterior(self) -> Doubles:
+        """The probability of each label given each text, (D, K); rows sum to 1."""
+        found: Doubles = np.exp(self.marginal[:, None] - self.prior - self.nats)
+        return found
+
+    @property
+    def guesses(self) -> NDArray[np.int64]:
+        """The most probable label of each text, (D,)."""
+        found: NDArray[np.int64] = np.argmin(self.prior + self.nats, axis=1)
+        return found
+
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """How many texts of each label (rows) were taken for each label (columns): (K, K)."""
+        table, known = np.zeros((len(self.labels), len(self.labels)), np.int64), self.own >= 0
+        np.add.at(table, (self.own[known], self.guesses[known]), 1)
+        return table
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of labelled texts that the classifier gets right; None without any."""
+        known = self.own >= 0
+        return float((self.guesses == self.own)[known].mean()) if known.any() else None
+
+    @property
+    def majority(self) -> float | None:
+        """The share that the most frequent of the texts' labels has: the accuracy of always naming it."""
+        counts = np.bincount(self.own[self.own >= 0])
+        return float(counts.max() / counts.sum()) if counts.sum() else None
+
+    def bits_given_label(self, label: int | None = None) -> float | None:
+        """Bits per character of the texts of one label, or of all labelled texts, given their labels."""
+        wanted = np.flatnonzero(self.own >= 0 if label is None else self.own == label)
+        if len(wanted) == 0:
+            return None
+        return bits(float(self.nats[wanted, self.own[wanted]].sum() / self.num_chars[wanted].sum()))
+
+    def bits_without_label(self, label: int | None = None) -> float | None:
+        """Bits per character of the same texts without labels; of all texts if none has a label."""
+        wanted = self.own >= 0 if label is None else self.own == label
+        if label is None and not wanted.any():
+            wanted = np.ones(len(self.own), np.bool_)
+        return bits(float(self.marginal[wanted].sum() / self.num_chars[wanted].sum())) if wanted.any() else None
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield a JSON object for each label that some text has, the most frequent first."""
+        counts = np.bincount(self.own[self.own >= 0], minlength=len(self.labels))
+        right = self.confusion.diagonal()
+        for label in np.argsort(-counts, kind="stable").tolist():
+            if counts[label]:
+                yield {
+                    "label": self.labels[label],
+                    "num_documents": int(counts[label]),
+                    "num_chars": int(self.num_chars[self.own == label].sum()),
+                    "bits_per_char": self.bits_given_label(label),
+                    "bits_per_char_without_label": self.bits_without_label(label),
+                    "recall": float(right[label] / counts[label]),
+                }
+
+
+@dataclass(frozen=True)
+class LabelScorer:
+    """Scores texts with each label of a model. network: the file's, whose state is reset at END."""
+
+    network: CharRNN
+    file: ModelFile
+
+    def score(self, text: LabelledText) -> LabelScores:
+        """Score all texts."""
+        blocks = list(self.blocks(text))
+        own, num_chars, nats = (
+            np.concatenate([getattr(block, name) for block in blocks]) for name in ("own", "num_chars", "nats")
+        )
+        return replace(blocks[0], own=own, num_chars=num_chars, nats=nats)
+
+    def blocks(self, text: LabelledText) -> Iterator[LabelScores]:
+        """Yield the scores of a few texts after the other, in their order."""
+        is_scored = np.append(text.ids != self.file.vocab.id_of(UNKNOWN), False)  # of rare characters nothing is known
+        num_chars = np.add.reduceat(is_scored, np.concatenate([[0], text.stops[:-1]]), dtype=np.int64)
+        sizes = len(self._prefixes) * np.diff(text.stops, prepend=0)
+        for rows in _cut(sizes, _BLOCK):
+            documents = [np.concatenate([prefix, text[index]]) for index in rows for prefix in self._prefixes]
+            nats = self._nats(documents).reshape(len(rows), -1) - self._prior
+            yield LabelScores(tuple(self.file.labels), text.own[rows], num_chars[rows], self._prior, nats)
+
+    @cached_property
+    def _prefixes(self) -> list[Ids]:
+        """Each label with LABEL_END, as ids."""
+        vocab = self.file.vocab
+        return [vocab.encode(vocab.to_chars(label) + LABEL_END) for label in self.file.labels]
+
+    @cached_property
+    def _end(self) -> Ids:
+        return self.file.vocab.encode(END)
+
+    @cached_property
+    def _prior(self) -> Doubles:
+        """The nats of each label with LABEL_END: (K,)."""
+        return self._nats([np.concatenate([prefix, self._end]) for prefix in self._prefixes], with_end=False)
+
+    def _nats(self, documents: Sequence[Ids], *, with_end: bool = True) -> Doubles:
+        """Return the nats of each document, (len(documents),), read from its beginning. All of them end with END."""
+        ids = np.concatenate(documents)
+        parts = predict(self.network, ids, context=self._end, mixture=self.file.mixture)
+        nats = np.concatenate([part.nats for part in parts])
+        nats[ids == self.file.vocab.id_of(UNKNOWN)] = 0.0
+        if not with_end:
+            nats[ids == self._end] = 0.0
+        starts = np.cumsum([0, *map(len, documents[:-1])])
+        sums: Doubles = np.add.reduceat(nats, starts)
+        return sums
+
+
+def _cut(sizes: NDArray[np.int64], most: int) -> Iterator[range]:
+    """Yield ranges of items whose sizes add up to at most `most`; a larger item is alone."""
+    start, total = 0, 0
+    for index, size in enumerate(sizes.tolist()):
+        if index > start and total + size > most:
+            yield range(start, index)
+            start, total = index, 0
+        total += size
+    yield range(start, len(sizes))

@@ -1,0 +1,119 @@
+"""Labels: every figure against sums written from the definitions, one document at a time."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from charrnn.config import ModelConfig
+from charrnn.data.characters import END, LABEL_END, UNKNOWN
+from charrnn.data.vocab import Vocab
+from charrnn.evaluation import labels as module
+from charrnn.evaluation.labels import LabelledText, LabelScorer
+from charrnn.kernels.ngrams import fill_distribution
+from charrnn.model.file import ModelFile
+from charrnn.model.network import CharRNN
+from charrnn.model.ngrams import count_ngrams, find_contexts
+
+LABELS = {"b": 5, "ab": 4, "c": 1}
+DOCUMENTS = [("ab", "acb"), ("b", "bb"), ("c", "a"), ("ab", "cabca"), ("", "abc"), ("zz", "b" + UNKNOWN), ("b", "")]
+
+
+def make_file(*, mixed: bool) -> ModelFile:
+    """A model with random weights, and n-grams of random documents if it is mixed."""
+    vocab = Vocab("".join(sorted("abcz" + END + LABEL_END + UNKNOWN)))
+    symbols = {"reset_id": vocab.id_of(END), "label_id": vocab.id_of(LABEL_END)}
+    config = ModelConfig("gru", len(vocab), 4, 8, 2, **symbols)
+    torch.manual_seed(0)
+    tensors = {name: 2 * torch.randn(shape).numpy() for name, shape in config.tensor_shapes().items()}
+    ngram = {}
+    if mixed:
+        train = np.random.default_rng(0).integers(0, len(vocab), 400).astype(np.uint8)
+        ngram = {**count_ngrams(train, 4, vocab_size=len(vocab)), "ngram.weights": np.full((4, 2), 0.5)}
+    return ModelFile(config, vocab, tensors, {}, {"text": {"labels": LABELS}}, ngram)
+
+
+def make_text(file: ModelFile) -> LabelledText:
+    """The documents; one has no label, one a label that the model does not know."""
+    parts = [(label + LABEL_END if label else "") + text + END for label, text in DOCUMENTS]
+    return LabelledText.from_ids(file.vocab.encode("".join(parts)), file.vocab, list(file.labels))
+
+
+def naive_nats(network: CharRNN, file: ModelFile, label: str, text: str) -> tuple[float, float]:
+    """The nats of a label and, after it, of a text with its END, character by character."""
+    ids = file.vocab.encode(END + label + LABEL_END + text + END).astype(np.int64)
+    logits = network(torch.from_numpy(ids[:, None]), network.initial_state(1))[0][:, 0].detach().numpy()
+    border, sums = len(label) + 1, [0.0, 0.0]
+    for place in range(1, len(ids)):
+        row = logits[place - 1].astype(np.float64)
+        if file.mixture:
+            start = border if place > border else 0  # n-grams begin at END and at LABEL_END
+            contexts = find_contexts(file.mixture, ids[start + 1 : place + 1], context=ids[start : start + 1])
+            shares = np.empty(len(row))
+            longest = fill_distribution(file.mixture.trie, contexts[-1], shares)
+            row = np.column_stack([row, np.log(shares)]) @ file.mixture.weights[longest]
+        if ids[place] != file.vocab.id_of(UNKNOWN):
+            sums[place > border] += np.logaddexp.reduce(row) - row[ids[place]]
+    return sums[0], sums[1]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("block", [1, 60, 1 << 19])
+def test_every_figure_is_that_of_the_definition(monkeypatch, mixed, block):
+    """Priors, nats of each text with each label, the sum over labels, the posterior, the classifier."""
+    monkeypatch.setattr(module, "_BLOCK", block)
+    file = make_file(mixed=mixed)
+    network = CharRNN.from_arrays(file.config, file.tensors)
+    found = LabelScorer(network, file).score(make_text(file))
+    naive = np.array([[naive_nats(network, file, label, text) for label in LABELS] for _, text in DOCUMENTS])
+    np.testing.assert_allclose(found.prior, naive[0, :, 0], atol=1e-4)
+    np.testing.assert_allclose(found.nats, naive[:, :, 1], atol=1e-4)
+    joint = np.exp(-naive.sum(axis=2))
+    np.testing.assert_allclose(found.marginal, -np.log(joint.sum(axis=1)), atol=1e-4)
+    np.testing.assert_allclose(found.posterior, joint / joint.sum(axis=1, keepdims=True), atol=1e-4)
+    own = [list(LABELS).index(label) if label in LABELS else -1 for label, _ in DOCUMENTS]
+    assert found.own.tolist() == own
+    guesses = joint.argmax(axis=1)
+    assert found.guesses.tolist() == guesses.tolist()
+    known = [place for place, label in enumerate(own) if label >= 0]
+    assert found.accuracy == pytest.approx(np.mean([guesses[place] == own[place] for place in known]))
+    assert found.majority == 2 / 5
+    table = np.zeros((3, 3))
+    for place in known:
+        table[own[place], guesses[place]] += 1
+    assert found.confusion.tolist() == table.tolist()
+    num_chars = [len(text.replace(UNKNOWN, "")) + 1 for _, text in DOCUMENTS]
+    assert found.num_chars.tolist() == num_chars
+    of_ab = [0, 3]
+    nats = sum(naive[place, 1, 1] for place in of_ab) / sum(num_chars[place] for place in of_ab)
+    assert found.bits_given_label(1) == pytest.approx(nats / math.log(2), abs=1e-4)
+    nats = sum(naive[place, own[place], 1] for place in known) / sum(num_chars[place] for place in known)
+    assert found.bits_given_label() == pytest.approx(nats / math.log(2), abs=1e-4)
+    nats = sum(-np.log(joint[place].sum()) for place in known) / sum(num_chars[place] for place in known)
+    assert found.bits_without_label() == pytest.approx(nats / math.log(2), abs=1e-4)
+
+
+def test_records_name_each_label_that_occurs():
+    """The most frequent first, with its share of right guesses."""
+    file = make_file(mixed=False)
+    found = LabelScorer(CharRNN.from_arrays(file.config, file.tensors), file).score(make_text(file))
+    records = list(found.records())
+    assert [(one["label"], one["num_documents"], one["num_chars"]) for one in records] == [
+        ("b", 2, 4),
+        ("ab", 2, 10),
+        ("c", 1, 2),
+    ]
+    assert sum(one["recall"] * one["num_documents"] for one in records) / 5 == pytest.approx(found.accuracy)
+
+
+def test_texts_without_labels_have_no_accuracy():
+    """But bits: those of all texts."""
+    file = make_file(mixed=False)
+    ids = file.vocab.encode(f"ab{END}c{END}")
+    found = LabelScorer(CharRNN.from_arrays(file.config, file.tensors), file).score(
+        LabelledText.from_ids(ids, file.vocab, list(LABELS))
+    )
+    assert (found.accuracy, found.majority, found.bits_given_label()) == (None, None, None)
+    assert found.bits_without_label() == pytest.approx(found.marginal.sum() / 5 / math.log(2))
+    assert list(found.records()) == []
