@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charrnn.cli.compare import compare
+from charrnn.cli.evaluations import compare, evaluate_labels
 from charrnn.cli.options import (
+    Column,
     Device,
     Encoding,
     Errors,
+    Format,
     Inside,
     Json,
+    Label,
+    LabelFrom,
     MaxBytes,
     ModelNames,
     Threads,
@@ -91,6 +95,12 @@ def evaluate(
     inside: Inside = None,
     html: Annotated[str | None, output_option(metavar="FILE", help="Write a report page to this file.")] = None,
     json: Json = False,
+    by_label: Annotated[
+        bool,
+        output_option(
+            "--by-label", help="Show scores given each document's label and without it, and how well the model labels."
+        ),
+    ] = False,
     documents: Annotated[
         str | None,
         text_option(
@@ -99,6 +109,10 @@ def evaluate(
             show_default="as in training",
         ),
     ] = None,
+    column: Column = None,
+    label: Label = None,
+    label_from: LabelFrom = None,
+    format_: Format = None,
     encoding: Encoding = None,
     errors: Errors = None,
     max_bytes: MaxBytes = None,
@@ -131,13 +145,27 @@ def evaluate(
     several = model if model is not None and len(model) > 1 else []
     if several and (items.are_wanted or html is not None or adapt or inside_parts):
         raise UsageError("--per-line, --per-char, --worst, --inside, --html and --adapt need one model; give -m once")
+    if by_label and (several or adapt or html is not None or inside_parts or per_char or worst is not None):
+        raise UsageError("--by-label needs one model, and goes with --per-line and --json only")
     if inside_parts and not wants_score:
         raise UsageError("--per-line, --per-char and --worst print something else than --inside; leave one out")
-    if text is None and (encoding or errors):
-        raise UsageError("--encoding and --errors need a TEXT; the held-out text is read as in training")
+    if text is None and (encoding or errors or column or label or label_from or format_):
+        raise UsageError(
+            "--column, --label, --label-from, --format, --encoding and --errors need a TEXT; "
+            "the held-out text is read as in training"
+        )
     if train_text and text is not None and not (wants_score and (yardsticks or adapt) and not several):
         raise UsageError("--train-text has no effect here: nothing is compared with the training text; leave it out")
-    settings = given(documents=documents, encoding=encoding, errors=errors, max_bytes=max_bytes)
+    settings = given(
+        documents=documents,
+        column=column,
+        label=label,
+        label_from=label_from,
+        format=format_,
+        encoding=encoding,
+        errors=errors,
+        max_bytes=max_bytes,
+    )
     if several:
         compare(several, text, train_text, settings, device=device, threads=threads, json=json)
         return
@@ -146,6 +174,9 @@ def evaluate(
     from charrnn.training.folder import find_model
 
     path = find_model(model[0] if model else None)
+    if by_label:
+        evaluate_labels(path, text, train_text, settings, device=device, threads=threads, per_line=per_line, json=json)
+        return
     file = load_model(path)
     needs_corpus = bool(text is None or train_text or adapt)
     eval_text, corpus = read_texts(

@@ -230,11 +230,36 @@ Threads = Annotated[int | None, machine_option(help="CPU threads.", show_default
 Encoding = Annotated[
     str | None, text_option(metavar="NAME", help="Text encoding.", show_default=default(CorpusConfig, "encoding"))
 ]
+Column = Annotated[
+    str | None,
+    text_option(
+        metavar="NAME",
+        help="Column with the text, in CSV, TSV, JSON Lines or FASTA; each record is a document. "
+        "A number, from 1, if no first line names the columns.",
+    ),
+]
+Label = Annotated[
+    str | None,
+    text_option(metavar="NAME", help="Column with the label of each record, such as a country or a genre."),
+]
+LabelFrom = Annotated[
+    str | None,
+    text_option(metavar="KIND", help="Label each document with the name of its file or folder: file or folder."),
+]
+Format = Annotated[
+    str | None,
+    text_option(
+        "--format",
+        metavar="FORMAT",
+        help="Format of the records: csv, tsv, jsonl or fasta.",
+        show_default="as the file's name says",
+    ),
+]
 Errors = Annotated[
     str | None,
     text_option(
         metavar="MODE",
-        help="Invalid bytes: strict (stop) or replace (continue with U+FFFD).",
+        help="Invalid bytes and records: strict (stop), or replace (bytes by U+FFFD; records are skipped).",
         show_default=default(CorpusConfig, "errors"),
     ),
 ]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charrnn.errors import InputError
+from charrnn.errors import InputError, UsageError
 from charrnn.terminal import console
 
 if TYPE_CHECKING:
@@ -26,12 +26,13 @@ def read_texts(
     *,
     needs_corpus: bool,
     wants_corpus: bool,
+    by_label: bool = False,
 ) -> "tuple[EvalText, Corpus | None]":
     """Read the text to score, and the text that the model was trained on.
 
     path: of the model file. name: of the text to score; None scores the held-out part of the training text.
     settings: how to read it. needs_corpus: raise if the training text is missing. wants_corpus: if it is missing,
-    say so and return None.
+    say so and return None. by_label: the documents of a text may lack the labels that the model knows.
     """
     from charrnn.data.cache import Cache
     from charrnn.evaluation.texts import held_out_text, separate_text
@@ -50,7 +51,13 @@ def read_texts(
                     raise
                 console.note(f"no comparison with baselines: {error}")
         if name is not None:
-            return separate_text(file, name, settings, cache), corpus
+            found = separate_text(file, name, settings, cache)
+            if file.config.label_id is not None and not by_label and file.config.label_id not in found.ids:
+                raise UsageError(
+                    f"{name}: its documents have no labels, as the model's have; name their column with --label, "
+                    "or score them with --by-label"
+                )
+            return found, corpus
         assert corpus is not None
         return held_out_text(file, corpus, documents=settings.get("documents", "")), corpus
 

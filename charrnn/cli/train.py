@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from charrnn.cli.options import (
+    Column,
     Device,
     Encoding,
     Errors,
+    Format,
     Json,
+    Label,
+    LabelFrom,
     MaxBytes,
     Quiet,
     Threads,
@@ -96,31 +100,10 @@ def train(
             r"\n, \t and \\ are escapes.",
         ),
     ] = None,
-    column: Annotated[
-        str | None,
-        text_option(
-            metavar="NAME",
-            help="Column with the text, in CSV, TSV, JSON Lines or FASTA; each record is a document. "
-            "A number, from 1, if no first line names the columns.",
-        ),
-    ] = None,
-    label: Annotated[
-        str | None,
-        text_option(metavar="NAME", help="Column with the label of each record, such as a country or a genre."),
-    ] = None,
-    label_from: Annotated[
-        str | None,
-        text_option(metavar="KIND", help="Label each document with the name of its file or folder: file or folder."),
-    ] = None,
-    format_: Annotated[
-        str | None,
-        text_option(
-            "--format",
-            metavar="FORMAT",
-            help="Format of the records: csv, tsv, jsonl or fasta.",
-            show_default="as the file's name says",
-        ),
-    ] = None,
+    column: Column = None,
+    label: Label = None,
+    label_from: LabelFrom = None,
+    format_: Format = None,
     keep_separator: Annotated[
         bool | None,
         text_option("--keep-separator", help="Begin each document with its separator, such as '>' or '[Event'."),

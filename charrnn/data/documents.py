@@ -203,6 +203,19 @@ def _last_start(ids: Ids, first: int, stop: int, end: int) -> int | None:
     return None
 
 
+def without_labels(ids: Ids, end: int | None, label_end: int | None) -> Ids:
+    """Return the ids of documents without their labels. Either all documents have a label or none has."""
+    is_label_end = ids == label_end
+    if label_end is None or not is_label_end.any():
+        return ids
+    # a text has one more end of a label before it than ends of documents
+    num_labels = np.cumsum(is_label_end, dtype=np.int32) - is_label_end
+    is_end = ids == end
+    num_ends = np.cumsum(is_end, dtype=np.int32) - is_end
+    texts: Ids = ids[num_labels > num_ends]
+    return texts
+
+
 def hash_documents(ids: Ids, end: int) -> NDArray[np.uint64]:
     """Hash each complete document of a text, (D,)."""
     stops = np.flatnonzero(ids == end) + 1

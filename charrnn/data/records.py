@@ -138,17 +138,16 @@ def label_of_file(name: str, label_from: str) -> str:
 
 def find_format(name: str, config: CorpusConfig) -> str:
     """Return the format of a text: the given one, or that of its file's suffix. Raises InputError if there is none."""
-    if config.format:
-        return config.format
+    found = config.format or format_of(name)
+    if not found:
+        raise InputError(f"{name}: --column needs a file of records; say which with --format csv, tsv, jsonl or fasta")
+    return found
+
+
+def format_of(name: str) -> str:
+    """Return the format of records that a file's suffix names; empty for another one."""
     stem, suffix = os.path.splitext(name.lower())
-    if suffix in _PACKED:
-        suffix = os.path.splitext(stem)[1]
-    try:
-        return _FORMATS[suffix]
-    except KeyError:
-        raise InputError(
-            f"{name}: --column needs a file of records; say which with --format csv, tsv, jsonl or fasta"
-        ) from None
+    return _FORMATS.get(os.path.splitext(stem)[1] if suffix in _PACKED else suffix, "")
 
 
 def split_lines(pieces: Iterable[str]) -> Iterator[str]:

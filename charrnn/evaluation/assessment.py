@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.characters import END, UNKNOWN
+from charrnn.data.characters import END, LABEL_END, UNKNOWN
 from charrnn.data.vocab import Ids, Vocab
 from charrnn.evaluation.adaptation import evaluate_adapting
 from charrnn.evaluation.copying import measure_copying
@@ -123,8 +123,8 @@ def xz_baseline(train: Ids, ids: Ids, vocab: Vocab, max_read: int = MAX_READ) ->
 
 
 def _to_bytes(ids: Ids, vocab: Vocab) -> bytes:
-    """Encode a text as a file would hold it, with a NUL at the end of each document."""
-    text = vocab.decode(ids).replace(END, "\0").replace(UNKNOWN, "\ufffd")
+    """Encode a text as a file would hold it, with a NUL at the end of each document and a tab after each label."""
+    text = vocab.decode(ids).replace(END, "\0").replace(LABEL_END, "\t").replace(UNKNOWN, "\ufffd")
     return text.encode("utf-8", "surrogateescape")
 
 

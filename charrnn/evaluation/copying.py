@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from charrnn.config import COPIED_RUN, SampleConfig
 from charrnn.data.characters import END
-from charrnn.data.documents import hash_documents
+from charrnn.data.documents import hash_documents, without_labels
 from charrnn.data.vocab import Ids
 from charrnn.evaluation.scores import LONG_RUN, Copied, CopiedShares
 from charrnn.kernels.ngrams import find_hashes, hash_ngrams
@@ -31,6 +31,7 @@ def measure_copying(file: ModelFile, train: Ids, ids: Ids) -> CopiedShares:
     The samples are the same each time; they are drawn on PyTorch's number of threads.
     """
     end, config = file.vocab.id_of(END), COPYING_SAMPLES
+    train, ids = (without_labels(part, end, file.config.label_id) for part in (train, ids))
     if end is not None:  # as many characters of shorter documents
         mean_length = max(1, len(train) // max(1, int(np.count_nonzero(train == end))))
         num_samples = min(MAX_SAMPLES, config.num_samples * config.length // mean_length)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.data.characters import END, LABEL_END, UNKNOWN
+from charrnn.data.documents import without_labels
 from charrnn.data.vocab import Ids, Vocab
 from charrnn.evaluation.scoring import predict
 from charrnn.events import bits
@@ -23,6 +24,7 @@ from charrnn.kernels.vectors import Doubles
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
 
+MAX_SCORED = 20_000_000  # characters, with all labels; they take minutes
 _BLOCK = 1 << 19  # characters scored at a time
 
 
@@ -40,19 +42,21 @@ class LabelledText:
 
     @classmethod
     def from_ids(cls, ids: Ids, vocab: Vocab, labels: Sequence[str]) -> "LabelledText":
-        """Split the ids of documents, each of which may begin with a label and LABEL_END."""
-        stops = np.flatnonzero(ids == vocab.id_of(END)) + 1
-        if len(stops) == 0 or stops[-1] < len(ids):
-            stops = np.append(stops, len(ids))
+        """Split the ids of documents, either all of which begin with a label and LABEL_END or none."""
+        end, label_end = vocab.id_of(END), vocab.id_of(LABEL_END)
+        starts = np.concatenate([[0], np.flatnonzero(ids == end)[:-1] + 1])
         places = {vocab.to_chars(label): place for place, label in enumerate(labels)}
-        is_text = np.ones(len(ids), np.bool_)
-        own = np.full(len(stops), -1, np.int64)
-        starts = np.concatenate([[0], stops[:-1]])
-        for end in np.flatnonzero(ids == vocab.id_of(LABEL_END)):
-            index = int(np.searchsorted(stops, end, side="right"))
-            own[index] = places.get(vocab.decode(ids[starts[index] : end]), -1)
-            is_text[starts[index] : end + 1] = False
-        return cls(ids[is_text], np.cumsum(is_text, dtype=np.int64)[stops - 1], own)
+        own = np.full(len(starts), -1, np.int64)
+        for index, stop in enumerate(np.flatnonzero(ids == label_end)):
+            own[index] = places.get(vocab.decode(ids[starts[index] : stop]), -1)
+        texts = without_labels(ids, end, label_end)
+        return cls(texts, np.flatnonzero(texts == end) + 1, own)
+
+    def spread(self, count: int) -> "LabelledText":
+        """Return so many of the documents, or all if there are fewer, spread evenly."""
+        chosen = np.arange(len(self))[:: -(-len(self) // count)]
+        documents = [self[index] for index in chosen]
+        return LabelledText(np.concatenate(documents), np.cumsum([*map(len, documents)]), self.own[chosen])
 
     def __len__(self) -> int:
         return len(self.stops)
@@ -126,6 +130,36 @@ class LabelScores:
         if label is None and not wanted.any():
             wanted = np.ones(len(self.own), np.bool_)
         return bits(float(self.marginal[wanted].sum() / self.num_chars[wanted].sum())) if wanted.any() else None
+
+    def document_records(self) -> Iterator[dict[str, Any]]:
+        """Yield a JSON object for each document: its label, the probability of each label, bits without the label."""
+        for own, num_chars, nats, shares in zip(self.own, self.num_chars, self.marginal, self.posterior, strict=True):
+            order = np.argsort(-shares, kind="stable").tolist()
+            yield {
+                "label": self.labels[own] if own >= 0 else None,
+                "labels": {self.labels[label]: float(shares[label]) for label in order},
+                "bits": bits(float(nats)),
+                "num_chars": int(num_chars),
+            }
+
+    def record(self) -> dict[str, Any]:
+        """Return all figures as a JSON object. confusion: by label and then by guess, without zeros."""
+        confusion = {
+            self.labels[row]: {self.labels[column]: int(counts[column]) for column in np.flatnonzero(counts)}
+            for row, counts in enumerate(self.confusion)
+            if counts.any()
+        }
+        return {
+            "num_documents": len(self.own),
+            "num_labelled": int((self.own >= 0).sum()),
+            "num_chars": int(self.num_chars.sum()),
+            "bits_per_char": self.bits_given_label(),
+            "bits_per_char_without_label": self.bits_without_label(),
+            "accuracy": self.accuracy,
+            "majority": self.majority,
+            "labels": list(self.records()),
+            "confusion": confusion,
+        }
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield a JSON object for each label that some text has, the most frequent first."""

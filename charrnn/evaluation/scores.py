@@ -63,7 +63,8 @@ class Line:
 
     number: of the line in its text, from 1; is_document: of the document that it belongs to instead.
     num_chars: scored characters; num_unknown: those outside the vocabulary, which are not scored.
-    start: the index of its first scored character among all that are scored.
+    start: the index of its first scored character among all that are scored. label: of the document that
+    begins with the line; its characters are scored as well.
     """
 
     number: int
@@ -73,6 +74,7 @@ class Line:
     num_unknown: int = 0
     is_document: bool = False
     start: int = 0
+    label: str | None = None
 
     @property
     def bits(self) -> float:
@@ -90,7 +92,8 @@ class Line:
     def record(self) -> dict[str, Any]:
         """Return the line as the JSON object of `--per-line`."""
         counts = {"num_chars": self.num_chars, "num_unknown": self.num_unknown}
-        return {self.numbered: self.number, "bits": self.bits, **counts, "text": self.text}
+        label = {} if self.label is None else {"label": self.label}
+        return {self.numbered: self.number, "bits": self.bits, **counts, **label, "text": self.text}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.characters import END, UNKNOWN, valid_unicode
+from charrnn.data.characters import END, LABEL_END, UNKNOWN, valid_unicode
 from charrnn.data.vocab import Ids, Vocab
 from charrnn.errors import InputError
 from charrnn.evaluation.scores import Evaluation, Line
@@ -181,7 +181,7 @@ class LineSplitter:
         self._pending = tuple(np.concatenate(parts) for parts in zip(self._pending, added, strict=True))
 
     def _line(self, points: NDArray[np.uint32], nats: NDArray[np.float64], kinds: NDArray[np.uint8]) -> Line:
-        text = points.tobytes().decode("utf-32-le", "surrogatepass")
+        label, has_label, text = points.tobytes().decode("utf-32-le", "surrogatepass").rpartition(LABEL_END)
         num_chars, num_unknown = int(np.count_nonzero(kinds == _SCORED)), int(np.count_nonzero(kinds == _UNKNOWN))
         line = Line(
             self._number,
@@ -191,6 +191,7 @@ class LineSplitter:
             num_unknown=num_unknown,
             is_document=self._is_document,
             start=self._num_scored,
+            label=valid_unicode(label) if has_label else None,
         )
         self._number += 1 if not self._is_document or text.endswith(END) else 0
         rare_id = self._vocab.id_of(UNKNOWN)

@@ -14,6 +14,7 @@ from charrnn.data.characters import END
 from charrnn.data.corpus import Corpus, find_corpus, load_corpus
 from charrnn.data.decoding import find_codec
 from charrnn.data.documents import end_documents
+from charrnn.data.records import format_of
 from charrnn.data.sources import STDIN
 from charrnn.data.texts import encode_text
 from charrnn.data.vocab import UNKNOWN_CHAR, Ids, UnknownChars, count_unknown
@@ -63,15 +64,28 @@ def separate_text(file: ModelFile, name: str, given: Mapping[str, Any], cache: C
 
 def separate_texts(files: Sequence[ModelFile], name: str, given: Mapping[str, Any], cache: Cache) -> list[EvalText]:
     """Read a separate text once for several models, which were trained on texts of the same kind, as separate_text."""
-    config, reset_ids = read_alike(files[0]), [file.vocab.id_of(END) for file in files]
-    if "documents" in given:
-        config = replace(config, documents="", keep_separator=False)
-    config = overlay(config, given)
+    config, reset_ids = _resolve(files[0], name, given), [file.vocab.id_of(END) for file in files]
     if reset_ids[0] is None and config.documents:
         reset_ids = [_line_start(file, config.documents) for file in files]
         config = replace(config, documents="")
     found = encode_text(name, [file.vocab for file in files], config, overlay(SourceConfig(), given), cache)
     return [_eval_text(name, *text, reset_id) for text, reset_id in zip(found, reset_ids, strict=True)]
+
+
+def _resolve(file: ModelFile, name: str, given: Mapping[str, Any]) -> CorpusConfig:
+    """Return how to read another text: as given, and otherwise as the training text was read.
+
+    A text that does not consist of records, for a model trained on records, has a document in each line.
+    """
+    config = read_alike(file)
+    plain = replace(config, documents="", keep_separator=False, column="", label="", label_from="")
+    if "documents" in given or "column" in given:
+        config = plain
+    elif config.column and not (given.get("format") or format_of(name)):
+        config = replace(plain, documents=LINES)
+    elif config.label_from and name == STDIN:
+        config = replace(config, label_from="")
+    return overlay(config, given)
 
 
 def _line_start(file: ModelFile, documents: str) -> int:
@@ -91,7 +105,9 @@ def text_of_string(file: ModelFile, text: str) -> EvalText:
     """Turn a string into a text to score, as separate_text does with a file that holds it."""
     vocab, config = file.vocab, read_alike(file)
     chars = vocab.to_chars(text)
-    if config.documents:
+    if config.column:
+        chars += END
+    elif config.documents:
         pieces = end_documents(
             [chars], config.documents, keep_separator=config.keep_separator, is_bytes=vocab.has_bytes
         )
@@ -112,7 +128,10 @@ def _eval_text(name: str, ids: Ids, unknown_chars: UnknownChars, reset_id: int |
 def read_alike(file: ModelFile) -> CorpusConfig:
     """Return how to read another text as the training text was read: as bytes, in documents."""
     config = read_corpus_config(file)
-    return CorpusConfig(bytes=file.vocab.has_bytes, documents=config.documents, keep_separator=config.keep_separator)
+    return replace(
+        CorpusConfig(bytes=file.vocab.has_bytes),
+        **{name: getattr(config, name) for name in ("documents", "keep_separator", "column", "label", "label_from")},
+    )
 
 
 def read_corpus_config(file: ModelFile) -> CorpusConfig:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from charrnn.data.characters import END, UNKNOWN
+from charrnn.data.characters import END, LABEL_END, UNKNOWN
 from charrnn.events import bits, bits_per
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _known(count: int) -> str:
 
 def _vocabulary(chars: str, unit: str) -> str:
     """Describe a vocabulary in a line: its size, its special symbols, its first characters."""
-    symbols = {END: "end of document", UNKNOWN: "rare character"}
+    symbols = {END: "end of document", LABEL_END: "end of label", UNKNOWN: "rare character"}
     special = "".join(f", 1 symbol for {meaning}" for symbol, meaning in symbols.items() if symbol in chars)
     chars = "".join(char for char in chars if char not in symbols)
     return f"{len(chars):,} {unit}s{special}: {json.dumps(chars[:MAX_SHOWN], ensure_ascii=False)[1:-1]}"

@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from charrnn.data.characters import UNKNOWN, describe
+import numpy as np
+
+from charrnn.data.characters import END, UNKNOWN, describe, valid_unicode
 from charrnn.evaluation.scores import Assessment, Evaluation, Line
 from charrnn.evaluation.verdict import sentences
 from charrnn.events import bits, bits_per
@@ -11,6 +13,7 @@ from charrnn.events import bits, bits_per
 if TYPE_CHECKING:
     from charrnn.data.vocab import Vocab
     from charrnn.evaluation.comparison import Compared
+    from charrnn.evaluation.labels import LabelScores
     from charrnn.kernels.head import Predictions
 
 MAX_NAMED = 10  # unknown characters
@@ -93,8 +96,70 @@ def line_row(line: Line) -> tuple[str, ...]:
         f"{line.bits_per_char:.3f}",
         f"{line.bits:.1f}",
         f"{line.num_unknown:,}",
-        line.text,
+        line.text if line.label is None else f"{line.label}: {line.text}",
     )
+
+
+def label_facts(model: str, text: str, found: "LabelScores", unit: str) -> list[tuple[str, str]]:
+    """Return what the labels of a text add up to, as rows of a table. unit: a character or a byte."""
+    rows = [("model", model), ("text", text), ("documents", f"{len(found.own):,}")]
+    if unlabelled := int((found.own < 0).sum()):
+        rows.append(("without known label", f"{unlabelled:,}"))
+    given = found.bits_given_label()
+    if given is not None:
+        rows.append((f"bits per {unit}, label given", f"{given:.3f}"))
+    rows.append((f"bits per {unit}, without label", f"{found.bits_without_label():.3f}"))
+    if found.accuracy is not None and found.majority is not None:
+        rows.append(("labels guessed right", f"{found.accuracy:.1%} (always the most frequent: {found.majority:.1%})"))
+    return rows
+
+
+def label_header(unit: str) -> tuple[str, ...]:
+    """Return the header of a table of labels. unit: a character or a byte."""
+    return "label", "documents", bits_per(unit), "without label", "guessed right", "taken for"
+
+
+def label_rows(found: "LabelScores") -> list[tuple[str, ...]]:
+    """Return each label's scores, and the labels that its documents were taken for most often, as rows of a table."""
+    confusion, rows = found.confusion, list[tuple[str, ...]]()
+    for one in found.records():
+        own = found.labels.index(one["label"])
+        others = [label for label in np.argsort(-confusion[own], kind="stable").tolist() if label != own]
+        wrong = [f"{found.labels[label]} {confusion[own, label]:,}" for label in others[:2] if confusion[own, label]]
+        rows.append(
+            (
+                one["label"],
+                f"{one['num_documents']:,}",
+                f"{one['bits_per_char']:.3f}",
+                f"{one['bits_per_char_without_label']:.3f}",
+                f"{one['recall']:.1%}",
+                ", ".join(wrong),
+            )
+        )
+    return rows
+
+
+def confusion_header(found: "LabelScores") -> tuple[str, ...]:
+    """Return the header of a confusion table."""
+    return ("label \\ guess", *(found.labels[label] for label in confused(found)))
+
+
+def confusion_rows(found: "LabelScores") -> list[tuple[str, ...]]:
+    """Return how many documents of each label (rows) were taken for each label (columns)."""
+    labels = confused(found)
+    return [(found.labels[row], *(f"{found.confusion[row, column]:,}" for column in labels)) for row in labels]
+
+
+def confused(found: "LabelScores") -> list[int]:
+    """Return the labels that some document has or was taken for, the most frequent first."""
+    counts = found.confusion.sum(axis=1)
+    seen = counts + found.confusion.sum(axis=0)
+    return [label for label in np.argsort(-counts, kind="stable").tolist() if seen[label]]
+
+
+def document_text(text: str) -> str:
+    """Return a document as the text of a JSON object."""
+    return valid_unicode(text.removesuffix(END)).replace(UNKNOWN, "\ufffd")
 
 
 def char_records(part: "Predictions", vocab: "Vocab") -> Iterator[dict[str, Any]]:

@@ -18,7 +18,7 @@ from charrnn.config import Checked, CorpusConfig, ModelConfig, Precision, TrainC
 from charrnn.data.batches import TrainText, make_train_text
 from charrnn.data.characters import END, LABEL_END, UNKNOWN, describe
 from charrnn.data.corpus import Corpus
-from charrnn.data.documents import hash_documents, short_hashes
+from charrnn.data.documents import hash_documents, short_hashes, without_labels
 from charrnn.distributed import SINGLE, Ranks
 from charrnn.errors import UsageError
 from charrnn.evaluation.novelty import unlike_rest
@@ -56,7 +56,8 @@ class Task:
         ids, end = self.corpus.ids, self.corpus.vocab.id_of(END)
         if end is None or np.count_nonzero(ids == end) > MAX_KNOWN:
             return None
-        return np.unique(short_hashes(hash_documents(ids, end)))
+        texts = without_labels(ids, end, self.corpus.vocab.id_of(LABEL_END))
+        return np.unique(short_hashes(hash_documents(texts, end)))
 
     @cached_property
     def paths(self) -> list[str]:

@@ -17,7 +17,7 @@ from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import count_ngrams, find_contexts
 
 LABELS = {"b": 5, "ab": 4, "c": 1}
-DOCUMENTS = [("ab", "acb"), ("b", "bb"), ("c", "a"), ("ab", "cabca"), ("", "abc"), ("zz", "b" + UNKNOWN), ("b", "")]
+DOCUMENTS = [("ab", "acb"), ("b", "bb"), ("c", "a"), ("ab", "cabca"), ("zz", "abc"), ("zz", "b" + UNKNOWN), ("b", "")]
 
 
 def make_file(*, mixed: bool) -> ModelFile:
@@ -35,8 +35,8 @@ def make_file(*, mixed: bool) -> ModelFile:
 
 
 def make_text(file: ModelFile) -> LabelledText:
-    """The documents; one has no label, one a label that the model does not know."""
-    parts = [(label + LABEL_END if label else "") + text + END for label, text in DOCUMENTS]
+    """The documents; two have a label that the model does not know."""
+    parts = [label + LABEL_END + text + END for label, text in DOCUMENTS]
     return LabelledText.from_ids(file.vocab.encode("".join(parts)), file.vocab, list(file.labels))
 
 
@@ -105,6 +105,18 @@ def test_records_name_each_label_that_occurs():
         ("c", 1, 2),
     ]
     assert sum(one["recall"] * one["num_documents"] for one in records) / 5 == pytest.approx(found.accuracy)
+
+
+def test_documents_are_chosen_evenly():
+    """With their labels."""
+    file = make_file(mixed=False)
+    text = make_text(file)
+    found = text.spread(3)
+    assert [file.vocab.decode(found[index]) for index in range(len(found))] == [
+        DOCUMENTS[place][1] + END for place in (0, 3, 6)
+    ]
+    assert found.own.tolist() == text.own[[0, 3, 6]].tolist()
+    assert len(text.spread(100)) == len(text)
 
 
 def test_texts_without_labels_have_no_accuracy():

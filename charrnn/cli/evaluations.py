@@ -1,0 +1,112 @@
+"""`charrnn eval` with several models, whose scores it shows side by side, and by label."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charrnn.cli.texts import load_network, read_same_text, read_texts
+from charrnn.errors import UsageError
+from charrnn.terminal import console, messages, tables
+
+if TYPE_CHECKING:
+    from charrnn.evaluation.labels import LabelScores
+
+MAX_CONFUSED = 12  # labels of a confusion table; --json has all
+
+
+def compare(
+    names: list[str],
+    text: str | None,
+    train_text: list[str] | None,
+    settings: Mapping[str, Any],
+    *,
+    device: str,
+    threads: int | None,
+    json: bool,
+) -> None:
+    """Score a text by several models, and print their scores side by side, the best first."""
+    from charrnn import precompile
+    from charrnn.evaluation import comparison
+    from charrnn.evaluation.scoring import predict
+    from charrnn.hardware import count_threads, set_up_torch
+    from charrnn.model.file import load_model
+    from charrnn.training.folder import find_model
+
+    paths = [find_model(name) for name in names]
+    files = [load_model(path) for path in paths]
+    comparison.check_comparable(names, files, on_held_out=text is None)
+    texts = read_same_text(paths, files, text, train_text, settings)
+    target = set_up_torch(device, count_threads(threads))
+    with console.slow_notice(messages.COMPILING):
+        precompile.for_scoring()
+    with console.slow_notice("scoring the text"):
+        nats = []
+        for file, own in zip(files, texts, strict=True):
+            parts = predict(load_network(file, own, target), own.ids, context=own.context, mixture=file.mixture)
+            nats.append(comparison.align(parts, own, file.vocab))
+        found = comparison.compare([str(path) for path in paths], nats, texts)
+    unit = files[0].vocab.unit
+    if json:
+        for one in found:
+            console.result_json({"model": one.model, "text": texts[0].name, "unit": unit, **one.record()})
+    else:
+        console.table(tables.compared_facts(texts[0].name, unit, found))
+        console.table([tables.compared_row(one) for one in found], header=tables.compared_header(unit))
+
+
+def evaluate_labels(
+    path: Path,
+    text: str | None,
+    train_text: list[str] | None,
+    settings: Mapping[str, Any],
+    *,
+    device: str,
+    threads: int | None,
+    per_line: bool,
+    json: bool,
+) -> None:
+    """Score a text of documents with each label of a model; print sums over each label, or each document's labels."""
+    from charrnn import precompile
+    from charrnn.evaluation.labels import MAX_SCORED, LabelledText, LabelScorer
+    from charrnn.hardware import count_threads, set_up_torch
+    from charrnn.model.file import load_model
+
+    file = load_model(path)
+    if not file.labels:
+        raise UsageError(f"{path}: --by-label needs a model with labels; train one with --label or --label-from")
+    found, _ = read_texts(
+        path, file, text, train_text, settings, needs_corpus=text is None, wants_corpus=False, by_label=True
+    )
+    target = set_up_torch(device, count_threads(threads))
+    with console.slow_notice(messages.COMPILING):
+        precompile.for_scoring()
+    documents = LabelledText.from_ids(found.ids, file.vocab, list(file.labels))
+    scorer = LabelScorer(load_network(file, found, target), file)
+    if per_line:
+        number = 0
+        for block in scorer.blocks(documents):
+            for record in block.document_records():
+                number += 1
+                words = file.vocab.decode(documents[number - 1])
+                console.result_json({"document": number, **record, "text": tables.document_text(words)})
+        return
+    most = max(1, MAX_SCORED * len(documents) // (len(file.labels) * len(documents.ids)))
+    if most < len(documents):
+        documents = documents.spread(most)
+        console.note(f"scoring {len(documents):,} documents, spread evenly over the text")
+    with console.slow_notice(f"scoring each document with each of {len(file.labels):,} labels"):
+        scores = scorer.score(documents)
+    if json:
+        console.result_json({"model": str(path), "text": found.name, **scores.record()})
+    else:
+        print_labels(path, found.name, scores, file.vocab.unit)
+
+
+def print_labels(path: Path, text: str, scores: "LabelScores", unit: str) -> None:
+    """Print scores given the labels and without, and how well the model tells the labels."""
+    console.table(tables.label_facts(str(path), text, scores, unit))
+    if scores.accuracy is None:
+        return
+    console.table(tables.label_rows(scores), header=tables.label_header(unit))
+    if len(rows := tables.confusion_rows(scores)) <= MAX_CONFUSED:
+        console.table(rows, header=tables.confusion_header(scores))
