@@ -98,12 +98,26 @@ class LabelScores:
         found: NDArray[np.int64] = np.argmin(self.prior + self.nats, axis=1)
         return found
 
-    @property
+    @cached_property
     def confusion(self) -> NDArray[np.int64]:
         """How many texts of each label (rows) were taken for each label (columns): (K, K)."""
         table, known = np.zeros((len(self.labels), len(self.labels)), np.int64), self.own >= 0
         np.add.at(table, (self.own[known], self.guesses[known]), 1)
         return table
+
+    @property
+    def occurring(self) -> list[int]:
+        """The labels that some document has or was taken for, the most frequent first."""
+        counts = self.confusion.sum(axis=1)
+        seen = counts + self.confusion.sum(axis=0)
+        return [label for label in np.argsort(-counts, kind="stable").tolist() if seen[label]]
+
+    def mistakes(self, label: str) -> list[tuple[str, int]]:
+        """Return the other labels that documents of a label were taken for, and how many, the most frequent first."""
+        own = self.labels.index(label)
+        counts = self.confusion[own]
+        order = np.argsort(-counts, kind="stable").tolist()
+        return [(self.labels[one], int(counts[one])) for one in order if one != own and counts[one]]
 
     @property
     def accuracy(self) -> float | None:

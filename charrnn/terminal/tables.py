@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from charrnn.data.characters import END, UNKNOWN, describe, valid_unicode
 from charrnn.evaluation.scores import Assessment, Evaluation, Line
 from charrnn.evaluation.verdict import sentences
@@ -121,40 +119,25 @@ def label_header(unit: str) -> tuple[str, ...]:
 
 def label_rows(found: "LabelScores") -> list[tuple[str, ...]]:
     """Return each label's scores, and the labels that its documents were taken for most often, as rows of a table."""
-    confusion, rows = found.confusion, list[tuple[str, ...]]()
+    rows: list[tuple[str, ...]] = []
     for one in found.records():
-        own = found.labels.index(one["label"])
-        others = [label for label in np.argsort(-confusion[own], kind="stable").tolist() if label != own]
-        wrong = [f"{found.labels[label]} {confusion[own, label]:,}" for label in others[:2] if confusion[own, label]]
-        rows.append(
-            (
-                one["label"],
-                f"{one['num_documents']:,}",
-                f"{one['bits_per_char']:.3f}",
-                f"{one['bits_per_char_without_label']:.3f}",
-                f"{one['recall']:.1%}",
-                ", ".join(wrong),
-            )
-        )
+        wrong = [f"{label} {count:,}" for label, count in found.mistakes(one["label"])[:2]]
+        figures = f"{one['bits_per_char']:.3f}", f"{one['bits_per_char_without_label']:.3f}", f"{one['recall']:.1%}"
+        rows.append((one["label"], f"{one['num_documents']:,}", *figures, ", ".join(wrong)))
     return rows
 
 
 def confusion_header(found: "LabelScores") -> tuple[str, ...]:
     """Return the header of a confusion table."""
-    return ("label \\ guess", *(found.labels[label] for label in confused(found)))
+    return ("label \\ guess", *(found.labels[label] for label in found.occurring))
 
 
 def confusion_rows(found: "LabelScores") -> list[tuple[str, ...]]:
     """Return how many documents of each label (rows) were taken for each label (columns)."""
-    labels = confused(found)
-    return [(found.labels[row], *(f"{found.confusion[row, column]:,}" for column in labels)) for row in labels]
-
-
-def confused(found: "LabelScores") -> list[int]:
-    """Return the labels that some document has or was taken for, the most frequent first."""
-    counts = found.confusion.sum(axis=1)
-    seen = counts + found.confusion.sum(axis=0)
-    return [label for label in np.argsort(-counts, kind="stable").tolist() if seen[label]]
+    return [
+        (found.labels[row], *(f"{found.confusion[row, column]:,}" for column in found.occurring))
+        for row in found.occurring
+    ]
 
 
 def document_text(text: str) -> str:

@@ -3,12 +3,15 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.cli.conftest import TINY, Outcome, assert_refused, call
+
+SMALL = ("--hidden-size", "48", "--batch-size", "16", "--seq-len", "16", "--threads", "1", "--steps", "200")
 
 SYLLABLES = {"Irish": ["o'", "mac", "kel", "ly"], "Greek": ["pou", "los", "the", "dor"], "Thai": ["cha", "ran", "sri"]}
 
@@ -36,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, own_cache: None) -> tuple[
     (path / "names.csv").write_text(make_csv(make_rows()), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
-        words = ("train", "names.csv", "--column", "name", "--label", "country", "--steps", "150", *TINY)
+        words = ("train", "names.csv", "--column", "name", "--label", "country", *SMALL)
         return path, call(*words)
 
 
@@ -56,9 +59,9 @@ def test_the_plan_names_labels_and_counts(trained: tuple[Path, Outcome]) -> None
 
 def test_the_same_command_finds_the_run_finished(at_names: Path) -> None:
     """And another label is another run's."""
-    words = ("train", "names.csv", "--column", "name", "--label", "country", "--steps", "150", *TINY)
-    assert "finished after 150 steps" in call(*words).err
-    outcome = call("train", "names.csv", "--column", "name", "--label", "id", "--steps", "150", *TINY)
+    words = ("train", "names.csv", "--column", "name", "--label", "country", *SMALL)
+    assert "finished after 200 steps" in call(*words).err
+    outcome = call("train", "names.csv", "--column", "name", "--label", "id", *SMALL)
     assert_refused(outcome, 2, "--label id differs from this run's country")
 
 
@@ -101,7 +104,7 @@ def test_another_file_of_records_has_labels(at_names: Path, tmp_path: Path) -> N
 
 def test_lines_without_labels_are_classified(at_names: Path) -> None:
     """In a pipe, each as a JSON object with the labels' probabilities, the likeliest first."""
-    outcome = call("eval", "-", "--per-line", "--by-label", stdin="kelly\r\npoulos\r\n\r\nchasri".encode())
+    outcome = call("eval", "-", "--per-line", "--by-label", stdin=b"kelly\r\npoulos\r\n\r\nchasri")
     assert outcome.code == 0, outcome.err
     assert [(one["document"], one["text"], one["label"]) for one in outcome.objects] == [
         (1, "kelly", None),
@@ -125,7 +128,7 @@ def test_the_whole_comparison_works(at_names: Path, tmp_path: Path) -> None:
     """Baselines, copied text, the report page."""
     outcome = call("eval", "--html", str(tmp_path / "report.html"))
     assert outcome.code == 0, outcome.err
-    assert "xz" in outcome.text
+    assert "character frequencies" in outcome.text
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
@@ -148,7 +151,7 @@ def test_labels_come_from_folders(desk: Path) -> None:
     words = ("train", "texts", "--documents", "lines", "--label-from", "folder", "--steps", "3", *TINY)
     outcome = call(*words)
     assert outcome.code == 0, outcome.err
-    assert "3 labels: Irish 48, Greek 48, Thai 27" in outcome.err
+    assert re.search("3 labels: (Irish 48, Greek 48|Greek 48, Irish 48), Thai 27", outcome.err)
     (found,) = call("eval", "--by-label", "--json").objects
     assert {one["label"] for one in found["labels"]} == set(SYLLABLES)
     assert call("eval", "-", "--by-label", "--per-line", stdin=b"kelly\n").objects[0]["label"] is None

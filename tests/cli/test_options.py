@@ -18,7 +18,7 @@ COMMANDS = typer.main.get_command(build_app()).commands  # type: ignore[attr-def
 
 # settings and options
 
-SET_BY_THE_TEXT = {"--vocab-size", "--reset-id", "--known"}  # or by the model that a run starts from
+SET_BY_THE_TEXT = {"--vocab-size", "--reset-id", "--label-id", "--known"}  # or by the model that a run starts from
 
 
 def fields(*kinds: type[Any]) -> set[str]:
@@ -38,9 +38,9 @@ OPTIONS = {
         | {"--json", "--per-char", "--quiet"},
     ),
     "eval": (
-        {"--documents", "--encoding", "--errors", "--max-bytes"},
+        {"--documents", "--encoding", "--errors", "--max-bytes", "--column", "--label", "--label-from", "--format"},
         {"--model", "--train-text", "--yardsticks", "--adapt", "--adapt-rate", "--per-line", "--per-char", "--worst"}
-        | {"--inside", "--html", "--device", "--threads", "--json"},
+        | {"--inside", "--by-label", "--html", "--device", "--threads", "--json"},
     ),
     "info": (set[str](), {"--cache", "--json"}),
     "export": (set[str](), {"--output", "--precision", "--ngrams", "--with-names", "--json", "--quiet"}),

@@ -83,6 +83,7 @@ def test_every_figure_is_that_of_the_definition(monkeypatch, mixed, block):
     for place in known:
         table[own[place], guesses[place]] += 1
     assert found.confusion.tolist() == table.tolist()
+    assert found.mistakes("b") == [(list(LABELS)[guess], 1) for guess in sorted(guesses[[1, 6]]) if guess != 0]
     num_chars = [len(text.replace(UNKNOWN, "")) + 1 for _, text in DOCUMENTS]
     assert found.num_chars.tolist() == num_chars
     of_ab = [0, 3]
