@@ -108,9 +108,9 @@ class Model:
     ) -> str | list[str]:
         """Write a text, or a list of num_samples texts, drawn side by side.
 
-        echo: whether a text begins with the prompt. settings: those of `charrnn sample`: length, temperature,
-        top_k, top_p, min_p, no_repeat_ngram, lines, stop, keep_stop, seed, unknown; constraints: match, allow,
-        forbid, min_length, no_copy, resample; lists: unique, new, new_run, max_draws, best, best_by. The same
+        echo: whether a text begins with the prompt. settings: those of `charrnn sample`: label, length,
+        temperature, top_k, top_p, min_p, no_repeat_ngram, lines, stop, keep_stop, seed, unknown; constraints:
+        match, allow, forbid, min_length, no_copy, resample; lists: unique, new, new_run, max_draws, best, best_by. The same
         settings give the text of the same command. A model of bytes writes each byte that is not UTF-8 as a
         surrogate escape: `text.encode("utf-8", "surrogateescape")` returns all bytes.
 
@@ -153,30 +153,41 @@ class Model:
             yield config.prompt
         yield from self._sampler.stream(config)
 
-    def score(self, text: str) -> Evaluation:
+    def score(self, text: str, *, label: str | None = None) -> Evaluation:
         """Score a text: its nats_per_char, bits_per_char, perplexity, num_chars and unknown characters.
 
-        A text of N known characters scores N - 1, as `charrnn eval TEXT` does. Raises InputError where there
-        is nothing to score.
+        A text of N known characters scores N - 1, as `charrnn eval TEXT` does. label: for a model with labels,
+        the text's; None scores the text without its label, as the sum over all labels. Raises InputError where
+        there is nothing to score, UsageError for a label that the model doesn't know.
         """
         from charrnn.evaluation.scoring import predict
         from charrnn.evaluation.summary import summarise
         from charrnn.evaluation.texts import text_of_string
 
         found, file = text_of_string(self._file, text), self._file
+        self._sampler.labels.check(label)
+        if file.labels:
+            from charrnn.evaluation.labels import LabelledText, LabelScorer
+
+            names = list(file.labels)
+            scores = LabelScorer(self._network, file).score(LabelledText.from_ids(found.ids, file.vocab, names))
+            nats = scores.marginal if label is None else scores.nats[:, names.index(label)]
+            return Evaluation(float(nats.sum()), int(scores.num_chars.sum()), found.unknown)
         parts = predict(self._network, found.ids, context=found.context, mixture=file.mixture)
         return summarise(parts, found, file.vocab).score
 
-    def next(self, prompt: str = "") -> dict[str, float]:
+    def next(self, prompt: str = "", *, label: str | None = None) -> dict[str, float]:
         """Return the probability of each character after the prompt, the likeliest first.
 
         A byte of a model of bytes is a surrogate escape, as `bytes.decode("ascii", "surrogateescape")`
-        gives it; the end of a document is the empty string.
+        gives it; the end of a document is the empty string. label: of the text; a model with labels needs it.
         """
         from charrnn.evaluation.scoring import predict
 
         vocab = self._file.vocab
-        context = self._sampler.encode_prompt(SampleConfig(prompt=prompt))
+        if self._file.labels and label is None:
+            raise UsageError(f"next() needs a label of this model, for example {next(iter(self._file.labels))!r}")
+        context = self._sampler.encode_prompt(SampleConfig(prompt=prompt, label=label))
         [found] = predict(
             self._network, np.zeros(1, np.int64), context=context, num_top=len(vocab), mixture=self._file.mixture
         )

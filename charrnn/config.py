@@ -232,6 +232,7 @@ class SampleConfig(Checked):
     resample: int | None = setting(1, 10**4, default=None)  # candidates for each sample; None: RESAMPLE if constrained
     num_samples: int = setting(1, 10**9, default=1)
     seed: int | None = setting(0, 2**63 - 1, default=None)
+    label: str | None = None  # of the texts; None: each text's is drawn, if the model knows labels
     unknown: Literal["error", "skip"] = "error"  # how to treat prompt characters that the model does not know
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # The second word of the key is the purpose, so that no two uses share a stream.
-_MASK, _OFFSET, _DRAW, _WEIGHT_MASK, _CHOICE = 1, 2, 3, 4, 5
+_MASK, _OFFSET, _DRAW, _WEIGHT_MASK, _CHOICE, _LABEL = 1, 2, 3, 4, 5, 6
 
 
 def _words(count: int, *, key: tuple[int, int], counter: tuple[int, int, int, int]) -> NDArray[np.uint64]:
@@ -69,6 +69,11 @@ def uniforms(count: int, *, seed: int, stream: int, position: int, candidate: in
 def choice(*, seed: int, stream: int) -> float:
     """Return the number in [0, 1) that chooses one of a stream's candidates."""
     return float(_fractions(_words(1, key=(seed, _CHOICE), counter=(0, 0, stream, 0)))[0])
+
+
+def label_number(*, seed: int, stream: int) -> float:
+    """Return the number in [0, 1) that draws a stream's label."""
+    return float(_fractions(_words(1, key=(seed, _LABEL), counter=(0, 0, stream, 0)))[0])
 
 
 def _fractions(words: NDArray[np.uint64]) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """The Python API: five names that do what the commands do."""
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,11 +12,13 @@ import pytest
 
 import charrnn
 from charrnn.config import ModelConfig
-from charrnn.data.characters import END
+from charrnn.data.characters import END, LABEL_END
 from charrnn.errors import InputError, ModelFileError, UnknownCharacterError, UsageError
 from charrnn.model.file import save_model
 from tests.cli.conftest import call
 from tests.conftest import make_model_file, make_text
+from tests.labelled import LABELS, naive_logits, naive_nats
+from tests.labelled import make_file as make_labelled_file
 
 CHARS = "".join(sorted(set(make_text(500) + "\n")))
 
@@ -196,3 +199,23 @@ def test_a_model_of_bytes_gives_its_bytes(tmp_path, monkeypatch):
     assert model.score(text).num_chars == len(data) - 1
     records = map(json.loads, Path("checkpoints/koi8/log.jsonl").read_text().splitlines())
     assert [record["text"].encode() for record in records if record["event"] == "sample"]
+
+
+def test_a_model_knows_its_labels():
+    """It scores a text given its label, or without; the next character needs one; samples are written for one."""
+    file = make_labelled_file(mixed=True)
+    model = charrnn.Model(file)
+    nats = [naive_nats(file, label, "abc") for label in LABELS]
+    assert model.score("abc", label="ab").nats == pytest.approx(nats[1][1], abs=1e-4)
+    joint = sum(math.exp(-prior - given) for prior, given in nats)
+    score = model.score("abc")
+    assert score.nats == pytest.approx(-math.log(joint), abs=1e-4)
+    assert score.num_chars == 4
+    logits = naive_logits(file, END + "ab" + LABEL_END + "c")
+    likely = model.next("c", label="ab")
+    assert next(iter(likely)) == file.vocab.chars[int(logits.argmax())]
+    with pytest.raises(UsageError, match="needs a label"):
+        model.next("c")
+    with pytest.raises(UsageError, match="no label 'x'"):
+        model.score("abc", label="x")
+    assert model.sample(label="ab", seed=1, length=5) == model.sample(label="ab", seed=1, length=5)

@@ -139,6 +139,7 @@ TEXTS = [
     (CorpusConfig, "known"),
     (CorpusConfig, "valid"),
     (SampleConfig, "prompt"),
+    (SampleConfig, "label"),
 ]
 
 

@@ -76,6 +76,12 @@ def sample(
             show_default=default(SampleConfig, "length"),
         ),
     ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABEL", help="Label of the texts, for a model with labels.", show_default="drawn for each text"
+        ),
+    ] = None,
     temperature: Annotated[
         float | None,
         typer.Option(
@@ -241,6 +247,7 @@ def sample(
 
     settings = given(
         prompt=prompt,
+        label=label,
         length=length,
         lines=lines,
         stop=None if stop is None else tuple(map(unescaped, stop)),

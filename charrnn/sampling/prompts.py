@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from charrnn.config import RESAMPLE, SampleConfig
 from charrnn.errors import CharrnnError, InputError, UsageError
 from charrnn.kernels.filters import COMPLETE, Constraints, Filters
+from charrnn.kernels.ngrams import Ints, Mixture
+from charrnn.model.ngrams import find_contexts, new_contexts
 from charrnn.sampling.constraints import Guide
 from charrnn.sampling.engine import Engine, StreamState
 
@@ -29,7 +31,9 @@ class Opening:
     ids: the prompt's, at least one, of which the last is fed when the first character is drawn. filters: those of
     the settings; constraints, start: what the texts must satisfy, and the state of their automaton after the prompt;
     num_candidates: how many texts are drawn to choose one from. ends: whether its texts end; ends_early: whether they
-    may end before their length. state: the network's before the last id, of one stream; None until `read_openings`.
+    may end before their length. label: of the texts, which the ids begin with, or None. num_before: how many ids
+    belong to it and to what precedes it. state: the network's before the last id, of one stream; None until
+    `read_openings`.
     """
 
     def __init__(
@@ -53,7 +57,14 @@ class Opening:
             self.num_candidates = RESAMPLE
         if self.num_candidates > 1 and not ends:
             raise UsageError("--resample chooses among whole texts, so give them an end: --length, --lines or --stop")
+        self.label: str | None = None
+        self.num_before = 0
         self.state: StreamState | None = None
+
+    @property
+    def known(self) -> NDArray[np.int64]:
+        """The characters that the texts continue, without a label; LABEL_END is the first of them."""
+        return self.ids[max(0, self.num_before - 1) :]
 
     @property
     def has_automaton(self) -> bool:
@@ -71,6 +82,14 @@ class Opening:
             return one is two and self.filters == other.filters
         is_alike = one.transitions is two.transitions and one.positions is two.positions
         return is_alike and self.filters == other.filters
+
+
+def contexts_of(mixture: Mixture, known: NDArray[np.int64]) -> Ints:
+    """Return the n-gram contexts before the last of some characters, which nothing precedes: (order,)."""
+    if len(known) == 1:
+        return new_contexts(mixture)
+    found: Ints = find_contexts(mixture, known[-1:], context=known[:-1])[0]
+    return found
 
 
 def read_openings(engine: Engine, openings: Sequence[Opening]) -> None:
@@ -95,6 +114,8 @@ def read_openings(engine: Engine, openings: Sequence[Opening]) -> None:
                 whole[:, row:] = part
             position = last
         h, c, contexts = (part[:, row : row + 1].copy() for part in states)
+        if opening.num_before:  # n-grams do not reach back into the label
+            contexts[0, 0] = contexts_of(engine.mixture, opening.known)
         opening.state = h, c, contexts
 
 

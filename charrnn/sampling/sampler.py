@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from charrnn.config import SampleConfig, overlay
 from charrnn.counters import choice, uniforms
 from charrnn.data.characters import END, UNKNOWN, describe
+from charrnn.data.documents import without_labels
 from charrnn.data.vocab import Ids
 from charrnn.errors import UsageError
 from charrnn.hardware import available_cores, select_precision
@@ -29,6 +30,7 @@ from charrnn.kernels.ngrams import no_mixture
 from charrnn.model.file import ModelFile, load_model
 from charrnn.sampling.constraints import Guide, index_runs, make_guide
 from charrnn.sampling.engine import NO_LIMIT, Engine, StreamState, new_block
+from charrnn.sampling.labels import Labels
 from charrnn.sampling.predictions import Prediction, predictions_of
 from charrnn.sampling.prompts import Opening, read_openings
 from charrnn.sampling.stopping import LengthLimit, StopCondition
@@ -54,13 +56,15 @@ class Sampler:
         self.vocab = model.vocab
         self.config = model.config
         self.precision = select_precision(precision)
-        tensors, rare_id = model.tensors, model.vocab.id_of(UNKNOWN)
-        if rare_id is not None:  # it stands for many characters, so it is never drawn
+        tensors = model.tensors
+        never_drawn = [one for one in (model.vocab.id_of(UNKNOWN), model.config.label_id) if one is not None]
+        if never_drawn:  # a rare character stands for many; a label is part of the prompt
             bias = np.array(tensors["head.bias"])
-            bias[rare_id] = -np.inf
+            bias[never_drawn] = -np.inf
             tensors = {**tensors, "head.bias": bias}
         mixture, threads = model.mixture or no_mixture(), threads or available_cores()
         self.engine = Engine(model.config, tensors, threads, self.precision, mixture)
+        self.labels = Labels(model)
         self.training_text: Ids | None = None  # for --no-copy
         self.num_top = 0  # how many of the likeliest characters a stream's predictions list; 0: no predictions
         self._runs: Constraints | None = None
@@ -90,17 +94,28 @@ class Sampler:
     def encode_prompt(self, config: SampleConfig) -> NDArray[np.int64]:
         """Encode the prompt that the first character follows, at least one id.
 
-        A text without a prompt starts as if after a newline, or for a model of documents as a new document.
-        Raises UnknownCharacterError for a prompt with characters outside the vocabulary, unless they are skipped.
+        A text without a prompt starts as if after a newline, or for a model of documents as a new document, with
+        its label if the settings have one.
+        Raises UnknownCharacterError for a prompt with characters outside the vocabulary, unless they are skipped,
+        UsageError for a label that the model doesn't know.
         """
+        return np.concatenate([self._encode_start(config.label), self._encode_text(config)])
+
+    def _encode_text(self, config: SampleConfig) -> NDArray[np.int64]:
+        """Encode what the texts begin with; for a model of continuous text at least one character."""
         prompt = self.vocab.to_chars(config.prompt)
         if config.unknown == "error":
             ids = self.vocab.encode(prompt).astype(np.int64)
         else:
             ids = self.vocab.encode_known(prompt)[0].astype(np.int64)
-        if self.writes_documents:
-            return np.append(self.vocab.chars.find(END), ids)
-        return ids if len(ids) > 0 else np.array([max(0, self.vocab.chars.find("\n"))])
+        is_begun = self.writes_documents or len(ids) > 0
+        return ids if is_begun else np.array([max(0, self.vocab.chars.find("\n"))])
+
+    def _encode_start(self, label: str | None) -> NDArray[np.int64]:
+        """Encode what precedes the texts: the end of another document, and the label."""
+        self.labels.check(label)
+        end = np.array([self.vocab.chars.find(END)] if self.writes_documents else [], np.int64)
+        return end if label is None else np.append(end, self.labels.encode(label))
 
     def check_ends(self, config: SampleConfig) -> None:
         """Raise UsageError for an end that no text of this model can reach."""
@@ -120,7 +135,7 @@ class Sampler:
         """
         if not 0 <= number < 2**63:
             raise UsageError(f"the number of a stream must lie between 0 and 2^63 - 1, not {number}")
-        return next(iter(StreamBatch(self, [(self.open(config), number)])))
+        return next(iter(StreamBatch(self, [(self.open(config, number=number), number)])))
 
     def streams(self, config: SampleConfig, *, draws: int | None = None) -> "StreamBatch":
         """Draw num_samples texts: an iterator over streams 0, 1, …, each to be read before the next.
@@ -129,24 +144,46 @@ class Sampler:
         serves a few dozen streams. draws: draw so many, but not more side by side than num_samples.
         Otherwise as `stream`.
         """
-        opening, count = self.open(config), config.num_samples
-        return StreamBatch(
-            self, ((opening, number) for number in range(draws or count)), most=count * opening.num_candidates
-        )
+        first, count = self.open(config), config.num_samples
+        openings = self._open_all(first, draws or count)
+        return StreamBatch(self, openings, most=count * first.num_candidates)
 
     def batch(self, openings: Iterable[tuple[Opening, int]]) -> "StreamBatch":
         """Draw a text after each opening: an iterator over the streams of these numbers, as `streams`."""
         return StreamBatch(self, openings)
 
-    def open(self, config: SampleConfig) -> Opening:
-        """Check and encode a prompt and its settings. Raises the errors of `stream`."""
-        ids = self.encode_prompt(config)
-        self.check_ends(config)
+    def _open_all(self, first: Opening, count: int) -> Iterator[tuple[Opening, int]]:
+        """Yield the opening and the number of each stream; streams of one label share an opening."""
+        openings, config = {first.label: first}, first.config
+        for number in range(count):
+            label = self._choose_label(config, first.seed, number)
+            if label not in openings:
+                openings[label] = self._open(config, first.seed, label)
+            yield openings[label], number
+
+    def open(self, config: SampleConfig, *, number: int = 0) -> Opening:
+        """Check and encode a prompt and its settings. Raises the errors of `stream`.
+
+        number: of the stream, whose label is drawn if the model knows labels and the settings have none.
+        """
         seed = random_seed() if config.seed is None else config.seed
+        return self._open(config, seed, self._choose_label(config, seed, number))
+
+    def _choose_label(self, config: SampleConfig, seed: int, number: int) -> str | None:
+        if config.label is not None or not self.labels.names:
+            return config.label
+        return self.labels.draw(self._encode_text(config), seed=seed, stream=number)
+
+    def _open(self, config: SampleConfig, seed: int, label: str | None) -> Opening:
+        start, text = self._encode_start(label), self._encode_text(config)
+        self.check_ends(config)
         end = self.vocab.chars.find(END)
         filters = Filters(config.temperature, config.top_k, config.top_p, config.min_p, config.no_repeat_ngram, end)
-        guide = self._make_guide(config)
-        return Opening(config, seed, ids, filters, guide, ends=self.ends(config), ends_early=self.ends_early(config))
+        ids, guide = np.concatenate([start, text]), self._make_guide(config)
+        opening = Opening(config, seed, ids, filters, guide, ends=self.ends(config), ends_early=self.ends_early(config))
+        if label is not None:
+            opening.label, opening.num_before = label, len(start)
+        return opening
 
     def ends(self, config: SampleConfig) -> bool:
         """Whether texts with these settings end."""
@@ -164,7 +201,8 @@ class Sampler:
         if self.training_text is None:
             raise UsageError("--no-copy needs the training text")
         if self._runs is None or self._runs.run != config.no_copy:
-            self._runs = index_runs(config.no_copy, self.training_text, self.vocab)
+            texts = without_labels(self.training_text, self.vocab.id_of(END), self.config.label_id)
+            self._runs = index_runs(config.no_copy, texts, self.vocab)
         runs = self._runs
         if guide is None:
             return Guide(runs)
@@ -299,7 +337,7 @@ class Stream:
         self.log_weight = 0.0
         self.seconds = 0.0
         self.predictions: list[Prediction] = []
-        self.history = opening.remembered(opening.ids)
+        self.history = opening.remembered(opening.known)
         self.state: StreamState | None = None  # before the last id of the history; None for the prompt's
         self.rule = opening.start  # the state of the constraints' automaton
         self.limit = LengthLimit(config.length, has_bytes=vocab.has_bytes)

@@ -56,12 +56,14 @@ class Output:
     def record(self, text: str, stream: "Stream") -> dict[str, Any]:
         """Return a complete sample as a JSON object."""
         config = stream.opening.config
-        settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("prompt", "seed")}
+        apart = ("prompt", "label", "seed")  # have fields of their own
+        settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in apart}
         settings |= {"stop": list(map(valid_unicode, config.stop)), "precision": self.precision}
         return {
             "text": valid_unicode(text),
             "bytes": base64.b64encode(console.faithful(text)).decode() if self.vocab.has_bytes else None,
             "prompt": valid_unicode(config.prompt),
+            "label": stream.opening.label,
             "seed": stream.seed,
             "stream": stream.number,
             "settings": settings,

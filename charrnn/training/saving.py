@@ -220,7 +220,9 @@ def score_held_out(
 def draw_sample(model: ModelFile, *, seed: int, step: int) -> Sample:
     """Draw a short text from a step's weights."""
     config = SampleConfig(length=SAMPLE_LENGTH, seed=seed)
-    return Sample(step, text=valid_unicode("".join(Sampler(model, threads=1).stream(config, number=step))))
+    stream = Sampler(model, threads=1).stream(config, number=step)
+    label = "" if stream.opening.label is None else f"{stream.opening.label}: "
+    return Sample(step, text=label + valid_unicode("".join(stream)))
 
 
 def load_best_model(plan: RunPlan) -> tuple[ModelFile, CharRNN]:
