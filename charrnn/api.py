@@ -110,8 +110,8 @@ class Model:
 
         echo: whether a text begins with the prompt. settings: those of `charrnn sample`: label, length,
         temperature, top_k, top_p, min_p, no_repeat_ngram, lines, stop, keep_stop, seed, unknown; constraints:
-        match, allow, forbid, min_length, no_copy, resample; lists: unique, new, new_run, max_draws, best, best_by. The same
-        settings give the text of the same command. A model of bytes writes each byte that is not UTF-8 as a
+        match, allow, forbid, min_length, no_copy, resample; lists: unique, new, new_run, max_draws, best, best_by.
+        The same settings give the text of the same command. A model of bytes writes each byte that is not UTF-8 as a
         surrogate escape: `text.encode("utf-8", "surrogateescape")` returns all bytes.
 
             >>> names = model.sample(num_samples=100, unique=True, new=True)  # doctest: +SKIP

@@ -25,7 +25,9 @@ def make_file(*, mixed: bool) -> ModelFile:
     if mixed:
         train = np.random.default_rng(0).integers(0, len(vocab), 400).astype(np.uint8)
         ngram = {**count_ngrams(train, 4, vocab_size=len(vocab)), "ngram.weights": np.full((4, 2), 0.5)}
-    return ModelFile(config, vocab, tensors, {}, {"text": {"labels": LABELS}}, ngram)
+    return ModelFile(
+        config, vocab, tensors, {}, {"text": {"labels": LABELS}, "split": {"column": "name", "label": "kind"}}, ngram
+    )
 
 
 def naive_logits(file: ModelFile, text: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from charrnn.config import ListConfig, SampleConfig, overlay
 from charrnn.data.characters import END
-from charrnn.data.documents import hash_documents, short_hashes
+from charrnn.data.documents import hash_documents, short_hashes, without_labels
 from charrnn.data.vocab import Ids, Vocab
 from charrnn.errors import UsageError
 from charrnn.kernels.ngrams import find_hashes, hash_ngrams
@@ -94,7 +94,8 @@ def make_known(lists: ListConfig, file: ModelFile, train_ids: Ids | None) -> Kno
     end = file.vocab.id_of(END)
     if end is None:
         return KnownRuns(train_ids, file.vocab, lists.new_run)
-    return KnownDocuments(np.unique(hash_documents(train_ids, end)), file.vocab)
+    texts = without_labels(train_ids, end, file.config.label_id)
+    return KnownDocuments(np.unique(hash_documents(texts, end)), file.vocab)
 
 
 def configure_lists(given: Mapping[str, Any], config: SampleConfig, sampler: Sampler) -> ListConfig:
