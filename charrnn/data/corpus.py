@@ -183,6 +183,7 @@ def _read(texts: Texts, cache: Cache, notes: list[str], wanted_sha256: str | Non
         "num_bytes": sum(texts.sizes),
         "num_texts": len(texts.sources),
         "num_added": texts.num_added,
+        "num_marks": texts.num_marks,
         "labels": dict(labels.most_common()),
         "num_skipped": texts.records.num_skipped,
         "first_skipped": texts.records.first_skipped,
@@ -215,6 +216,13 @@ def _make_corpus(
         has_valid_file=config.valid is not None,
         labels=facts["labels"],
     )
+    if facts["num_marks"]:
+        marks = (
+            "1 byte-order mark inside the text was"
+            if facts["num_marks"] == 1
+            else (f"{facts['num_marks']:,} byte-order marks inside the text were")
+        )
+        notes = [*notes, f"{marks} dropped"]
     if facts["num_added"]:
         texts = "1 text ends" if facts["num_added"] == 1 else f"{facts['num_added']:,} texts end"
         notes = [*notes, f"{texts} without a newline; one was added before the next text"]
@@ -315,11 +323,6 @@ def _content_notes(vocab: Vocab, counts: NDArray[np.int64], config: CorpusConfig
             advice = "tr '\\r' '\\n' < TEXT > NEW turns them into newlines"
         notes.append(
             f"the text has {num_returns:,} carriage returns, which are learned like any other character; {advice}"
-        )
-    if num_marks := char_counts.get("\ufeff"):
-        notes.append(
-            f"the text has {num_marks:,} U+FEFF, which are learned like any other character; if they are byte-order "
-            "marks of files that were joined, name the files themselves"
         )
     num_replaced = char_counts.get("\ufffd") if config.errors == "replace" else None
     if num_replaced:

@@ -47,11 +47,13 @@ class Texts:
     def pieces(self) -> Iterator[str]:
         """Yield the characters, with a newline between two texts where the first one ends without.
 
-        At the end, sizes (bytes) and lengths (characters) of each text, num_added (newlines), sha256 and records
+        At the end, sizes (bytes) and lengths (characters) of each text, num_added (newlines), num_marks
+        (byte-order marks that were dropped), sha256 and records
         (with the labels, and what was skipped) are set.
         """
         digest = hashlib.sha256()
-        self.sizes, self.lengths, self.num_added = [0] * len(self.sources), [0] * len(self.sources), 0
+        self.sizes, self.lengths = [0] * len(self.sources), [0] * len(self.sources)
+        self.num_added = self.num_marks = 0
         self.records = RecordReader(self.config)
         self.limit.reset()
         last = "\n"
@@ -60,7 +62,7 @@ class Texts:
                 last = "\n"  # the next text is not joined to the one before, or not as lines
             is_cut = last not in "\r\n"
             chunks = self._measure(source.chunks(self.limit), index, digest, after=b"\n" if is_cut else b"")
-            for piece in self._split(decode(chunks, source.name, self.config), source):
+            for piece in self._split(self._drop_marks(decode(chunks, source.name, self.config)), source):
                 if is_cut:
                     piece, is_cut = "\n" + piece, False
                     self.num_added += 1
@@ -68,6 +70,14 @@ class Texts:
                 last = piece[-1]
                 yield piece
         self.sha256 = digest.hexdigest()
+
+    def _drop_marks(self, pieces: Iterator[str]) -> Iterator[str]:
+        """Drop byte-order marks, which stand inside a text where files were joined to one; bytes stay as they are."""
+        for piece in pieces:
+            kept = piece.replace("\ufeff", "")
+            self.num_marks += len(piece) - len(kept)
+            if kept:
+                yield kept
 
     def _split(self, pieces: Iterator[str], source: Source) -> Iterator[str]:
         """Split a text into documents, if it consists of them."""

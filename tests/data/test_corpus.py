@@ -33,8 +33,8 @@ from charrnn.data.vocab import Vocab, count_unknown
 from charrnn.errors import CharrnnError, InputError, UsageError
 from tests.conftest import make_text
 
-CHARS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
-TEXT = st.text(CHARS, min_size=MIN_CHARS, max_size=200).filter(lambda text: text[0] != "\ufeff")
+CHARS = st.characters(exclude_characters="\0\ufeff", exclude_categories=["Cs"])
+TEXT = st.text(CHARS, min_size=MIN_CHARS, max_size=200)
 FEW = st.text(st.sampled_from("ab\n\r éz€😀"), min_size=MIN_CHARS, max_size=200)
 DOCUMENTS = st.text(st.sampled_from("ab\n\n\n \t\r|"), max_size=200)  # and their separators
 
@@ -113,7 +113,6 @@ def settled(monkeypatch):
 @example(texts=["a\r\nb\r\n" * 5, "a\rb\r" * 5, "a\n\n\nb", "a\u2028b\x0bc\x85", "no newline"])
 def test_files_are_joined_in_the_order_given(folder, shared, texts):
     """Each on a new line, otherwise byte for byte, whatever their line ends; the hash is that of the bytes."""
-    texts = [text.lstrip("\ufeff") for text in texts]  # a mark at the beginning of a file is not part of its text
     names = [write(folder, f"{len(texts) - index}.txt", text) for index, text in enumerate(texts)]
     corpus, text = load(*names, cache=shared), joined(texts)
     assert decoded(corpus) == text
@@ -162,14 +161,14 @@ def test_a_vocabulary_may_need_four_bytes_per_id(tmp_path, cache):
     text = "".join(map(chr, [*range(1, 0xD800), *range(0xE000, 0x10000), *range(0x1000F, 0x110000, 16)]))
     corpus = load(write(tmp_path, "a", text), cache=cache)
     assert corpus.ids.dtype == np.uint32
-    assert decoded(corpus) == corpus.vocab.chars == text
+    assert decoded(corpus) == corpus.vocab.chars == text.replace("\ufeff", "")
 
 
 def test_a_byte_order_mark_is_dropped(tmp_path, cache):
-    """At the start of each file only; the hash is that of the original bytes."""
-    one, two = b"\xef\xbb\xbfone" + b"\n" * 20, b"\xef\xbb\xbftwo\xef\xbb\xbf"
+    """At the start of each file; the hash is that of the original bytes."""
+    one, two = b"\xef\xbb\xbfone" + b"\n" * 20, b"\xef\xbb\xbftwo"
     corpus = load(write(tmp_path, "a", one), write(tmp_path, "b", two), cache=cache)
-    assert decoded(corpus) == "one" + "\n" * 20 + "two\ufeff"
+    assert decoded(corpus) == "one" + "\n" * 20 + "two"
     assert corpus.sha256 == hashlib.sha256(one + two).hexdigest()
 
 
@@ -237,13 +236,15 @@ def test_bytes_and_documents_are_not_joined_by_newlines(tmp_path, cache, config)
     assert "\n" not in decoded(load(*names, cache=cache, valid_fraction=0.5, **config))
 
 
-def test_a_note_counts_marks_inside_a_text(tmp_path, cache):
-    """As `cat` leaves them."""
+def test_marks_inside_a_text_are_dropped_and_counted(tmp_path, cache):
+    """As `cat` leaves them; a text of bytes keeps them."""
     mark, text = "\ufeff", make_text(1200)
     name = write(tmp_path, "a", (mark + text) * 3)
-    (note,) = load(name, cache=cache).notes
-    assert note.startswith("the text has 2 U+FEFF, which are learned")
+    corpus = load(name, cache=cache)
+    assert decoded(corpus) == text * 3
+    assert corpus.notes == ("2 byte-order marks inside the text were dropped",)
     assert load(write(tmp_path, "b", mark + text), cache=cache).notes == ()
+    assert len(load(name, cache=cache, bytes=True).ids) == 3 * (len(text) + 3)
 
 
 def feed_stdin(monkeypatch, data):
@@ -614,6 +615,7 @@ def test_a_damaged_entry_is_created_again(tmp_path, cache, monkeypatch, is_settl
         {"num_bytes": None},
         {"num_texts": -1},
         {"num_added": True},
+        {"num_marks": None},
         {"num_skipped": None},
         {"first_skipped": 1},
         {"labels": None},
@@ -646,7 +648,7 @@ def test_an_entry_without_the_characters_of_the_base_model_is_a_damaged_one(tmp_
     facts = {"sha256": "0" * 64, "vocab": "ab", "counts": [50, 50], "dtype": "uint8", "num_chars": 100}
     cache.add(
         key,
-        facts | {"num_joined": 100, "num_bytes": 100, "num_texts": 1, "num_added": 0},
+        facts | {"num_joined": 100, "num_bytes": 100, "num_texts": 1, "num_added": 0, "num_marks": 0},
         [np.tile(np.array([0, 1], np.uint8), 50)],
     )
     assert load(name, cache=cache, known="xyz").vocab.chars == "abxyz"
