@@ -1,9 +1,9 @@
 """`charrnn eval`: score a text, and compare the score with baselines or with those of other models."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,7 +28,7 @@ from charrnn.cli.options import (
 )
 from charrnn.cli.report import MAX_SHOWN, NUM_HARDEST, NUM_TOP, check_target, make_report, write_report
 from charrnn.cli.texts import load_network, read_texts
-from charrnn.config import ADAPT_RATE
+from charrnn.config import ADAPT_RATE, flag
 from charrnn.errors import UsageError
 from charrnn.inspection.findings import QUICK_PARTS
 from charrnn.terminal import console, messages, tables
@@ -48,22 +48,49 @@ EXCERPT = 400  # characters of the text, coloured by surprisal
 
 
 @dataclass(frozen=True)
-class Items:
-    """What to print instead of the score: every line, every character, or the N least predictable lines."""
+class Wanted:
+    """What to show of a score or instead of it, as the options say; fields have their names."""
 
     per_line: bool
     per_char: bool
     worst: int | None
+    by_label: bool
+    inside: tuple[str, ...]
+    html: str | None
+    yardsticks: bool
+    adapt: bool
+    adapt_rate: float | None
+    json: bool
 
     def __post_init__(self) -> None:
         if [self.per_line, self.per_char, self.worst is not None].count(True) > 1:
             raise UsageError("--per-line, --per-char and --worst each print something else; give one of them")
         if self.worst is not None and self.worst < 1:
             raise UsageError(f"--worst must be at least 1, not {self.worst}")
+        if self.adapt_rate is not None and not (self.adapt and 0 <= self.adapt_rate <= 1):
+            raise UsageError("--adapt-rate needs --adapt, and a value between 0 and 1")
+        if self.html is not None:
+            check_target(self.html)
+        others = self.per_char or self.worst is not None or self.inside or self.html is not None or self.adapt
+        if self.by_label and others:
+            raise UsageError("--by-label goes with --per-line and --json only")
+        if self.inside and not self.score:
+            raise UsageError("--per-line, --per-char and --worst print something else than --inside; leave one out")
 
     @property
-    def are_wanted(self) -> bool:
+    def items(self) -> bool:
+        """Whether lines or characters are printed instead of the score."""
         return self.per_line or self.per_char or self.worst is not None
+
+    @property
+    def score(self) -> bool:
+        """Whether the score itself is shown, with what it is compared with."""
+        return self.html is not None or not self.items
+
+    @property
+    def rate(self) -> float | None:
+        """The learning rate of dynamic evaluation; None leaves it out."""
+        return None if not self.adapt else ADAPT_RATE if self.adapt_rate is None else self.adapt_rate
 
 
 def evaluate(
@@ -136,55 +163,55 @@ def evaluate(
       charrnn eval -m poems --inside
       charrnn eval -m poems -m sonnets chapter.txt
     """
-    items, inside_parts = Items(per_line, per_char, worst), choose_parts(inside)
-    if adapt_rate is not None and not (adapt and 0 <= adapt_rate <= 1):
-        raise UsageError("--adapt-rate needs --adapt, and a value between 0 and 1")
-    if html is not None:
-        check_target(html)
-    wants_score = html is not None or not items.are_wanted
-    several = model if model is not None and len(model) > 1 else []
-    if several and (items.are_wanted or html is not None or adapt or inside_parts):
-        raise UsageError("--per-line, --per-char, --worst, --inside, --html and --adapt need one model; give -m once")
-    if by_label and (several or adapt or html is not None or inside_parts or per_char or worst is not None):
-        raise UsageError("--by-label needs one model, and goes with --per-line and --json only")
-    if inside_parts and not wants_score:
-        raise UsageError("--per-line, --per-char and --worst print something else than --inside; leave one out")
-    if text is None and (encoding or errors or column or label or label_from or format_):
-        raise UsageError(
-            "--column, --label, --label-from, --format, --encoding and --errors need a TEXT; "
-            "the held-out text is read as in training"
-        )
-    if train_text and text is not None and not (wants_score and (yardsticks or adapt) and not several):
-        raise UsageError("--train-text has no effect here: nothing is compared with the training text; leave it out")
-    settings = given(
-        documents=documents,
-        column=column,
-        label=label,
-        label_from=label_from,
-        format=format_,
-        encoding=encoding,
-        errors=errors,
-        max_bytes=max_bytes,
+    wanted = Wanted(
+        per_line, per_char, worst, by_label, choose_parts(inside), html, yardsticks, adapt, adapt_rate, json
     )
+    several = model if model is not None and len(model) > 1 else []
+    if several and (wanted.items or html is not None or adapt or wanted.inside or by_label):
+        raise UsageError(
+            "--per-line, --per-char, --worst, --by-label, --inside, --html and --adapt need one model; give -m once"
+        )
+    reading = given(column=column, label=label, label_from=label_from, format=format_, encoding=encoding, errors=errors)
+    if text is None and reading:
+        raise UsageError(f"{flag(next(iter(reading)))} needs a TEXT; the held-out text is read as in training")
+    if train_text and text is not None and not (wanted.score and (yardsticks or adapt) and not several):
+        raise UsageError("--train-text has no effect here: nothing is compared with the training text; leave it out")
+    settings = {**reading, **given(documents=documents, max_bytes=max_bytes)}
     if several:
         compare(several, text, train_text, settings, device=device, threads=threads, json=json)
         return
-    from charrnn.hardware import count_threads, set_up_torch
-    from charrnn.model.file import load_model
     from charrnn.training.folder import find_model
 
     path = find_model(model[0] if model else None)
     if by_label:
         evaluate_labels(path, text, train_text, settings, device=device, threads=threads, per_line=per_line, json=json)
-        return
+    else:
+        evaluate_text(path, text, train_text, settings, wanted, device=device, threads=threads)
+
+
+def evaluate_text(
+    path: Path,
+    text: str | None,
+    train_text: list[str] | None,
+    settings: Mapping[str, Any],
+    wanted: Wanted,
+    *,
+    device: str,
+    threads: int | None,
+) -> None:
+    """Score a text by one model and show what is wanted. path: of the model file; settings: how to read the text."""
+    from charrnn.hardware import count_threads, set_up_torch
+    from charrnn.model.file import load_model
+
     file = load_model(path)
-    needs_corpus = bool(text is None or train_text or adapt)
+    needs_corpus = bool(text is None or train_text or wanted.adapt)
+    wants_corpus = wanted.yardsticks and wanted.score
     eval_text, corpus = read_texts(
-        path, file, text, train_text, settings, needs_corpus=needs_corpus, wants_corpus=yardsticks and wants_score
+        path, file, text, train_text, settings, needs_corpus=needs_corpus, wants_corpus=wants_corpus
     )
     cores = count_threads(threads)
     target = set_up_torch(device, cores)
-    compile_kernels(training=adapt or "gradient" in inside_parts)
+    compile_kernels(training=wanted.adapt or "gradient" in wanted.inside)
 
     from charrnn.evaluation.assessment import assess
     from charrnn.evaluation.scores import Assessment
@@ -194,25 +221,25 @@ def evaluate(
     network = load_network(file, eval_text, target)
     with console.slow_notice("scoring the text"):
         classes = ClassTotals(file.vocab, eval_text.context)
-        found = score(network, file, eval_text, items, classes, for_page=html is not None or bool(inside_parts))
-        if worst is not None:
-            print_worst(found, worst, file.vocab.unit, json=json)
-        if not wants_score:
+        found = score(network, file, eval_text, wanted, classes)
+        if wanted.worst is not None:
+            print_worst(found, wanted.worst, file.vocab.unit, json=wanted.json)
+        if not wanted.score:
             return
         assessment = Assessment(found.score, unit=file.vocab.unit)
         if corpus is not None:
-            rate = (ADAPT_RATE if adapt_rate is None else adapt_rate) if adapt else None
+            train = corpus.train_ids
             assessment = assess(
-                found.score, file, network, eval_text, corpus.train_ids, with_baselines=yardsticks, adapt_rate=rate
+                found.score, file, network, eval_text, train, with_baselines=wanted.yardsticks, adapt_rate=wanted.rate
             )
-    findings = inspect(inside_parts, network, file, eval_text, found, classes)
-    if not items.are_wanted:
-        print_assessment(path, file, eval_text, found, assessment, findings, json=json)
-    if html is not None:
+    findings = inspect(wanted.inside, network, file, eval_text, found, classes)
+    if not wanted.items:
+        print_assessment(path, file, eval_text, found, assessment, findings, json=wanted.json)
+    if wanted.html is not None:
         shown = findings or look_inside(QUICK_PARTS, network, file, eval_text, found.first, classes)
         report = make_report(path, file, eval_text, found, assessment, shown, threads=cores)
-        write_report(Path(html), path, report)
-        console.note(f"wrote {html}")
+        write_report(Path(wanted.html), path, report)
+        console.note(f"wrote {wanted.html}")
 
 
 def compile_kernels(*, training: bool) -> None:
@@ -226,24 +253,23 @@ def compile_kernels(*, training: bool) -> None:
             precompile.for_scoring()
 
 
-def score(
-    network: "CharRNN", file: "ModelFile", text: "EvalText", items: Items, classes: "ClassTotals", *, for_page: bool
-) -> "Summary":
+def score(network: "CharRNN", file: "ModelFile", text: "EvalText", wanted: Wanted, classes: "ClassTotals") -> "Summary":
     """Score a text in one pass; print each line or character on the way, if that is wanted.
 
-    classes: sums to add all predictions to. for_page: whether more of the text is shown than an excerpt.
+    classes: sums to add all predictions to.
     """
     from charrnn.evaluation.scoring import predict
     from charrnn.evaluation.summary import summarise
 
-    num_top = NUM_TOP if items.per_char or for_page else 0
+    for_page = wanted.html is not None or bool(wanted.inside)  # which show more of the text than an excerpt
+    num_top = NUM_TOP if wanted.per_char or for_page else 0
     parts = predict(network, text.ids, context=text.context, num_top=num_top, mixture=file.mixture)
     return summarise(
-        classes.watch(print_items(parts, text, file, items)),
+        classes.watch(print_items(parts, text, file, wanted)),
         text,
         file.vocab,
         num_first=MAX_SHOWN if for_page else EXCERPT,
-        num_hardest=max(items.worst or 0, NUM_HARDEST if for_page else 0),
+        num_hardest=max(wanted.worst or 0, NUM_HARDEST if for_page else 0),
     )
 
 
@@ -268,20 +294,20 @@ def inspect(
 
 
 def print_items(
-    parts: "Iterator[Predictions]", text: "EvalText", file: "ModelFile", items: Items
+    parts: "Iterator[Predictions]", text: "EvalText", file: "ModelFile", wanted: Wanted
 ) -> "Iterator[Predictions]":
     """Pass predictions on, and print each line or each character of them, if that is wanted."""
     from charrnn.evaluation.summary import LineSplitter
 
     splitter = LineSplitter(text, file.vocab)
     for part in parts:
-        if items.per_char:
+        if wanted.per_char:
             for record in tables.char_records(part, file.vocab):
                 console.result_json(record)
-        elif items.per_line:
+        elif wanted.per_line:
             print_lines(splitter.split(part))
         yield part
-    if items.per_line:
+    if wanted.per_line:
         print_lines(splitter.rest())
 
 

@@ -160,7 +160,8 @@ def _open(
         raise UsageError("an endless text is no answer; give length, lines or stop")
     if one_line and ("\n" in config.prompt or sampler.writes_several_lines(config)):
         raise UsageError("its prompt or text may have several lines; use --json or --null")
-    return sampler.open(config), 0 if own.get("seed") is not None else number - 1
+    stream = 0 if own.get("seed") is not None else number - 1
+    return sampler.open(config, number=stream), stream
 
 
 def read_line(line: bytes, *, has_bytes: bool) -> dict[str, Any]:
