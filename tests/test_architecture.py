@@ -260,4 +260,7 @@ def test_sample_info_and_export_never_import_torch(tmp_path, monkeypatch):
     config = ModelConfig(cell="gru", vocab_size=20, embedding_dim=4, hidden_size=8, num_layers=1)
     save_model(tmp_path / "checkpoints" / "a" / "model.safetensors", make_model_file(config))
     monkeypatch.chdir(tmp_path)
-    assert_not_imported(["torch"], [(["info"], 0), (["info", "a"], 0), (["sample", "-n", "10"], 0), (["export"], 0)])
+    commands = [(["info"], 0), (["info", "a"], 0), (["sample", "-n", "10"], 0), (["export"], 0)]
+    commands += [(["sample", "-N", "2", "--unique", "--best", "1"], 0)]
+    commands += [(["sample", "--new"], 3)]  # which looks for the training text
+    assert_not_imported(["torch"], commands)
