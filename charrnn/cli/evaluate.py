@@ -232,7 +232,8 @@ def evaluate_text(
             assessment = assess(
                 found.score, file, network, eval_text, train, with_baselines=wanted.yardsticks, adapt_rate=wanted.rate
             )
-    findings = inspect(wanted.inside, network, file, eval_text, found, classes)
+    num_shown = EXCERPT if wanted.html is None else None
+    findings = inspect(wanted.inside, network, file, eval_text, found, classes, num_shown=num_shown)
     if not wanted.items:
         print_assessment(path, file, eval_text, found, assessment, findings, json=wanted.json)
     if wanted.html is not None:
@@ -280,14 +281,16 @@ def inspect(
     text: "EvalText",
     found: "Summary",
     classes: "ClassTotals",
+    *,
+    num_shown: int | None,
 ) -> "Findings | None":
-    """Look inside the model that scored a text; None if no parts are wanted."""
+    """Look inside the model that scored a text; None if no parts are wanted. num_shown: as for look_inside."""
     if not parts:
         return None
     from charrnn.inspection.inside import look_inside
 
     with console.slow_notice("looking inside the model"):
-        findings = look_inside(parts, network, file, text, found.first, classes)
+        findings = look_inside(parts, network, file, text, found.first, classes, num_shown=num_shown)
     if missing := [part for part in parts if getattr(findings, part) is None]:
         console.note(f"the text is too short for --inside {', '.join(missing)}")
     return findings

@@ -21,16 +21,19 @@ def look_inside(
     text: EvalText,
     first: Predictions,
     classes: ClassTotals,
+    *,
+    num_shown: int | None = None,
 ) -> Inside:
     """Measure parts (of findings.PARTS) of a model on a text that it has scored.
 
     network: the file's, with which the text was scored; first: the predictions of the text's first characters;
-    classes: the sums over those of all its characters.
+    classes: the sums over those of all its characters. num_shown: how many of the first characters are shown with
+    the activations of units; None means all of them.
     """
     return Inside(
         memory=measure_memory(network, file, text, first) if "memory" in parts else None,
         gradient=measure_reach(network, text, first.ids) if "gradient" in parts else None,
-        units=find_units(network, file, text, first.ids) if "units" in parts else None,
+        units=find_units(network, file, text, first.ids, num_shown) if "units" in parts else None,
         bits=classes.shares() if "bits" in parts else None,
         alike=find_alike(file.tensors["embedding.weight"], first.ids, file.vocab) if "alike" in parts else None,
     )

@@ -25,11 +25,11 @@ _NUM_BEFORE = 10_000  # characters before them, for the column and the open quot
 
 
 def find_units(
-    network: CharRNN, file: ModelFile, text: EvalText, ids: NDArray[np.int64]
+    network: CharRNN, file: ModelFile, text: EvalText, ids: NDArray[np.int64], num_shown: int | None = None
 ) -> tuple[ReadableUnit, ...] | None:
     """Find the most readable units, and read their activations after each of ids (N,), the text's first characters.
 
-    None for too short a text.
+    num_shown: read the activations after this many of them only. None for too short a text.
     """
     part, before = ids[:NUM_READ], text.context[-_NUM_BEFORE:]
     if len(part) < MIN_READ:
@@ -44,7 +44,9 @@ def find_units(
     pairs = choose_pairs(correlations(values[:half], outputs[:half]), NUM_UNITS)
     units = [unit for _, unit in pairs]
     scores = correlations(values[half:], outputs[half:])
-    shown = read_outputs(network, ids, context=text.context, units=units) if len(ids) > len(part) else outputs[:, units]
+    shown = outputs[:num_shown, units]
+    if len(ids[:num_shown]) > len(part):
+        shown = read_outputs(network, ids[:num_shown], context=text.context, units=units)
     readable = [
         ReadableUnit(unit, names[feature], float(scores[feature, unit]), shown[:, column].copy())
         for column, (feature, unit) in enumerate(pairs)

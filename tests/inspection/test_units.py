@@ -66,6 +66,18 @@ def test_a_planted_unit_is_found():
     assert strengths == sorted(strengths, reverse=True)
 
 
+def test_only_what_is_shown_is_read_again():
+    """The units are the same, and their activations the first ones."""
+    config, file = make_network()
+    ids = VOCAB.encode(TEXT)
+    text, network = EvalText("a", "a", ids[1:], ids[:1]), CharRNN.from_arrays(config, file.tensors)
+    whole = find_units(network, file, text, ids[1:].astype(np.int64))
+    part = find_units(network, file, text, ids[1:].astype(np.int64), 40)
+    for one, shown in zip(whole, part, strict=True):
+        assert (one.index, one.feature, one.correlation) == (shown.index, shown.feature, shown.correlation)
+        np.testing.assert_array_equal(one.activations[:40], shown.activations)
+
+
 def test_units_that_never_move_are_left_out():
     """A network of zeros has no readable unit, and there is no warning about a division."""
     config, file = make_network()
