@@ -7,18 +7,20 @@ Letters: S streams, L layers, H hidden size, V vocabulary, N gates * units of a 
 """
 
 import ctypes
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import NUM_GATES, ModelConfig, Precision
+from charrnn.data.vocab import Vocab
 from charrnn.errors import ResourceError
 from charrnn.hardware import split_range
 from charrnn.kernels.barrier import abort, new_barrier
@@ -38,6 +40,17 @@ _STREAMS_PER_THREAD = 2  # at least, where threads share the streams
 _MAX_COPIED = 1 << 22  # weights of a network that is laid out a second time, whole; a larger one is always shared
 _CACHE_LINE = 64  # bytes
 NO_LIMIT = 1 << 62  # characters left to draw
+
+
+class Prediction(NamedTuple):
+    """A character that was drawn, its probability, and the likeliest characters with theirs.
+
+    Probabilities are the model's at temperature 1, before constraints and filters.
+    """
+
+    char: str
+    p: float
+    top: list[tuple[str, float]]
 
 
 class Engine:
@@ -173,6 +186,17 @@ def new_block(
         top=np.empty((*shape, num_top), np.int32),
         probabilities=np.empty((*shape, num_top), np.float32),
     )
+
+
+def predictions_of(block: Block, row: int, count: int, vocab: Vocab) -> list[Prediction]:
+    """Return the predictions of the first `count` characters that a block drew for a stream."""
+    start, chars = block.starts[row], vocab.chars
+    found = []
+    for place in range(count):
+        likeliest = zip(block.top[row, place].tolist(), block.probabilities[row, place].tolist(), strict=True)
+        char, probability = chars[block.ids[row, start + place]], math.exp(-block.nats[row, place])
+        found.append(Prediction(char, probability, [(chars[other], p) for other, p in likeliest]))
+    return found
 
 
 def cores_for_others(num_threads: int) -> list[set[int]]:

@@ -29,9 +29,8 @@ from charrnn.kernels.filters import COMPLETE, Constraints, Filters
 from charrnn.kernels.ngrams import no_mixture
 from charrnn.model.file import ModelFile, load_model
 from charrnn.sampling.constraints import Guide, index_runs, make_guide
-from charrnn.sampling.engine import NO_LIMIT, Engine, StreamState, new_block
+from charrnn.sampling.engine import NO_LIMIT, Engine, Prediction, StreamState, new_block, predictions_of
 from charrnn.sampling.labels import Labels
-from charrnn.sampling.predictions import Prediction, predictions_of
 from charrnn.sampling.prompts import Opening, read_openings
 from charrnn.sampling.stopping import LengthLimit, StopCondition
 
