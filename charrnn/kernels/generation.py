@@ -194,7 +194,8 @@ def sample_char(
     block.nats[stream, drawn] = nats
     block.states[stream, drawn + 1] = constraints.transitions[state, constraints.classes[char]]
     top = block.top[stream, drawn]
-    fill_top(logits, top)
+    if len(top) > 0:
+        fill_top(logits, top)
     for k in range(len(top)):
         margin = np.float64(logits[char]) - np.float64(logits[top[k]])
         block.probabilities[stream, drawn, k] = math.exp(-nats - margin)
