@@ -18,7 +18,6 @@ import numpy as np
 
 from charrnn.config import CorpusConfig, ListConfig, ModelConfig, SampleConfig, SourceConfig, TrainConfig
 from charrnn.data.cache import Cache
-from charrnn.data.characters import END
 from charrnn.data.corpus import Corpus
 from charrnn.distributed import SINGLE
 from charrnn.errors import CharrnnError, UsageError
@@ -26,6 +25,7 @@ from charrnn.evaluation.scores import Evaluation
 from charrnn.model.file import ModelFile, load_model, save_model
 from charrnn.sampling.candidates import Selection, configure_lists, make_known, needs_training_text
 from charrnn.sampling.sampler import Sampler
+from charrnn.text.characters import END
 from charrnn.training.folder import Run, find_model, find_training_text, run_name
 
 PathLike = str | os.PathLike[str]

@@ -1,6 +1,7 @@
 """Fixtures: a small text, small models, and the plans that train them."""
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -19,7 +20,8 @@ from hypothesis import HealthCheck, settings
 
 from charrnn.config import CorpusConfig, ModelConfig, SampleConfig, TrainConfig
 from charrnn.data.cache import Cache
-from charrnn.data.corpus import Corpus, split
+from charrnn.data.corpus import Corpus
+from charrnn.data.splitting import split
 from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scoring import predict
 from charrnn.kernels.compilation import cache_folder
@@ -251,3 +253,14 @@ def sequential_nats(model: CharRNN, ids, context):
     text = torch.from_numpy(np.concatenate([context, ids]).astype(np.int64))[:, None]
     logits, _ = model(text[:-1], model.initial_state(1))
     return torch.nn.functional.cross_entropy(logits[:, 0], text[1:, 0], reduction="none")[len(context) - 1 :].numpy()
+
+
+def cut(whole, sizes):
+    """Cut a text or an array into pieces of these lengths, repeatedly; none is empty."""
+    pieces, start = [], 0
+    for size in itertools.cycle(sizes):
+        if start >= len(whole):
+            return pieces
+        pieces.append(whole[start : start + size])
+        start += size
+    return pieces

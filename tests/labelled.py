@@ -4,12 +4,12 @@ import numpy as np
 import torch
 
 from charrnn.config import ModelConfig
-from charrnn.data.characters import END, LABEL_END, UNKNOWN
 from charrnn.data.vocab import Vocab
 from charrnn.kernels.ngrams import fill_distribution
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import count_ngrams, find_contexts
+from charrnn.text.characters import END, LABEL_END, UNKNOWN
 
 LABELS = {"b": 5, "ab": 4, "c": 1}
 

@@ -12,9 +12,9 @@ import pytest
 
 import charrnn
 from charrnn.config import ModelConfig
-from charrnn.data.characters import END, LABEL_END
 from charrnn.errors import InputError, ModelFileError, UnknownCharacterError, UsageError
 from charrnn.model.file import save_model
+from charrnn.text.characters import END, LABEL_END
 from tests.cli.conftest import call
 from tests.conftest import make_model_file, make_text
 from tests.labelled import LABELS, naive_logits, naive_nats

@@ -9,10 +9,10 @@ import typer
 from charrnn.cli.options import Json, Quiet, output_option
 from charrnn.cli.report import check_target, write_file
 from charrnn.config import PAGE_PRECISIONS, PagePrecision, SampleConfig
-from charrnn.data.characters import END
 from charrnn.errors import InputError, UsageError
 from charrnn.events import bits, bits_per
 from charrnn.terminal import cards, console
+from charrnn.text.characters import END
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -19,10 +19,10 @@ from charrnn.cli.info import info
 from charrnn.cli.options import Command, Group, mistake
 from charrnn.cli.sample import sample
 from charrnn.cli.train import train
-from charrnn.data.characters import one_line
 from charrnn.distributed import Ranks
 from charrnn.errors import CharrnnError, Interrupted, OutputClosed, PeerError, ResourceError, UsageError
 from charrnn.terminal import console
+from charrnn.text.characters import one_line
 
 _OUT_OF_MEMORY = (
     "out of memory",

@@ -14,10 +14,10 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from charrnn.config import CorpusConfig, ListConfig, SampleConfig, SourceConfig, TrainConfig
-from charrnn.data.characters import one_line
 from charrnn.errors import UsageError
 from charrnn.inspection.findings import PARTS
 from charrnn.terminal import console
+from charrnn.text.characters import one_line
 
 ALL_PARTS = "all"
 NARROW = 60  # columns; below, an option's help starts on a line of its own

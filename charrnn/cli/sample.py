@@ -23,9 +23,9 @@ from charrnn.cli.options import (
     output_option,
 )
 from charrnn.config import RESAMPLE, ListConfig, SampleConfig, flag, overlay
-from charrnn.data.characters import unescaped
 from charrnn.errors import CharrnnError, InputError, UsageError
 from charrnn.terminal import console, messages
+from charrnn.text.characters import unescaped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -382,8 +382,8 @@ def write_answers(
     path, train_text: as for write_samples. A line without an answer ends the command, or becomes a JSON object with
     its error. Raises its error, or InputError at the end for lines that have become objects.
     """
-    from charrnn.data.sources import Source
     from charrnn.sampling.prompts import Failure, answers
+    from charrnn.text.sources import Source
 
     config, one_line = sampler.configure(settings), not (output.json or output.null)
     if not sampler.ends(config):

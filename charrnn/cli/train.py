@@ -234,7 +234,7 @@ def train(
 
 def find_folder(text: str, name: str | None) -> "Run":
     """Return the folder of the run of this name; without one the first text's name is used."""
-    from charrnn.data import sources
+    from charrnn.text import sources
     from charrnn.training.folder import Run, run_name
 
     sources.check_exists(text)  # before its name becomes the run's

@@ -25,11 +25,11 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from charrnn.config import MIN_CHARS
-from charrnn.data.characters import MEANINGLESS
 from charrnn.data.vocab import Ids, Vocab
 from charrnn.errors import CharrnnError
 from charrnn.files import make_private, user_cache
 from charrnn.hardware import available_cores
+from charrnn.text.characters import MEANINGLESS
 
 FORMAT_VERSION = 3
 MAX_CACHE_BYTES = 20 * 10**9  # of all entries together; the newest is never dropped

@@ -9,22 +9,20 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from charrnn.config import BLANK_LINES, LINES, MAX_VALID_CHARS, MIN_CHARS, CorpusConfig, SourceConfig
+from charrnn.config import MIN_CHARS, CorpusConfig, SourceConfig
 from charrnn.data.cache import Cache, DamagedEntry, Entry, is_consistent
-from charrnn.data.characters import END, LABEL_END, UNKNOWN, one_line
-from charrnn.data.documents import shuffle, split_documents
-from charrnn.data.sources import STDIN, ReadLimit, find_copy, find_sources
+from charrnn.data.notes import notes_about
+from charrnn.data.shuffling import shuffle
+from charrnn.data.splitting import split_entry
 from charrnn.data.texts import Texts
-from charrnn.data.vocab import Ids, Vocab, bytes_as_chars, count_points
+from charrnn.data.vocab import Ids, Vocab, count_points
 from charrnn.errors import InputError, UsageError
+from charrnn.text.characters import END, LABEL_END, UNKNOWN, bytes_as_chars
+from charrnn.text.sources import STDIN, ReadLimit, find_copy, find_sources
 
-_LARGE_VOCABULARY, _USUAL_VOCABULARY = 20_000, 5_000
-_LABELS_SHOWN = 8
 _SHORT = 100  # characters; scores of shorter held-out texts are rough
 
 
@@ -204,7 +202,7 @@ def _make_corpus(
 ) -> Corpus:
     """Split a text and collect the notes about it."""
     facts, vocab = entry.facts, Vocab(entry.facts["vocab"])
-    num_train, num_valid = _split_entry(entry, vocab, config, name)
+    num_train, num_valid = split_entry(entry, vocab, config, name)
     corpus = Corpus(
         ids=entry.ids,
         vocab=vocab,
@@ -216,130 +214,7 @@ def _make_corpus(
         has_valid_file=config.valid is not None,
         labels=facts["labels"],
     )
-    if facts["num_marks"]:
-        marks = (
-            "1 byte-order mark inside the text was"
-            if facts["num_marks"] == 1
-            else (f"{facts['num_marks']:,} byte-order marks inside the text were")
-        )
-        notes = [*notes, f"{marks} dropped"]
-    if facts["num_added"]:
-        texts = "1 text ends" if facts["num_added"] == 1 else f"{facts['num_added']:,} texts end"
-        notes = [*notes, f"{texts} without a newline; one was added before the next text"]
-    notes = [*notes, *_document_notes(corpus, facts, config), *_content_notes(vocab, np.array(facts["counts"]), config)]
+    notes = [*notes, *notes_about(corpus, facts, config)]
     if len(corpus.valid_ids) < _SHORT:
         notes.append(f"only {len(corpus.valid_ids)} characters are held out, so scores are rough")
     return replace(corpus, notes=tuple(notes))
-
-
-def split(num_chars: int, config: CorpusConfig) -> tuple[int, int]:
-    """Return the numbers of training and of held-out characters, at least one of each; the rest is the test text."""
-    num_test = min(int(num_chars * config.test_fraction), MAX_VALID_CHARS)
-    num_rest = num_chars - num_test
-    num_train = int(num_chars * (1 - config.valid_fraction)) - num_test
-    num_train = min(num_rest - 1, max(num_train, num_rest - MAX_VALID_CHARS, 2))
-    return num_train, num_rest - num_train
-
-
-def _split_entry(entry: Entry, vocab: Vocab, config: CorpusConfig, name: str) -> tuple[int, int]:
-    """Split as `split` does, but between documents, and exactly between training texts and a separate held-out text."""
-    facts, ids = entry
-    num_joined = facts["num_joined"]
-    if config.valid is not None:
-        if len(ids) - num_joined < 2:
-            raise InputError(f"{config.valid}: too short to be held out; at least two characters are needed")
-        return num_joined, len(ids) - num_joined
-    num_train, num_valid = split(num_joined, config)
-    end = vocab.id_of(END)
-    if end is None:
-        return num_train, num_valid
-    starts = split_documents(ids, end, valid_start=num_train, test_start=num_train + num_valid)
-    if starts is None:
-        num_documents = facts["counts"][end]
-        raise InputError(
-            f"{name}: too few documents: {num_documents} {_how_separated(config)}; "
-            f"at least {3 if config.test_fraction else 2} are needed to hold some out"
-        )
-    valid_start, test_start = starts
-    if 2 * valid_start < num_train:
-        raise InputError(
-            f"{name}: {valid_start:,} of {num_joined:,} characters would be left to train on, because a long document "
-            "falls into the held-out text; split it (--documents), or hold out another text (--valid FILE)"
-        )
-    return valid_start, test_start - valid_start
-
-
-def _document_notes(corpus: Corpus, facts: dict[str, Any], config: CorpusConfig) -> list[str]:
-    """Say how many documents a text has, what separates them, and whether their lengths change the split."""
-    end = corpus.vocab.id_of(END)
-    if end is None:
-        return []
-    num_documents, labels = facts["counts"][end], facts["labels"]
-    num_label_chars = sum(count * (1 + len(corpus.vocab.to_chars(label))) for label, count in labels.items())
-    mean = (facts["num_chars"] - num_documents - num_label_chars) / num_documents
-    notes = [f"{num_documents:,} documents {_how_separated(config)}, {mean:,.0f} characters on average"]
-    if labels:
-        notes.append(_describe_labels(labels))
-    if facts["num_skipped"]:
-        count = "1 record is" if facts["num_skipped"] == 1 else f"{facts['num_skipped']:,} records are"
-        notes.append(f"{count} skipped; the first one is {facts['first_skipped']}")
-    if config.documents not in ("", LINES, BLANK_LINES) and num_documents <= facts["num_texts"]:
-        notes.append(f"'{config.documents}' separates nothing: each text is one document")
-    if config.valid is None:
-        num_train, num_valid = split(facts["num_joined"], config)
-        shares = {"held-out": (corpus.num_valid, num_valid)}
-        shares["test"] = (len(corpus.test_ids), facts["num_joined"] - num_train - num_valid)
-        notes += [
-            f"the {part} text has {found:,} characters instead of {asked:,}, because documents are never split"
-            for part, (found, asked) in shares.items()
-            if not asked <= 2 * found <= 4 * asked
-        ]
-    return notes
-
-
-def _describe_labels(labels: Mapping[str, int]) -> str:
-    """Name the most frequent labels with their numbers of documents."""
-    shown = [f"{one_line(label)} {count:,}" for label, count in list(labels.items())[:_LABELS_SHOWN]]
-    more = f" and {len(labels) - _LABELS_SHOWN:,} more" if len(labels) > _LABELS_SHOWN else ""
-    return f"{len(labels):,} label{'' if len(labels) == 1 else 's'}: {', '.join(shown)}{more}"
-
-
-def _how_separated(config: CorpusConfig) -> str:
-    """Describe what separates documents."""
-    if config.column:
-        return f"from column '{one_line(config.column)}'"
-    if config.documents in (LINES, BLANK_LINES):
-        return "of one line each" if config.documents == LINES else "separated by blank lines"
-    return f"{'that begin with' if config.keep_separator else 'separated by'} '{config.documents}'"
-
-
-def _content_notes(vocab: Vocab, counts: NDArray[np.int64], config: CorpusConfig) -> list[str]:
-    """List what the user should know about a text before training. counts: of each character of the vocabulary."""
-    char_counts = dict(zip(vocab.chars, counts.tolist(), strict=True))
-    notes, num_chars = [], sum(char_counts.values())
-    if num_returns := char_counts.get("\r"):
-        advice = "tr -d '\\r' < TEXT > NEW removes them"
-        if 2 * char_counts.get("\n", 0) < num_returns:  # they end lines, as on old Macs
-            advice = "tr '\\r' '\\n' < TEXT > NEW turns them into newlines"
-        notes.append(
-            f"the text has {num_returns:,} carriage returns, which are learned like any other character; {advice}"
-        )
-    num_replaced = char_counts.get("\ufffd") if config.errors == "replace" else None
-    if num_replaced:
-        notes.append(f"the text now has {num_replaced:,} U+FFFD in place of bytes that are invalid in its encoding")
-    if num_rare := char_counts.get(UNKNOWN):
-        notes.append(
-            f"{num_rare:,} characters, {num_rare / num_chars:.3%}, occur less than {config.min_count} times: one symbol"
-        )
-    if len(vocab) > _LARGE_VOCABULARY:
-        note = f"{len(vocab):,} distinct characters make up most of the work"
-        min_count = int(np.sort(counts)[-_USUAL_VOCABULARY]) + 1
-        is_kept = counts >= min_count
-        if is_kept.any():
-            rare_share = counts[~is_kept].sum() / num_chars
-            note += (
-                f"; --min-count {min_count} would keep {is_kept.sum():,} of them "
-                f"and turn {rare_share:.3%} of the text into one symbol"
-            )
-        notes.append(note)
-    return notes

@@ -11,13 +11,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from charrnn.config import CorpusConfig, SourceConfig
 from charrnn.data.cache import FORMAT_VERSION, Cache
-from charrnn.data.characters import END, LABEL_END
-from charrnn.data.decoding import decode
-from charrnn.data.documents import end_documents
-from charrnn.data.records import RecordReader, count_label, label_of_file
-from charrnn.data.sources import ReadLimit, Source, find_sources
-from charrnn.data.vocab import UNKNOWN_CHAR, Ids, UnknownChars, Vocab, bytes_as_chars
+from charrnn.data.vocab import UNKNOWN_CHAR, Ids, UnknownChars, Vocab
 from charrnn.errors import InputError, UnknownCharacterError
+from charrnn.text.characters import END, LABEL_END, bytes_as_chars
+from charrnn.text.decoding import decode
+from charrnn.text.documents import end_documents
+from charrnn.text.records import RecordReader, count_label, label_of_file
+from charrnn.text.sources import ReadLimit, Source, find_sources
 
 # settings that change the ids
 _ID_SETTINGS = (

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.characters import END, LABEL_END, UNKNOWN, describe
 from charrnn.errors import UnknownCharacterError
+from charrnn.text.characters import END, LABEL_END, UNKNOWN, bytes_as_chars, describe
 
 Ids = NDArray[Any]  # uint8, uint16 or uint32, depending on the size of the vocabulary
 UnknownChars = NDArray[Any]  # of UNKNOWN_CHAR
@@ -189,11 +189,6 @@ class Vocab:
             if (self._id_table[_code_points(unicodedata.normalize(form, text))] >= 0).all():
                 return f"{message}; convert the text to the Unicode normal form {form}, which it knows"
         return message
-
-
-def bytes_as_chars(text: str) -> str:
-    """Convert text to one character per byte of its UTF-8."""
-    return text.encode("utf-8", "surrogateescape").decode("ascii", "surrogateescape")
 
 
 def count_points(pieces: Iterable[str]) -> NDArray[np.int64]:

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.characters import END, LABEL_END, UNKNOWN
 from charrnn.data.vocab import Ids, Vocab
 from charrnn.evaluation.adaptation import evaluate_adapting
 from charrnn.evaluation.copying import measure_copying
@@ -19,6 +18,7 @@ from charrnn.evaluation.texts import EvalText
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import MAX_ORDER, nats_by_order
+from charrnn.text.characters import END, LABEL_END, UNKNOWN
 
 MAX_READ = 32_000_000  # characters, and bytes, of the training text; xz takes half a minute for as many
 _PIECE = 1 << 20  # characters counted at a time

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.characters import UNKNOWN
 from charrnn.data.vocab import Vocab
 from charrnn.errors import InputError, UsageError
 from charrnn.evaluation.scores import Evaluation
 from charrnn.evaluation.texts import EvalText, read_alike
 from charrnn.kernels.head import Predictions
 from charrnn.model.file import ModelFile
+from charrnn.text.characters import UNKNOWN
 
 BLOCK = 1_000  # characters; farther apart, two characters' scores hardly depend on each other
 

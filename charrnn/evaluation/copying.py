@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from charrnn.config import COPIED_RUN, SampleConfig
-from charrnn.data.characters import END
-from charrnn.data.documents import hash_documents, without_labels
+from charrnn.data.shuffling import hash_documents, without_labels
 from charrnn.data.vocab import Ids
 from charrnn.evaluation.scores import LONG_RUN, Copied, CopiedShares
 from charrnn.kernels.ngrams import find_hashes, hash_ngrams
 from charrnn.model.file import ModelFile
 from charrnn.sampling.sampler import Sampler
+from charrnn.text.characters import END
 
 COPYING_SAMPLES = SampleConfig(num_samples=60, length=1000, temperature=0.8, seed=0)
 MAX_SAMPLES = 1_000  # documents

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.characters import END, LABEL_END, UNKNOWN
-from charrnn.data.documents import without_labels
+from charrnn.data.shuffling import without_labels
 from charrnn.data.vocab import Ids, Vocab
 from charrnn.evaluation.scoring import predict
 from charrnn.events import bits
 from charrnn.kernels.vectors import Doubles
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
+from charrnn.text.characters import END, LABEL_END, UNKNOWN
 
 MAX_SCORED = 20_000_000  # characters, with all labels; they take minutes
 _BLOCK = 1 << 19  # characters scored at a time

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.characters import END, LABEL_END, UNKNOWN, valid_unicode
 from charrnn.data.vocab import Ids, Vocab
 from charrnn.errors import InputError
 from charrnn.evaluation.scores import Evaluation, Line
 from charrnn.evaluation.texts import EvalText
 from charrnn.kernels.head import Predictions
+from charrnn.text.characters import END, LABEL_END, UNKNOWN, valid_unicode
 
 LONG_LINE = 10  # characters; shorter lines are hard by chance
 _FED, _SCORED, _UNKNOWN = range(3)  # what happened to a character

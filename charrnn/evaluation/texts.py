@@ -10,17 +10,17 @@ import numpy as np
 
 from charrnn.config import LINES, CorpusConfig, SourceConfig, overlay
 from charrnn.data.cache import Cache
-from charrnn.data.characters import END
 from charrnn.data.corpus import Corpus, find_corpus, load_corpus
-from charrnn.data.decoding import find_codec
-from charrnn.data.documents import end_documents
-from charrnn.data.records import format_of
-from charrnn.data.sources import STDIN
 from charrnn.data.texts import encode_text
 from charrnn.data.vocab import UNKNOWN_CHAR, Ids, UnknownChars, count_unknown
 from charrnn.errors import InputError, UsageError
 from charrnn.model.container import quote
 from charrnn.model.file import ModelFile
+from charrnn.text.characters import END
+from charrnn.text.decoding import find_codec
+from charrnn.text.documents import end_documents
+from charrnn.text.records import format_of
+from charrnn.text.sources import STDIN
 
 _PIECE = 1 << 22  # characters compared at a time
 _MAX_BEFORE = 10_000  # characters of a line before its scored part

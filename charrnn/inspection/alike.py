@@ -6,9 +6,9 @@ Letters: N characters, V vocabulary, E embedding.
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.characters import UNKNOWN
 from charrnn.data.vocab import Vocab
 from charrnn.inspection.findings import Alike
+from charrnn.text.characters import UNKNOWN
 
 NUM_CHARS, NUM_NEAREST = 16, 3
 MIN_COUNT = 10  # in the text; what a network hardly ever saw has learnt nothing

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.characters import UNKNOWN
 from charrnn.data.vocab import Ids, Vocab
 from charrnn.events import bits
 from charrnn.inspection.features import BYTE, CAPITAL, DIGIT, DOCUMENT_END, PUNCTUATION, SPACE, is_in_word, kinds_of
 from charrnn.inspection.findings import ClassBits
 from charrnn.kernels.head import Predictions
+from charrnn.text.characters import UNKNOWN
 
 RARE_SHARE = 0.01  # of the text, that its rare characters have together
 _NAMES = (

@@ -8,8 +8,8 @@ import unicodedata
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.characters import END
 from charrnn.data.vocab import Ids, Vocab
+from charrnn.text.characters import END
 
 LETTER, CAPITAL, DIGIT, SPACE, PUNCTUATION, BYTE, DOCUMENT_END = range(7)
 NEAR = 5  # characters before a line's or a sentence's end

@@ -108,7 +108,7 @@ class ClassBits:
 class Alike:
     """A character and those with the most similar embeddings: (character, cosine), the most similar first.
 
-    They are the vocabulary's characters, so bytes and the end of a document are surrogates (data/characters.py).
+    They are the vocabulary's characters, so bytes and the end of a document are surrogates (text/characters.py).
     """
 
     char: str

@@ -10,7 +10,6 @@ Letters: N characters, P places, A ages, K groups of ages.
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.characters import UNKNOWN
 from charrnn.evaluation.scoring import predict_forgetting
 from charrnn.evaluation.texts import EvalText
 from charrnn.events import bits
@@ -18,6 +17,7 @@ from charrnn.inspection.findings import Excess, Memory
 from charrnn.kernels.head import Predictions
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
+from charrnn.text.characters import UNKNOWN
 
 MAX_AGE = 1024
 NUM_PLACES = 500  # at which 1,024 characters are scored; more where documents are shorter

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import CHECKPOINTS, CorpusConfig, ModelConfig
-from charrnn.data.characters import END, MEANINGLESS
-from charrnn.data.records import MAX_LABEL_SIZE, MAX_LABELS
 from charrnn.data.vocab import Vocab
 from charrnn.errors import CharrnnError
 from charrnn.kernels.ngrams import Mixture
 from charrnn.model.container import Tensors, foreign, read_tensors, unwritable, write_tensors
 from charrnn.model.ngrams import make_mixture
+from charrnn.text.characters import END, MEANINGLESS
+from charrnn.text.records import MAX_LABEL_SIZE, MAX_LABELS
 
 MAX_NAMES = 10_000  # of texts
 MAX_WEIGHT = 1e15  # no sum of products of float32 values up to this overflows
@@ -40,7 +40,7 @@ class ModelFile:
     tensors: float32 by parameter name, with the shapes of config.tensor_shapes(). scores, provenance:
     plain JSON objects (docs/formats.md). ngram: the arrays of the n-grams that are mixed into the
     network's predictions, as make_mixture expects them, or empty. known_documents: the hashes of the documents that the
-    model was trained on or that were held out (data/documents.short_hashes), sorted and distinct, or None.
+    model was trained on or that were held out (data/shuffling.short_hashes), sorted and distinct, or None.
     """
 
     config: ModelConfig

@@ -17,11 +17,11 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from charrnn.data.characters import END, label, name, visible_chars
 from charrnn.data.vocab import Vocab
 from charrnn.events import bits
 from charrnn.kernels.head import Predictions
 from charrnn.pages.page import json_for_script
+from charrnn.text.characters import END, label, name, visible_chars
 
 _MAX_BLOCK = 1000  # characters that the browser lays out together
 _MAX_BITS = 655.35  # of one character

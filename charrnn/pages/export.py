@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from charrnn.config import PagePrecision, SampleConfig
-from charrnn.data.characters import END, label, name
 from charrnn.model.file import ModelFile
 from charrnn.model.ngrams import Arrays
 from charrnn.model.quantization import cut_ngrams, restore, store_ngrams, store_weights
 from charrnn.pages.colouring import SCALES
 from charrnn.pages.page import json_for_script, read_resource, render_page
+from charrnn.text.characters import END, label, name
 
 MAX_PAGE_BYTES = 4_000_000  # of a page with n-grams, unless the user says more
 _MAX_CARD_BYTES = 1 << 14  # of a title and a card

@@ -13,11 +13,11 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from charrnn.data.characters import END, label, name
 from charrnn.inspection.findings import PARTS, Alike, ClassBits, Excess, Inside, Memory, Reach
 from charrnn.inspection.sentences import describe_bits, describe_memory, describe_reach
 from charrnn.pages import charts
 from charrnn.pages.colouring import Colouring, colour_text
+from charrnn.text.characters import END, label, name
 
 _MAX_EXCERPT = 120  # characters of the text, coloured by a unit
 _MAX_LINES = 4

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from charrnn import __version__
-from charrnn.data.characters import readable
+from charrnn.text.characters import readable
 
 
 def render_page(name: str, *, scripts: Sequence[str] = (), policy: str = "", **values: Any) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 from markupsafe import Markup
 
 from charrnn.config import SampleConfig
-from charrnn.data.characters import name, readable
 from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scores import Assessment, Baseline, Evaluation, Line
 from charrnn.evaluation.verdict import copying
@@ -28,6 +27,7 @@ from charrnn.pages.inside import colour_by_units, show_inside
 from charrnn.pages.learning import learning_curves
 from charrnn.pages.page import render_page
 from charrnn.sampling.sampler import Sampler
+from charrnn.text.characters import name, readable
 
 TEMPERATURES = (0.5, 0.8, 1.0)
 SAMPLE_LENGTH = 600

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import ListConfig, SampleConfig, overlay
-from charrnn.data.characters import END
-from charrnn.data.documents import hash_documents, short_hashes, without_labels
+from charrnn.data.shuffling import hash_documents, short_hashes, without_labels
 from charrnn.data.vocab import Ids, Vocab
 from charrnn.errors import UsageError
 from charrnn.kernels.ngrams import find_hashes, hash_ngrams
 from charrnn.model.file import ModelFile
 from charrnn.sampling.sampler import Sampler, Stream
+from charrnn.text.characters import END
 
 _BATCH = 64  # samples that are compared with the known text at a time, because the comparison may read all of it
 _DRAWS_PER_SAMPLE = 100

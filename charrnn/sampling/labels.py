@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.counters import label_number
-from charrnn.data.characters import END, LABEL_END, one_line
 from charrnn.errors import UsageError
 from charrnn.kernels.vectors import Doubles
 from charrnn.model.file import ModelFile
 from charrnn.sampling.likelihood import text_nats
+from charrnn.text.characters import END, LABEL_END, one_line
 
 _MAX_NAMED = 10  # labels in a message
 

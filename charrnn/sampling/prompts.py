@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import RESAMPLE, SampleConfig
+from charrnn.constraints.guide import Guide
 from charrnn.errors import CharrnnError, InputError, UsageError
 from charrnn.kernels.filters import COMPLETE, Constraints, Filters
 from charrnn.kernels.ngrams import Ints, Mixture
 from charrnn.model.ngrams import find_contexts, new_contexts
-from charrnn.sampling.constraints import Guide
 from charrnn.sampling.engine import Engine, StreamState
 
 if TYPE_CHECKING:

@@ -19,20 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import SampleConfig, overlay
+from charrnn.constraints.guide import Guide, index_runs, make_guide
 from charrnn.counters import choice, uniforms
-from charrnn.data.characters import END, UNKNOWN, describe
-from charrnn.data.documents import without_labels
+from charrnn.data.shuffling import without_labels
 from charrnn.data.vocab import Ids
 from charrnn.errors import UsageError
 from charrnn.hardware import available_cores, select_precision
 from charrnn.kernels.filters import COMPLETE, Constraints, Filters
 from charrnn.kernels.ngrams import no_mixture
 from charrnn.model.file import ModelFile, load_model
-from charrnn.sampling.constraints import Guide, index_runs, make_guide
 from charrnn.sampling.engine import NO_LIMIT, Engine, Prediction, StreamState, new_block, predictions_of
 from charrnn.sampling.labels import Labels
 from charrnn.sampling.prompts import Opening, read_openings
 from charrnn.sampling.stopping import LengthLimit, StopCondition
+from charrnn.text.characters import END, UNKNOWN, describe
 
 _FIRST_BLOCK, _MAX_BLOCK = 4, 4096  # characters drawn at a time; the text doesn't depend on it
 _MIN_BLOCK, _BLOCKS_PER_TEXT = 8, 4  # where texts end by themselves

@@ -4,7 +4,7 @@ import codecs
 import re
 from collections.abc import Sequence
 
-from charrnn.data.characters import END
+from charrnn.text.characters import END
 
 _CONTINUATION = re.compile("[\udc80-\udcbf]*")  # bytes of a UTF-8 character after its first one, as in vocab.py
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from charrnn.data.characters import END, LABEL_END, UNKNOWN
 from charrnn.events import bits, bits_per
+from charrnn.text.characters import END, LABEL_END, UNKNOWN
 
 if TYPE_CHECKING:
     from charrnn.model.file import ModelFile

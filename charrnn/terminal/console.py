@@ -14,9 +14,9 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from charrnn.data.characters import one_line, printable
 from charrnn.errors import CharrnnError, OutputClosed
 from charrnn.events import bits
+from charrnn.text.characters import one_line, printable
 
 MAX_HALF = 600  # characters of an error's beginning, which names a file, and of its end, which says what to do
 _COLUMN_GAP = 3  # between two columns of a table, at most

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from charrnn.data.characters import name, visible_chars
 from charrnn.events import bits_per
 from charrnn.inspection import sentences
 from charrnn.terminal import console
+from charrnn.text.characters import name, visible_chars
 
 if TYPE_CHECKING:
     from charrnn.data.vocab import Ids, Vocab

@@ -2,10 +2,10 @@
 
 import os
 
-from charrnn.data.characters import one_line, printable
 from charrnn.events import Evaluated, Event, Finished, Plan, Resumed, Sample, Stopped, Warned, bits, bits_per
 from charrnn.terminal import console
 from charrnn.terminal.cards import network
+from charrnn.text.characters import one_line, printable
 
 COMPILING = "loading kernels, which are compiled for this processor the first time"
 COMPARING = "comparing with n-grams and xz"

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from charrnn.data.characters import printable
 from charrnn.events import Evaluated, Event, Progress, Sample, bits
 from charrnn.hardware import split_range
 from charrnn.terminal import console
 from charrnn.terminal.messages import describe
+from charrnn.text.characters import printable
 
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal to draw a bar on
 SECONDS_BETWEEN_SAMPLES = 10.0  # or those of a short run would fill the screen

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from charrnn.data.characters import valid_unicode
 from charrnn.events import bits
 from charrnn.terminal import console
+from charrnn.text.characters import valid_unicode
 
 if TYPE_CHECKING:
     from charrnn.config import SampleConfig

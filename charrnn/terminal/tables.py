@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from charrnn.data.characters import END, UNKNOWN, describe, valid_unicode
 from charrnn.evaluation.scores import Assessment, Evaluation, Line
 from charrnn.evaluation.verdict import sentences
 from charrnn.events import bits, bits_per
+from charrnn.text.characters import END, UNKNOWN, describe, valid_unicode
 
 if TYPE_CHECKING:
     from charrnn.data.vocab import Vocab

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from charrnn.config import CHECKPOINTS, Checked, CorpusConfig, setting
 from charrnn.data.cache import Cache
 from charrnn.data.corpus import Corpus
-from charrnn.data.sources import STDIN
 from charrnn.errors import CharrnnError, InputError, ModelFileError, RunLockedError, UsageError
 from charrnn.evaluation.texts import cached_training_text, read_training_text
 from charrnn.files import open_own, sync, write_atomically
 from charrnn.model.container import Tensors, read_tensors, write_tensors
 from charrnn.model.file import ModelFile, check_names
+from charrnn.text.sources import STDIN
 
 ROOT = Path(CHECKPOINTS)
 MODEL_NAME = "model.safetensors"

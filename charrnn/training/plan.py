@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 from charrnn.config import Checked, CorpusConfig, ModelConfig, Precision, TrainConfig, flag, overlay, setting
 from charrnn.data.batches import TrainText, make_train_text
-from charrnn.data.characters import END, LABEL_END, UNKNOWN, describe
 from charrnn.data.corpus import Corpus
-from charrnn.data.documents import hash_documents, short_hashes, without_labels
+from charrnn.data.novelty import unlike_rest
+from charrnn.data.shuffling import hash_documents, short_hashes, without_labels
 from charrnn.distributed import SINGLE, Ranks
 from charrnn.errors import UsageError
-from charrnn.evaluation.novelty import unlike_rest
 from charrnn.events import Plan
 from charrnn.hardware import count_workers
 from charrnn.kernels.products import processor
 from charrnn.model.file import MAX_NAMES, ModelFile
+from charrnn.text.characters import END, LABEL_END, UNKNOWN, describe
 from charrnn.training.folder import Run, SavedState
 from charrnn.training.recipe import default_budget, estimate_memory, recommend
 from charrnn.training.state import ScalarState

@@ -9,10 +9,10 @@ from typing import Any
 from charrnn.config import SECONDS_BETWEEN_STATES, CorpusConfig, SourceConfig, overlay
 from charrnn.data.cache import Cache
 from charrnn.data.corpus import Corpus, load_corpus
-from charrnn.data.sources import STDIN
 from charrnn.errors import ModelFileError, RunLockedError, UsageError
 from charrnn.events import Event, Resumed, Warned
 from charrnn.model.file import ModelFile, load_model
+from charrnn.text.sources import STDIN
 from charrnn.training.folder import Run, find_model
 from charrnn.training.log import Log
 from charrnn.training.loop import train

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from charrnn.config import SampleConfig
-from charrnn.data.characters import UNKNOWN, valid_unicode
 from charrnn.data.corpus import Corpus
 from charrnn.distributed import Ranks
 from charrnn.errors import CharrnnError, DivergenceError, ModelFileError
@@ -29,6 +28,7 @@ from charrnn.model.container import Tensors
 from charrnn.model.file import ModelFile, load_model, save_model
 from charrnn.model.network import CharRNN
 from charrnn.sampling.sampler import Sampler
+from charrnn.text.characters import UNKNOWN, valid_unicode
 from charrnn.training.folder import Run
 from charrnn.training.mixture import fit_mixture
 from charrnn.training.plan import RunPlan

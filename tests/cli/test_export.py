@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from charrnn.config import ModelConfig
-from charrnn.data.characters import END
 from charrnn.data.vocab import Vocab
 from charrnn.model.file import load_model, save_model
 from charrnn.model.ngrams import count_ngrams
+from charrnn.text.characters import END
 from tests.cli.conftest import POEMS, TINY, assert_refused, call, make_model
 from tests.conftest import make_model_file
 

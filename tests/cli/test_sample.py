@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from charrnn.config import SampleConfig
-from charrnn.data.characters import END
 from charrnn.kernels.products import has_fast_bfloat16
+from charrnn.text.characters import END
 from tests.cli.conftest import (
     POEMS,
     Home,

@@ -23,14 +23,15 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from charrnn.config import MAX_VALID_CHARS, MIN_CHARS, CorpusConfig, SourceConfig
-from charrnn.data import sources
 from charrnn.data import texts as texts_module
 from charrnn.data.cache import Cache
-from charrnn.data.characters import END, UNKNOWN
-from charrnn.data.corpus import find_corpus, load_corpus, split
+from charrnn.data.corpus import find_corpus, load_corpus
+from charrnn.data.splitting import split
 from charrnn.data.texts import encode_text, read_prompt
 from charrnn.data.vocab import Vocab, count_unknown
 from charrnn.errors import CharrnnError, InputError, UsageError
+from charrnn.text import sources
+from charrnn.text.characters import END, UNKNOWN
 from tests.conftest import make_text
 
 CHARS = st.characters(exclude_characters="\0\ufeff", exclude_categories=["Cs"])

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from charrnn.data.characters import END, UNKNOWN, describe
 from charrnn.data.vocab import Vocab, count_points
 from charrnn.errors import InputError, UnknownCharacterError
+from charrnn.text.characters import END, UNKNOWN, describe
 
 ANY_CHARS = st.one_of(  # astral planes, combining marks and lone surrogates more often than by chance
     st.characters(codec=None),

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from charrnn.config import CorpusConfig, ModelConfig, SourceConfig
-from charrnn.data.characters import END, UNKNOWN
 from charrnn.data.corpus import load_corpus
-from charrnn.data.vocab import Vocab, bytes_as_chars
+from charrnn.data.vocab import Vocab
 from charrnn.evaluation.adaptation import evaluate_adapting
 from charrnn.evaluation.assessment import MIN_PACKED, assess, compute_baselines, xz_baseline, xz_size
 from charrnn.evaluation.copying import COPYING_SAMPLES
@@ -22,6 +21,7 @@ from charrnn.evaluation.texts import EvalText
 from charrnn.events import Finished
 from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import count_ngrams, nats_by_order
+from charrnn.text.characters import END, UNKNOWN, bytes_as_chars
 from charrnn.training.folder import Run
 from charrnn.training.loop import train
 from tests import reference

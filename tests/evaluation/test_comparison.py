@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from charrnn.config import ModelConfig
-from charrnn.data.characters import END, UNKNOWN
-from charrnn.data.vocab import Vocab, bytes_as_chars
+from charrnn.data.vocab import Vocab
 from charrnn.errors import InputError, UsageError
 from charrnn.evaluation.comparison import BLOCK, align, check_comparable, compare, standard_error
 from charrnn.model.file import ModelFile
+from charrnn.text.characters import END, UNKNOWN, bytes_as_chars
 from tests.conftest import make_model_file
 from tests.evaluation.test_summary import eval_text, parts_of
 

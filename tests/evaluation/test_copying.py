@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from charrnn.config import COPIED_RUN, ModelConfig
-from charrnn.data.characters import END
 from charrnn.evaluation import copying
 from charrnn.evaluation.copying import MAX_SAMPLES, find_copied, measure_copying
 from charrnn.evaluation.scores import LONG_RUN, Copied
 from charrnn.kernels.ngrams import find_hashes, hash_ngrams
+from charrnn.text.characters import END
 from tests.conftest import make_model_file
 
 

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from charrnn.data.characters import END, LABEL_END, UNKNOWN
 from charrnn.evaluation import labels as module
 from charrnn.evaluation.labels import LabelledText, LabelScorer
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
+from charrnn.text.characters import END, LABEL_END, UNKNOWN
 from tests.labelled import LABELS, make_file, naive_nats
 
 DOCUMENTS = [("ab", "acb"), ("b", "bb"), ("c", "a"), ("ab", "cabca"), ("zz", "abc"), ("zz", "b" + UNKNOWN), ("b", "")]

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from charrnn.data.characters import END, UNKNOWN
-from charrnn.data.vocab import Vocab, bytes_as_chars
+from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scores import Line
 from charrnn.evaluation.summary import LONG_LINE, LineSplitter, hardest_lines, summarise
 from charrnn.evaluation.texts import EvalText
 from charrnn.kernels.head import Predictions
+from charrnn.text.characters import END, UNKNOWN, bytes_as_chars
 
 
 def eval_text(text, *, before="", first_number=1, unknown=None, vocab=None):

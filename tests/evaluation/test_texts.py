@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from charrnn.config import CorpusConfig, ModelConfig, SourceConfig
-from charrnn.data.characters import END
 from charrnn.data.corpus import Corpus, load_corpus
-from charrnn.data.vocab import Vocab, bytes_as_chars
+from charrnn.data.vocab import Vocab
 from charrnn.errors import InputError, UsageError
 from charrnn.evaluation.texts import (
     cached_training_text,
@@ -19,6 +18,7 @@ from charrnn.evaluation.texts import (
     text_of_string,
 )
 from charrnn.model.file import ModelFile
+from charrnn.text.characters import END, bytes_as_chars
 from tests.conftest import make_model_file
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from charrnn.data.characters import UNKNOWN
 from charrnn.data.vocab import Vocab
 from charrnn.inspection.alike import MIN_COUNT, NUM_CHARS, find_alike
+from charrnn.text.characters import UNKNOWN
 
 
 def test_the_nearest_are_those_of_the_largest_cosine():

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from charrnn.config import ModelConfig
-from charrnn.data.characters import END, UNKNOWN
-from charrnn.data.vocab import Vocab, bytes_as_chars
+from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scoring import new_predictions
 from charrnn.evaluation.summary import select, summarise
 from charrnn.evaluation.texts import EvalText
 from charrnn.inspection.classes import ClassTotals, rare_characters
 from charrnn.inspection.sentences import describe_bits
 from charrnn.model.network import CharRNN
+from charrnn.text.characters import END, UNKNOWN, bytes_as_chars
 from tests.conftest import make_model_file, make_text, predict_text
 
 

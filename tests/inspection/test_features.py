@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn.data.characters import END
-from charrnn.data.vocab import Vocab, bytes_as_chars
+from charrnn.data.vocab import Vocab
 from charrnn.inspection.features import NEAR, features, is_in_word, kinds_of
+from charrnn.text.characters import END, bytes_as_chars
 
 
 def feature(name, text):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from charrnn.data.characters import END
+from charrnn.constraints.guide import index_runs
 from charrnn.data.vocab import Vocab
 from charrnn.kernels.filters import (
     COMPLETE,
@@ -17,7 +17,7 @@ from charrnn.kernels.filters import (
     log_share,
 )
 from charrnn.kernels.head import surprisal
-from charrnn.sampling.constraints import index_runs
+from charrnn.text.characters import END
 from tests import reference
 
 OFF = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}

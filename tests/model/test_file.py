@@ -13,12 +13,12 @@ import pytest
 import safetensors.numpy
 
 from charrnn.config import CELLS, ModelConfig
-from charrnn.data.characters import END
 from charrnn.data.vocab import Vocab
 from charrnn.errors import CharrnnError, ModelFileError
 from charrnn.model import container
 from charrnn.model.container import FORMAT_VERSION, read_tensors, write_tensors
 from charrnn.model.file import MAX_WEIGHT, ModelFile, load_model, name_model, save_model
+from charrnn.text.characters import END
 from tests.model.model_files import (
     CHARS,
     DIGEST,

@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn.config import ModelConfig
-from charrnn.data.characters import END, LABEL_END
 from charrnn.data.vocab import Vocab
 from charrnn.errors import ModelFileError
 from charrnn.model.container import FORMAT_VERSION, read_tensors, write_tensors
 from charrnn.model.file import load_model, save_model
+from charrnn.text.characters import END, LABEL_END
 from tests.model.model_files import CHARS, DIGEST, ZEROS, make_model, meta_of, naive_write, refused, seal, unseal
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")

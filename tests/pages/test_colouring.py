@@ -6,10 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from charrnn.data.characters import END, UNKNOWN, name, visible
-from charrnn.data.vocab import Vocab, bytes_as_chars
+from charrnn.data.vocab import Vocab
 from charrnn.pages.colouring import SCALES, Colouring, colour_text, compare_experts, pack
 from charrnn.pages.report import render
+from charrnn.text.characters import END, UNKNOWN, bytes_as_chars, name, visible
 from tests.pages.reports import HOSTILE, data_of, make_predictions, make_report, random_predictions, usual_page
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from charrnn.config import ModelConfig, SampleConfig
-from charrnn.data.characters import END, UNKNOWN, label, name, valid_unicode
 from charrnn.data.vocab import Vocab
 from charrnn.events import bits
 from charrnn.model.file import ModelFile
@@ -18,6 +17,7 @@ from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import count_ngrams
 from charrnn.pages.export import engine_source, pack, store_model
 from charrnn.sampling.sampler import Sampler
+from charrnn.text.characters import END, UNKNOWN, label, name, valid_unicode
 from tests.conftest import make_model_file, make_text
 
 NODE = shutil.which("node")

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from charrnn.data.characters import END, name, visible
-from charrnn.data.vocab import Vocab, bytes_as_chars
+from charrnn.data.vocab import Vocab
 from charrnn.pages.colouring import SCALES, compare_experts
 from charrnn.pages.inside import colour_by_units
 from charrnn.pages.report import render
+from charrnn.text.characters import END, bytes_as_chars, name, visible
 from tests.pages.conftest import CONTRAST
 from tests.pages.reports import HOSTILE, make_inside, make_report, random_predictions
 

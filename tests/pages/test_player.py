@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from charrnn.config import ModelConfig
-from charrnn.data.characters import END, label, name, readable
-from charrnn.data.vocab import bytes_as_chars
 from charrnn.pages.export import engine_source, pack, render_player, store_model
 from charrnn.pages.page import json_for_script
+from charrnn.text.characters import END, bytes_as_chars, label, name, readable
 from tests.conftest import draw_text, make_model_file, make_text
 from tests.pages.conftest import CONTRAST
 from tests.pages.reports import HOSTILE

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from charrnn.config import ModelConfig
-from charrnn.data.characters import END
 from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scores import Copied, CopiedShares, Evaluation
 from charrnn.pages import report as module
 from charrnn.pages.report import draw_samples, render
+from charrnn.text.characters import END
 from tests.conftest import draw_text, make_model_file, make_text
 from tests.pages.reports import (
     HOSTILE,

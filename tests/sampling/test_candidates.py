@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from charrnn.config import CELLS, ListConfig, ModelConfig
-from charrnn.data.characters import END
-from charrnn.data.documents import hash_documents, short_hashes
+from charrnn.data.shuffling import hash_documents, short_hashes
 from charrnn.data.vocab import Vocab
 from charrnn.errors import UsageError
 from charrnn.sampling.candidates import (
@@ -19,6 +18,7 @@ from charrnn.sampling.candidates import (
     needs_training_text,
 )
 from charrnn.sampling.sampler import Sampler
+from charrnn.text.characters import END
 from tests.conftest import make_model_file
 from tests.sampling.test_sampler import counting_file, make_file
 

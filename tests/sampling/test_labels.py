@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from charrnn.config import SampleConfig
-from charrnn.data.characters import END, LABEL_END, UNKNOWN
 from charrnn.errors import UsageError
 from charrnn.sampling.sampler import Sampler
+from charrnn.text.characters import END, LABEL_END, UNKNOWN
 from tests.labelled import LABELS, make_file, naive_logits, naive_nats
 from tests.model.model_files import make_model
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from charrnn.config import ModelConfig
-from charrnn.data.characters import END
 from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scoring import evaluate
 from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import count_ngrams
 from charrnn.sampling.likelihood import text_nats
+from charrnn.text.characters import END
 from tests.conftest import make_model_file, make_text, sequential_nats
 
 TEXT = make_text(4000)

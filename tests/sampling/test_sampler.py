@@ -10,14 +10,14 @@ import torch
 
 from charrnn.config import CELLS, ModelConfig, SampleConfig
 from charrnn.counters import uniforms
-from charrnn.data.characters import END, UNKNOWN
-from charrnn.data.vocab import Vocab, bytes_as_chars
+from charrnn.data.vocab import Vocab
 from charrnn.errors import UnknownCharacterError, UsageError
 from charrnn.kernels.products import cpu_has
 from charrnn.model.file import save_model
 from charrnn.model.network import CharRNN
 from charrnn.sampling import engine, sampler
 from charrnn.sampling.sampler import Sampler
+from charrnn.text.characters import END, UNKNOWN, bytes_as_chars
 from tests import reference
 from tests.conftest import draw_text, make_model_file
 

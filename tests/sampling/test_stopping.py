@@ -2,9 +2,8 @@
 
 import pytest
 
-from charrnn.data.characters import END
-from charrnn.data.vocab import bytes_as_chars
 from charrnn.sampling.stopping import LengthLimit, StopCondition, missing_bytes
+from charrnn.text.characters import END, bytes_as_chars
 
 
 def test_only_a_possible_stop_is_held_back():

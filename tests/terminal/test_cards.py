@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from charrnn.config import ModelConfig
-from charrnn.data.characters import END, UNKNOWN
 from charrnn.data.vocab import Vocab
 from charrnn.model.file import ModelFile
 from charrnn.terminal import cards
+from charrnn.text.characters import END, UNKNOWN
 
 
 def small_model(chars: str = "\x1ba", **facts: Any) -> ModelFile:

@@ -9,7 +9,6 @@ import torch
 
 from charrnn.config import CELLS, CorpusConfig, ModelConfig, SourceConfig
 from charrnn.data.cache import Cache
-from charrnn.data.characters import END, LABEL_END, UNKNOWN
 from charrnn.data.corpus import load_corpus
 from charrnn.data.vocab import Vocab
 from charrnn.errors import UsageError
@@ -17,6 +16,7 @@ from charrnn.evaluation.texts import held_out_text, read_training_text
 from charrnn.events import Evaluated
 from charrnn.model.file import load_model, save_model
 from charrnn.model.network import CharRNN
+from charrnn.text.characters import END, LABEL_END, UNKNOWN
 from charrnn.training.folder import Run
 from charrnn.training.loop import starting_state
 from charrnn.training.plan import Environment

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from charrnn.config import CELLS, CorpusConfig, SampleConfig, SourceConfig
-from charrnn.data.characters import END
 from charrnn.data.corpus import load_corpus
-from charrnn.data.documents import hash_documents, short_hashes
+from charrnn.data.shuffling import hash_documents, short_hashes
 from charrnn.errors import ModelFileError
 from charrnn.evaluation.scoring import evaluate
 from charrnn.evaluation.texts import held_out_text, read_training_text
@@ -21,6 +20,7 @@ from charrnn.model.file import load_model
 from charrnn.model.gradients import fused_window
 from charrnn.model.network import CharRNN
 from charrnn.sampling.sampler import Sampler
+from charrnn.text.characters import END
 from charrnn.training import loop, saving
 from charrnn.training import plan as plan_module
 from charrnn.training.loop import NUM_PROGRESS, progress_is_due, rate_share, starting_state

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from charrnn.config import CorpusConfig, overlay
-from charrnn.data.characters import UNKNOWN
 from charrnn.data.vocab import Vocab
 from charrnn.distributed import Ranks
 from charrnn.errors import UsageError
 from charrnn.model.file import ModelFile, load_model, save_model
+from charrnn.text.characters import UNKNOWN
 from charrnn.training.folder import Run
 from charrnn.training.plan import Environment, plan_new_run
 from charrnn.training.recipe import default_budget, estimate_memory, recommend

@@ -89,6 +89,11 @@ def readable(text: str) -> str:
     return "".join(c if c in "\n\t\u200c\u200d" or _BLANK.match(c) else visible(c) for c in valid_unicode(text))
 
 
+def bytes_as_chars(text: str) -> str:
+    """Convert text to one character per byte of its UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("ascii", "surrogateescape")
+
+
 def valid_unicode(text: str) -> str:
     """Decode bytes, given as one character each, as UTF-8; invalid ones become U+FFFD."""
     return re.sub("[\udc80-\udcff]+", lambda run: _decode_bytes(run[0]), text)

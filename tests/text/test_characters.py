@@ -2,9 +2,10 @@
 
 import pytest
 
-from charrnn.data.characters import (
+from charrnn.text.characters import (
     END,
     UNKNOWN,
+    bytes_as_chars,
     label,
     name,
     one_line,
@@ -15,7 +16,6 @@ from charrnn.data.characters import (
     visible,
     visible_chars,
 )
-from charrnn.data.vocab import bytes_as_chars
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,11 @@
-"""Documents: a text that consists of many independent ones, each ended by the symbol END.
+"""Documents as ids: their order, which is shuffled once, the split between them, their labels and hashes.
 
-Their order is shuffled once, so that the held-out part is a sample of all of them. After that
-they are treated as one text, except that a network resets its state at each END (`reset_id`).
+The order is random, so that the held-out part is a sample of all documents.
 
 Letters: N characters, D documents.
 """
 
 import contextlib
-import itertools
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,73 +14,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.config import BLANK_LINES, LINES, resembled_kind
 from charrnn.counters import uniforms
-from charrnn.data.characters import END, unescaped
-from charrnn.data.vocab import Ids, bytes_as_chars
+from charrnn.data.vocab import Ids
 
-_LINE_END = re.compile("[\r\n]")
-_BLANK_LINES = re.compile(r"(?:\r\n?+|\n)(?:[ \t]*+(?:\r\n?+|\n))++")  # possessive: nothing is matched twice
 _BUCKET = 1 << 22  # ids that are shuffled in memory
 _MAX_BUCKETS = 256  # open files
 _BATCH = 1 << 12  # documents that are joined at a time
 _PIECE = 1 << 22  # characters whose documents are hashed at a time
 _FACTOR = 0x9E3779B97F4A7C15  # odd, so that its powers are distinct
-
-
-def end_documents(
-    pieces: Iterable[str], kind: str, *, keep_separator: bool = False, is_bytes: bool = False, label: str = ""
-) -> Iterator[str]:
-    """Put END after each document of one text; drop the separators and empty documents.
-
-    kind: lines; blank-lines, of which one or more separate documents; or the separator itself, with
-    the escapes of `unescape`. A line ends with LF, CRLF or CR. keep_separator: a document begins
-    with the separator before it. is_bytes: each character of the text is a byte. label: what each document
-    begins with, before the separator.
-    """
-    separator = bytes_as_chars(unescape(kind)) if is_bytes else unescape(kind)
-    begin = separator if keep_separator else ""
-    opening = label  # what the next document begins with
-    held = ["\n\n" if kind == BLANK_LINES else ""]  # the end of the text so far, unless it is certainly in a document
-    in_document = False
-    for piece in itertools.chain(pieces, [""]):
-        if kind == BLANK_LINES and held[0] and piece and not piece.strip(" \t"):
-            held.append(piece)  # joined only once, however small the pieces of a long line are
-            continue
-        parts, rest = _split("".join([*held, piece]), kind, separator, is_last=not piece)
-        held, marked = [rest], []
-        for index, part in enumerate(parts):
-            if index > 0:
-                if in_document:
-                    marked.append(END)
-                in_document, opening = False, label + begin
-            if part:
-                marked.append(part if in_document else opening + part)
-                in_document = True
-        if ended := "".join(marked):
-            yield ended
-    if in_document:
-        yield END
-
-
-def unescape(separator: str) -> str:
-    r"""Return the text that a separator stands for: \n, \t, \r and \\ in it are escapes; \lines is the word."""
-    text = unescaped(separator)
-    is_word = text.startswith("\\") and text == separator and resembled_kind(text[1:])
-    return text[1:] if is_word else text
-
-
-def _split(text: str, kind: str, separator: str, *, is_last: bool) -> tuple[list[str], str]:
-    """Split a text at its separators; return the parts, and the end of the text that may be part of a separator."""
-    if kind == LINES:
-        return text.replace("\r", "\n").split("\n"), ""
-    if kind == BLANK_LINES:
-        line_end = _LINE_END.search(text, len(text.rstrip(" \t\r\n")))
-        complete = line_end.start() if line_end else len(text)
-        return _BLANK_LINES.split(text[:complete]), _BLANK_LINES.sub("\n\n", text[complete:])
-    *parts, last = text.split(separator)
-    cut = len(last) if is_last else max(0, len(last) - len(separator) + 1)
-    return [*parts, last[:cut]], last[cut:]
 
 
 def shuffle(
@@ -154,53 +92,6 @@ def _whole_documents(pieces: Iterable[Ids], end: int) -> Iterator[Ids]:
 def _stops(ids: Ids, end: int) -> Ids:
     """Return the position after each END."""
     return np.flatnonzero(ids == end) + 1
-
-
-def split_documents(ids: Ids, end: int, *, valid_start: int, test_start: int) -> tuple[int, int] | None:
-    """Move the starts of the held-out and of the test text to the nearest starts of documents.
-
-    test_start: len(ids) if there is no test text. Returns None if there are too few documents: each part has one.
-    """
-    before = len(ids)
-    if test_start < len(ids):
-        before = _nearest_start(ids, len(ids), end, after=0, before=len(ids)) or 0
-    found = _nearest_start(ids, valid_start, end, after=0, before=before)
-    if found is None:
-        return None
-    if test_start == len(ids):
-        return found, test_start
-    return found, _nearest_start(ids, test_start, end, after=found, before=len(ids)) or before
-
-
-def _nearest_start(ids: Ids, position: int, end: int, *, after: int, before: int) -> int | None:
-    """Return where the document nearest to a position begins, the later one of two; None if there is none.
-
-    Only documents that begin after one position, at least 0, and before another one count.
-    """
-    position = min(max(position, after + 1), before)
-    later, earlier = _first_start(ids, position, before, end), _last_start(ids, after + 1, position, end)
-    if later is None or earlier is None:
-        return earlier if later is None else later
-    return later if later - position <= position - earlier else earlier
-
-
-def _first_start(ids: Ids, first: int, stop: int, end: int) -> int | None:
-    """Return where the first document begins from one position, at least 1, to another, exclusive."""
-    for start in range(first, stop, _BUCKET):
-        stops = _stops(ids[start - 1 : min(start + _BUCKET, stop) - 1], end)
-        if len(stops) > 0:
-            return start - 1 + int(stops[0])
-    return None
-
-
-def _last_start(ids: Ids, first: int, stop: int, end: int) -> int | None:
-    """Return where the last document begins from one position, at least 1, to another, exclusive."""
-    for later in range(stop, first, -_BUCKET):
-        start = max(first, later - _BUCKET)
-        stops = _stops(ids[start - 1 : later - 1], end)
-        if len(stops) > 0:
-            return start - 1 + int(stops[-1])
-    return None
 
 
 def without_labels(ids: Ids, end: int | None, label_end: int | None) -> Ids:

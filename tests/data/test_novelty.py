@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from charrnn.data.novelty import novelty, unusual_novelty
 from charrnn.data.vocab import Vocab
-from charrnn.evaluation.novelty import novelty, unusual_novelty
 from tests.conftest import make_text
 
 POEMS = (Path(__file__).parents[2] / "corpora" / "poems.txt").read_text(encoding="utf-8")

@@ -9,9 +9,9 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from charrnn.config import CorpusConfig
-from charrnn.data.decoding import decode
-from charrnn.data.kinds import WIDE_MARKS
 from charrnn.errors import InputError, UsageError
+from charrnn.text.decoding import decode
+from charrnn.text.kinds import WIDE_MARKS
 
 NAME = "folder/some name.txt"
 TEXT = st.text(

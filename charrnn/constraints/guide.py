@@ -10,12 +10,7 @@ from functools import lru_cache, reduce
 import numpy as np
 
 from charrnn.config import SampleConfig
-from charrnn.data.characters import END, UNKNOWN
-from charrnn.data.vocab import Ids, Vocab
-from charrnn.errors import UsageError
-from charrnn.kernels.filters import COMPLETE, Constraints, free_text
-from charrnn.kernels.ngrams import hash_ngrams
-from charrnn.sampling.automata import (
+from charrnn.constraints.automata import (
     FORBIDDEN,
     UNREACHABLE,
     Automaton,
@@ -25,7 +20,12 @@ from charrnn.sampling.automata import (
     measure_distances,
     repeat_lines,
 )
-from charrnn.sampling.patterns import compile_pattern, quoted
+from charrnn.constraints.patterns import compile_pattern, quoted
+from charrnn.data.vocab import Ids, Vocab
+from charrnn.errors import UsageError
+from charrnn.kernels.filters import COMPLETE, Constraints, free_text
+from charrnn.kernels.ngrams import hash_ngrams
+from charrnn.text.characters import END, UNKNOWN
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from charrnn.data.characters import END, UNKNOWN
-from charrnn.data.vocab import Vocab, bytes_as_chars
+from charrnn.constraints.automata import FORBIDDEN, UNREACHABLE, count_to, intersect, measure_distances
+from charrnn.constraints.patterns import MAX_STATES, compile_pattern
+from charrnn.data.vocab import Vocab
 from charrnn.errors import UsageError
-from charrnn.sampling.automata import FORBIDDEN, UNREACHABLE, count_to, intersect, measure_distances
-from charrnn.sampling.patterns import MAX_STATES, compile_pattern
+from charrnn.text.characters import END, UNKNOWN, bytes_as_chars
 
 CHARS = "ab\né"
 VOCABS = [Vocab.from_text(CHARS), Vocab.from_text(bytes_as_chars(CHARS))]

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from charrnn.config import CHECKPOINTS, SourceConfig
-from charrnn.data.kinds import HEAD, decompress, find_compression, is_binary
 from charrnn.errors import CharrnnError, InputError, UsageError
+from charrnn.text.kinds import HEAD, decompress, find_compression, is_binary
 
 STDIN = "-"
 CHUNK = 1 << 20  # bytes

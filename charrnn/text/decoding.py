@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Iterator
 
 from charrnn.config import CorpusConfig
-from charrnn.data.kinds import HEAD, WIDE_MARKS, describe_foreign, find_wide
 from charrnn.errors import InputError, UsageError
+from charrnn.text.kinds import HEAD, WIDE_MARKS, describe_foreign, find_wide
 
 _NOT_INCREMENTAL = ("punycode", "idna", "unicode-escape", "unicode_escape")  # their output depends on the pieces
 _DROP_MARKS = ("utf-8-sig", "utf-16", "utf-32")  # codecs that drop a byte-order mark themselves

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.characters import END, UNKNOWN, one_line
+from charrnn.constraints.automata import FORBIDDEN, Automaton
 from charrnn.data.vocab import Vocab
 from charrnn.errors import UsageError
-from charrnn.sampling.automata import FORBIDDEN, Automaton
+from charrnn.text.characters import END, UNKNOWN, one_line
 
 MAX_STATES = 10_000
 _CATEGORIES = {

@@ -11,9 +11,9 @@ import zipfile
 import pytest
 
 from charrnn.config import CorpusConfig
-from charrnn.data.decoding import decode
-from charrnn.data.kinds import WIDE_MARKS, describe_foreign, find_wide, is_binary
 from charrnn.errors import InputError
+from charrnn.text.decoding import decode
+from charrnn.text.kinds import WIDE_MARKS, describe_foreign, find_wide, is_binary
 from tests.conftest import make_text
 
 

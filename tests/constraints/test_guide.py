@@ -11,11 +11,10 @@ import pytest
 
 from charrnn.config import CELLS, RESAMPLE, ModelConfig, SampleConfig
 from charrnn.counters import uniforms
-from charrnn.data.characters import END
-from charrnn.data.vocab import bytes_as_chars
 from charrnn.errors import UsageError
 from charrnn.sampling import engine, sampler
 from charrnn.sampling.sampler import Sampler
+from charrnn.text.characters import END, bytes_as_chars
 from tests import reference
 from tests.conftest import make_model_file
 

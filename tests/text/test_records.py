@@ -12,12 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn.config import CorpusConfig
-from charrnn.data import documents
+from charrnn.data import shuffling
 from charrnn.data.cache import Cache
-from charrnn.data.characters import END, LABEL_END, UNKNOWN
-from charrnn.data.records import RecordReader, find_format, label_of_file, split_lines
-from charrnn.data.vocab import bytes_as_chars
 from charrnn.errors import InputError
+from charrnn.text.characters import END, LABEL_END, UNKNOWN, bytes_as_chars
+from charrnn.text.records import RecordReader, find_format, label_of_file, split_lines
 from tests.data.test_corpus import feed_stdin, load, write
 
 NASTY = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\r\n\t,;|\"'>{}\\ \0é\u2028"), min_size=1)
@@ -243,7 +242,7 @@ def test_each_label_is_held_out_in_proportion(tmp_path, cache, monkeypatch):
     counts = {"a": 1000, "b": 500, "c": 50, "d": 10}
     name, _ = write_records(tmp_path, counts=counts)
     for bucket in (1 << 22, 10_000):
-        monkeypatch.setattr(documents, "_BUCKET", bucket)
+        monkeypatch.setattr(shuffling, "_BUCKET", bucket)
         monkeypatch.setattr(Cache, "find", lambda *_: None)
         corpus = load(name, cache=cache, column="text", label="kind", valid_fraction=0.2)
         held_out = Counter(label for label, _ in labelled(corpus, corpus.valid_ids))

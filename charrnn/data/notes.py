@@ -1,0 +1,100 @@
+"""Notes: what the user should know about a text before training."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn.config import BLANK_LINES, LINES, CorpusConfig
+from charrnn.data.splitting import how_separated, split
+from charrnn.data.vocab import Vocab
+from charrnn.text.characters import END, UNKNOWN, one_line
+
+if TYPE_CHECKING:
+    from charrnn.data.corpus import Corpus
+
+_LARGE_VOCABULARY, _USUAL_VOCABULARY = 20_000, 5_000
+_LABELS_SHOWN = 8
+
+
+def notes_about(corpus: "Corpus", facts: dict[str, Any], config: CorpusConfig) -> list[str]:
+    """Say what was changed in a text while it was read, what its documents are, and what its characters are.
+
+    facts: of its entry in the cache.
+    """
+    notes, counts = [], np.array(facts["counts"])
+    if facts["num_marks"]:
+        marks = f"{facts['num_marks']:,} byte-order marks inside the text were"
+        notes.append(f"{marks if facts['num_marks'] > 1 else '1 byte-order mark inside the text was'} dropped")
+    if facts["num_added"]:
+        texts = "1 text ends" if facts["num_added"] == 1 else f"{facts['num_added']:,} texts end"
+        notes.append(f"{texts} without a newline; one was added before the next text")
+    return [*notes, *_document_notes(corpus, facts, config), *_content_notes(corpus.vocab, counts, config)]
+
+
+def _document_notes(corpus: "Corpus", facts: dict[str, Any], config: CorpusConfig) -> list[str]:
+    """Say how many documents a text has, what separates them, and whether their lengths change the split."""
+    end = corpus.vocab.id_of(END)
+    if end is None:
+        return []
+    num_documents, labels = facts["counts"][end], facts["labels"]
+    num_label_chars = sum(count * (1 + len(corpus.vocab.to_chars(label))) for label, count in labels.items())
+    mean = (facts["num_chars"] - num_documents - num_label_chars) / num_documents
+    notes = [f"{num_documents:,} documents {how_separated(config)}, {mean:,.0f} characters on average"]
+    if labels:
+        notes.append(_describe_labels(labels))
+    if facts["num_skipped"]:
+        count = "1 record is" if facts["num_skipped"] == 1 else f"{facts['num_skipped']:,} records are"
+        notes.append(f"{count} skipped; the first one is {facts['first_skipped']}")
+    if config.documents not in ("", LINES, BLANK_LINES) and num_documents <= facts["num_texts"]:
+        notes.append(f"'{config.documents}' separates nothing: each text is one document")
+    if config.valid is None:
+        num_train, num_valid = split(facts["num_joined"], config)
+        shares = {"held-out": (corpus.num_valid, num_valid)}
+        shares["test"] = (len(corpus.test_ids), facts["num_joined"] - num_train - num_valid)
+        notes += [
+            f"the {part} text has {found:,} characters instead of {asked:,}, because documents are never split"
+            for part, (found, asked) in shares.items()
+            if not asked <= 2 * found <= 4 * asked
+        ]
+    return notes
+
+
+def _describe_labels(labels: Mapping[str, int]) -> str:
+    """Name the most frequent labels with their numbers of documents."""
+    shown = [f"{one_line(label)} {count:,}" for label, count in list(labels.items())[:_LABELS_SHOWN]]
+    more = f" and {len(labels) - _LABELS_SHOWN:,} more" if len(labels) > _LABELS_SHOWN else ""
+    return f"{len(labels):,} label{'' if len(labels) == 1 else 's'}: {', '.join(shown)}{more}"
+
+
+def _content_notes(vocab: Vocab, counts: NDArray[np.int64], config: CorpusConfig) -> list[str]:
+    """List what the user should know about a text before training. counts: of each character of the vocabulary."""
+    char_counts = dict(zip(vocab.chars, counts.tolist(), strict=True))
+    notes, num_chars = [], sum(char_counts.values())
+    if num_returns := char_counts.get("\r"):
+        advice = "tr -d '\\r' < TEXT > NEW removes them"
+        if 2 * char_counts.get("\n", 0) < num_returns:  # they end lines, as on old Macs
+            advice = "tr '\\r' '\\n' < TEXT > NEW turns them into newlines"
+        notes.append(
+            f"the text has {num_returns:,} carriage returns, which are learned like any other character; {advice}"
+        )
+    num_replaced = char_counts.get("\ufffd") if config.errors == "replace" else None
+    if num_replaced:
+        notes.append(f"the text now has {num_replaced:,} U+FFFD in place of bytes that are invalid in its encoding")
+    if num_rare := char_counts.get(UNKNOWN):
+        notes.append(
+            f"{num_rare:,} characters, {num_rare / num_chars:.3%}, occur less than {config.min_count} times: one symbol"
+        )
+    if len(vocab) > _LARGE_VOCABULARY:
+        note = f"{len(vocab):,} distinct characters make up most of the work"
+        min_count = int(np.sort(counts)[-_USUAL_VOCABULARY]) + 1
+        is_kept = counts >= min_count
+        if is_kept.any():
+            rare_share = counts[~is_kept].sum() / num_chars
+            note += (
+                f"; --min-count {min_count} would keep {is_kept.sum():,} of them "
+                f"and turn {rare_share:.3%} of the text into one symbol"
+            )
+        notes.append(note)
+    return notes
