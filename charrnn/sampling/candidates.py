@@ -19,7 +19,8 @@ from charrnn.data.vocab import Ids, Vocab
 from charrnn.errors import UsageError
 from charrnn.kernels.ngrams import find_hashes, hash_ngrams
 from charrnn.model.file import ModelFile
-from charrnn.sampling.sampler import Sampler, Stream
+from charrnn.sampling.sampler import Sampler
+from charrnn.sampling.streams import Stream
 from charrnn.text.characters import END
 
 _BATCH = 64  # samples that are compared with the known text at a time, because the comparison may read all of it

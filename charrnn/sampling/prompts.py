@@ -20,7 +20,8 @@ from charrnn.model.ngrams import find_contexts, new_contexts
 from charrnn.sampling.engine import Engine, StreamState
 
 if TYPE_CHECKING:
-    from charrnn.sampling.sampler import Sampler, Stream
+    from charrnn.sampling.sampler import Sampler
+    from charrnn.sampling.streams import Stream
 
 _SETTINGS = sorted({field.name for field in fields(SampleConfig)} - {"num_samples"})
 

@@ -1,15 +1,6 @@
-"""Draw text from a model, without PyTorch.
+"""Draw text from a model, without PyTorch: check the settings, open the prompts, start the streams."""
 
-The random number for position p of stream i under seed s is keyed by (s, i, p). So a seed gives the
-same text with any number of threads, next to any other samples, and at the start of any longer text.
-
-Letters: S streams, L layers, H hidden size, V vocabulary.
-"""
-
-import itertools
 import secrets
-import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,26 +11,18 @@ from numpy.typing import NDArray
 
 from charrnn.config import SampleConfig, overlay
 from charrnn.constraints.guide import Guide, index_runs, make_guide
-from charrnn.counters import choice, uniforms
 from charrnn.data.shuffling import without_labels
 from charrnn.data.vocab import Ids
 from charrnn.errors import UsageError
 from charrnn.hardware import available_cores, select_precision
-from charrnn.kernels.filters import COMPLETE, Constraints, Filters
+from charrnn.kernels.filters import Constraints, Filters
 from charrnn.kernels.ngrams import no_mixture
 from charrnn.model.file import ModelFile, load_model
-from charrnn.sampling.engine import NO_LIMIT, Engine, Prediction, StreamState, new_block, predictions_of
+from charrnn.sampling.engine import Engine
 from charrnn.sampling.labels import Labels
-from charrnn.sampling.prompts import Opening, read_openings
-from charrnn.sampling.stopping import LengthLimit, StopCondition
+from charrnn.sampling.prompts import Opening
+from charrnn.sampling.streams import Stream, StreamBatch
 from charrnn.text.characters import END, UNKNOWN, describe
-
-_FIRST_BLOCK, _MAX_BLOCK = 4, 4096  # characters drawn at a time; the text doesn't depend on it
-_MIN_BLOCK, _BLOCKS_PER_TEXT = 8, 4  # where texts end by themselves
-_SECONDS_PER_BLOCK = 0.03  # target; keeps text flowing and Ctrl-C prompt
-_MAX_WAITING = 4  # streams that are started but not read, as a multiple of those drawn together
-_MAX_UNREAD = 1 << 16  # characters that a stream draws ahead of its reader
-_MAX_HISTORY = 1 << 24  # characters of all streams in a block that the repeat guard searches
 
 
 class Sampler:
@@ -126,7 +109,7 @@ class Sampler:
             hint = f"; each of its samples is one line, so use -N {config.lines}" if self.writes_documents else ""
             raise UsageError(f"--lines {config.lines} has no effect: the model knows no newline{hint}")
 
-    def stream(self, config: SampleConfig, *, number: int = 0) -> "Stream":
+    def stream(self, config: SampleConfig, *, number: int = 0) -> Stream:
         """Draw one text after the prompt: an iterator over pieces of it.
 
         number: which of the seed's streams to draw. A model of documents stops at the end of the document.
@@ -136,7 +119,7 @@ class Sampler:
             raise UsageError(f"the number of a stream must lie between 0 and 2^63 - 1, not {number}")
         return next(iter(StreamBatch(self, [(self.open(config, number=number), number)])))
 
-    def streams(self, config: SampleConfig, *, draws: int | None = None) -> "StreamBatch":
+    def streams(self, config: SampleConfig, *, draws: int | None = None) -> StreamBatch:
         """Draw num_samples texts: an iterator over streams 0, 1, …, each to be read before the next.
 
         While one stream is read, the next ones are drawn next to it, because one pass over the weights
@@ -147,7 +130,7 @@ class Sampler:
         openings = self._open_all(first, draws or count)
         return StreamBatch(self, openings, most=count * first.num_candidates)
 
-    def batch(self, openings: Iterable[tuple[Opening, int]]) -> "StreamBatch":
+    def batch(self, openings: Iterable[tuple[Opening, int]]) -> StreamBatch:
         """Draw a text after each opening: an iterator over the streams of these numbers, as `streams`."""
         return StreamBatch(self, openings)
 
@@ -207,198 +190,6 @@ class Sampler:
             return Guide(runs)
         constraints = guide.constraints._replace(text=runs.text, positions=runs.positions, run=runs.run)
         return Guide(constraints, guide.start)
-
-
-class StreamBatch:
-    """Streams drawn together, for one thread to read: an iterator over them in order."""
-
-    def __init__(self, sampler: Sampler, openings: Iterable[tuple[Opening, int]], *, most: int | None = None) -> None:
-        """openings: what each text continues, and the number of its stream; taken as the streams are started.
-
-        most: streams that are drawn side by side, at most.
-        """
-        self.sampler = sampler
-        self._most = min(most or sampler.engine.max_streams, sampler.engine.max_streams)
-        self._openings = (
-            (opening, number, candidate) for opening, number in openings for candidate in range(opening.num_candidates)
-        )
-        self._streams: deque[Stream] = deque()
-        self._num_ended = self._num_chars_ended = 0
-        self._block = _FIRST_BLOCK
-
-    def __iter__(self) -> Iterator["Stream"]:
-        while self._streams or self._start_streams(1):
-            count = self._streams[0].opening.num_candidates
-            yield self._streams[0] if count == 1 else self._choose_candidate(count)
-            for _ in range(count):
-                self._streams.popleft()
-
-    def _choose_candidate(self, count: int) -> "Stream":
-        """Draw the next texts to their ends and return one of them, in proportion to its weight.
-
-        Source: sampling importance resampling, Rubin 1987.
-        """
-        self._start_streams(count - len(self._streams))
-        candidates = list(itertools.islice(self._streams, count))
-        for stream in candidates:
-            while not stream.ended:
-                self.draw(stream)
-        weights = np.array([stream.log_weight for stream in candidates])
-        reached = np.cumsum(np.exp(weights - weights.max()))
-        number = choice(seed=candidates[0].seed, stream=candidates[0].number)
-        return candidates[int(np.searchsorted(reached, number * reached[-1], side="right"))]
-
-    def _start_streams(self, count: int) -> "list[Stream]":
-        """Start at most so many streams; return those that there are."""
-        started = [Stream(self, *one) for one in itertools.islice(self._openings, max(0, count))]
-        self._streams.extend(started)
-        return started
-
-    def _choose_streams(self, reader: "Stream") -> "list[Stream]":
-        """Return the streams to draw together: the one that is being read, others that may be drawn ahead, new ones."""
-        most = self._most if reader.opening.ends else 1  # nobody reads past an endless stream
-        others = [stream for stream in self._streams if stream is not reader and stream.can_draw_ahead]
-        if most > 1:
-            left = min(_MAX_WAITING * most - len(self._streams), most - 1 - len(others))
-            others += self._start_streams(left)
-        active = [reader, *(stream for stream in others if stream.opening.can_join(reader.opening))]
-        longest = max(len(stream.history) for stream in active)
-        return active[: max(1, min(most, _MAX_HISTORY // longest))]
-
-    def read_prompts(self) -> None:
-        """Start the first stream and feed its prompt, which takes a while if it is long."""
-        if not self._streams:
-            self._start_streams(1)
-        read_openings(self.sampler.engine, [stream.opening for stream in self._streams])
-
-    def draw(self, reader: "Stream") -> None:
-        """Draw a block of the stream that is being read, and of the other streams that may be drawn ahead."""
-        active = self._choose_streams(reader)
-        longest = max(len(stream.history) for stream in active)
-        count = self._block if reader.limit.left < 0 else min(self._block, reader.limit.left)
-        if reader.opening.ends_early and self._num_ended:  # most of a longer block would be thrown away
-            count = min(count, max(_MIN_BLOCK, self._num_chars_ended // self._num_ended // _BLOCKS_PER_TEXT))
-        starts = np.array([len(stream.history) for stream in active])
-        ids = np.zeros((len(active), longest + count), np.int64)
-        for row, stream in enumerate(active):
-            ids[row, : starts[row]] = stream.history
-        numbers = np.stack([stream.random_numbers(count) for stream in active])
-        read_openings(self.sampler.engine, [stream.opening for stream in active])
-        states = [stream.state or stream.opening.state for stream in active]
-        h, c, contexts = (np.concatenate(parts, axis=1) for parts in zip(*states, strict=True))
-        block = new_block(ids, starts, numbers, num_top=self.sampler.num_top)
-        block.left[:] = [NO_LIMIT if stream.limit.left < 0 else stream.limit.left for stream in active]
-        block.states[:, 0] = [stream.rule for stream in active]
-        began = time.perf_counter()
-        constraints = reader.opening.constraints
-        self.sampler.engine.draw(reader.opening.filters, block, (h, c, contexts), constraints=constraints)
-        seconds = time.perf_counter() - began
-        affordable = max(1, int(count * _SECONDS_PER_BLOCK / seconds))
-        self._block = min(affordable, 2 * self._block, _MAX_BLOCK)
-        drawn = np.take_along_axis(ids, starts[:, None] + np.arange(count), axis=1)
-        text = self.sampler.vocab.decode(drawn.ravel())
-        # added one by one, because the rounding of a sum would depend on the block size
-        nats = np.add.accumulate(np.column_stack([[stream.nats for stream in active], block.nats]), axis=1)
-        weights = np.column_stack([[stream.log_weight for stream in active], block.log_shares])
-        weights = np.add.accumulate(weights, axis=1)
-        for row, stream in enumerate(active):
-            num_used = stream.append(text[row * count : (row + 1) * count], block.states[row])
-            stream.nats, stream.log_weight = float(nats[row, num_used]), float(weights[row, num_used])
-            stream.seconds += seconds
-            if self.sampler.num_top:
-                stream.predictions += predictions_of(block, row, num_used, self.sampler.vocab)
-            if stream.ended:
-                self._num_ended += 1
-                self._num_chars_ended += stream.num_drawn
-                continue
-            own = slice(row, row + 1)
-            stream.history = stream.opening.remembered(ids[row, : starts[row] + count])
-            stream.state = h[:, own].copy(), c[:, own].copy(), contexts[:, own].copy()
-
-
-class Stream:
-    """One sample: an iterator over pieces of its text.
-
-    A model of bytes writes each byte that is not UTF-8 as a surrogate escape, and no piece ends within a character.
-    num_drawn: characters so far, including those of a stop text; nats: their surprisal for the model
-    without filters at temperature 1; seconds: time spent drawing them, together with other streams;
-    seed: gives this text again; log_weight: the log of the probability that constraints left at each
-    character, summed; 0 without constraints; predictions: of each character, if Sampler.num_top asks for them.
-    """
-
-    def __init__(self, batch: StreamBatch, opening: Opening, number: int, candidate: int) -> None:
-        config, vocab = opening.config, batch.sampler.vocab
-        self.opening = opening
-        self.number = number
-        self.seed = opening.seed
-        self.num_drawn = 0
-        self.nats = 0.0
-        self.log_weight = 0.0
-        self.seconds = 0.0
-        self.predictions: list[Prediction] = []
-        self.history = opening.remembered(opening.known)
-        self.state: StreamState | None = None  # before the last id of the history; None for the prompt's
-        self.rule = opening.start  # the state of the constraints' automaton
-        self.limit = LengthLimit(config.length, has_bytes=vocab.has_bytes)
-        self._batch, self._candidate = batch, candidate
-        self._has_automaton = opening.has_automaton
-        self._is_complete = self._has_automaton and self.rule == COMPLETE
-        self.ended = self._is_complete or config.length == 0
-        stops = [vocab.to_chars(stop) for stop in config.stop]
-        if batch.sampler.writes_documents:
-            stops.append(END)
-        self._stop = StopCondition(config.lines, stops, keep_stop=config.keep_stop)
-        self._decode = vocab.make_decoder()
-        self._pieces: deque[str] = deque()  # drawn but not read
-        self._num_unread = 0  # their characters
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        while not self._pieces:
-            if self.ended:
-                raise StopIteration
-            self._batch.draw(self)
-        piece = self._pieces.popleft()
-        self._num_unread -= len(piece)
-        return piece
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the text ended by itself, and not at its length."""
-        return self._stop.reached or self._is_complete
-
-    @property
-    def can_draw_ahead(self) -> bool:
-        """Whether more may be drawn before the stream is read."""
-        return not self.ended and self._num_unread < _MAX_UNREAD
-
-    def random_numbers(self, count: int) -> NDArray[np.float64]:
-        """Return the random numbers of the next characters, (count,)."""
-        position, candidate = self.num_drawn, self._candidate
-        return uniforms(count, seed=self.seed, stream=self.number, position=position, candidate=candidate)
-
-    def append(self, text: str, rules: NDArray[np.int32]) -> int:
-        """Add the characters just drawn, up to where the text ends; return how many that are.
-
-        text: one character per id; rules: the state of the automaton before each of them and at the end.
-        """
-        if self._has_automaton:
-            self.rule, is_complete = int(rules[-1]), rules == COMPLETE
-            self._is_complete = bool(is_complete.any())
-            if self._is_complete:
-                text = text[: int(is_complete.argmax())]
-        num_used, piece = self._stop.feed(self.limit.feed(text))
-        self.num_drawn += num_used
-        self.ended = self.is_whole or self.limit.left == 0
-        if self.ended:
-            piece += self._stop.flush()
-        piece = self._decode(piece, self.ended)
-        if piece:
-            self._pieces.append(piece)
-            self._num_unread += len(piece)
-        return num_used
 
 
 def random_seed() -> int:

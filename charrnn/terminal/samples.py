@@ -14,7 +14,7 @@ from charrnn.text.characters import valid_unicode
 if TYPE_CHECKING:
     from charrnn.config import SampleConfig
     from charrnn.data.vocab import Vocab
-    from charrnn.sampling.sampler import Stream
+    from charrnn.sampling.streams import Stream
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 from charrnn.config import CELLS, RESAMPLE, ModelConfig, SampleConfig
 from charrnn.counters import uniforms
 from charrnn.errors import UsageError
-from charrnn.sampling import engine, sampler
+from charrnn.sampling import engine, streams
 from charrnn.sampling.sampler import Sampler
 from charrnn.text.characters import END, bytes_as_chars
 from tests import reference
@@ -224,7 +224,7 @@ def test_samples_are_the_same_whatever_the_threads_and_blocks(monkeypatch):
     assert len({text for text, _ in expected}) > 2
     for threads, together, block in [(2, 64, 16), (3, 5, 3), (1, 1, 300)]:
         monkeypatch.setattr(engine.Engine, "max_streams", together)
-        monkeypatch.setattr(sampler, "_FIRST_BLOCK", block)
+        monkeypatch.setattr(streams, "_FIRST_BLOCK", block)
         model = Sampler(make_file(hidden_size=40), threads=threads)
         assert [("".join(stream), stream.log_weight) for stream in model.streams(config)] == expected
         assert "".join(model.stream(config, number=3)) == expected[3][0]

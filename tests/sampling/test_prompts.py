@@ -7,7 +7,8 @@ import pytest
 from charrnn.config import CELLS, SampleConfig
 from charrnn.errors import InputError, UsageError
 from charrnn.sampling.prompts import Failure, answers, read_line
-from charrnn.sampling.sampler import Sampler, StreamBatch
+from charrnn.sampling.sampler import Sampler
+from charrnn.sampling.streams import StreamBatch
 from tests.conftest import draw_text
 from tests.sampling.test_sampler import make_file
 

@@ -15,7 +15,8 @@ from charrnn.errors import UnknownCharacterError, UsageError
 from charrnn.kernels.products import cpu_has
 from charrnn.model.file import save_model
 from charrnn.model.network import CharRNN
-from charrnn.sampling import engine, sampler
+from charrnn.sampling import engine
+from charrnn.sampling import streams as module
 from charrnn.sampling.sampler import Sampler
 from charrnn.text.characters import END, UNKNOWN, bytes_as_chars
 from tests import reference
@@ -174,7 +175,7 @@ def test_bfloat16_gives_nearly_the_same_nats():
 def test_text_flows_at_any_speed(monkeypatch, seconds_per_char):
     """After the first blocks, each takes between a fifth and all of 50 ms, or is as long or short as possible."""
     clock = SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr(sampler, "time", SimpleNamespace(perf_counter=lambda: clock.seconds))
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock.seconds))
     real, took = engine.Engine.draw, []
 
     def draw(self, filters, block, state, **options):
@@ -343,7 +344,7 @@ def test_a_text_depends_neither_on_threads_nor_on_other_texts(monkeypatch, preci
     assert len({text for text, _ in expected}) == 5
     for threads, together, block in [(1, 64, 16), (2, 64, 16), (3, 2, 7), (7, 3, 300)]:
         monkeypatch.setattr(engine.Engine, "max_streams", together)
-        monkeypatch.setattr(sampler, "_FIRST_BLOCK", block)
+        monkeypatch.setattr(module, "_FIRST_BLOCK", block)
         many = Sampler(file, threads=threads, precision=precision).streams(replace(config, num_samples=5))
         assert [("".join(stream), stream.nats) for stream in many] == expected
 
@@ -377,8 +378,8 @@ def test_streams_may_be_read_later_and_in_any_order():
 
 def test_streams_are_not_drawn_far_ahead_of_their_reader(monkeypatch):
     """Samples that may never end pause when enough is unread; endless ones are drawn alone."""
-    monkeypatch.setattr(sampler, "_MAX_UNREAD", 100)
-    monkeypatch.setattr(sampler, "_MAX_BLOCK", 16)
+    monkeypatch.setattr(module, "_MAX_UNREAD", 100)
+    monkeypatch.setattr(module, "_MAX_BLOCK", 16)
     batch = streams(counting_file(), "a", length=-1, stop=("dd",), num_samples=3, seed=1)
     first = next(iter(batch))
     for _ in range(200):
@@ -473,7 +474,7 @@ def test_bytes_are_written_as_whole_characters():
 @pytest.mark.parametrize("length", [-1, 40])
 def test_little_is_drawn_that_no_text_needs(monkeypatch, length):
     """Where texts end by themselves, blocks are shorter than they are, and ended texts make room for new ones."""
-    monkeypatch.setattr(sampler, "_SECONDS_PER_BLOCK", 1e9)  # so that blocks don't depend on the machine's speed
+    monkeypatch.setattr(module, "_SECONDS_PER_BLOCK", 1e9)  # so that blocks don't depend on the machine's speed
     real, drawn, together = engine.Engine.draw, [], []
 
     def draw(self, filters, block, state, **options):
