@@ -13,6 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+_MULTIPLIERS = np.array([[0xD2E7470EE14C6C93], [0xCA5A826395121157]], np.uint64)  # of Philox 4x64
+_KEY_STEPS = np.array([[0x9E3779B97F4A7C15], [0xBB67AE8584CAA73B]], np.uint64)
+_LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 # The second word of the key is the purpose, so that no two uses share a stream.
 _MASK, _OFFSET, _DRAW, _WEIGHT_MASK, _CHOICE, _LABEL = 1, 2, 3, 4, 5, 6
 
@@ -64,6 +67,45 @@ def uniforms(count: int, *, seed: int, stream: int, position: int, candidate: in
     skip = position % 4
     words = _words(skip + count, key=(seed, _DRAW), counter=(position // 4, candidate, stream, 0))
     return _fractions(words[skip:])
+
+
+def stream_uniforms(
+    count: int, *, seeds: Sequence[int], streams: Sequence[int], positions: Sequence[int], candidates: Sequence[int]
+) -> NDArray[np.float64]:
+    """Return what `uniforms` returns for each of S streams: (S, count), in much less time for many of them."""
+    if len(streams) == 1:
+        numbers = uniforms(count, seed=seeds[0], stream=streams[0], position=positions[0], candidate=candidates[0])
+        return numbers[None]
+    first, skip = np.divmod(np.array(positions, np.uint64), np.uint64(4))
+    num_blocks = (int(skip.max()) + count + 3) // 4
+    shape = len(streams), num_blocks
+    counters = np.empty((4, *shape), np.uint64)
+    counters[0] = first[:, None] + np.arange(1, num_blocks + 1, dtype=np.uint64)  # numpy counts up before it draws
+    for word, values in zip(counters[1:], (candidates, streams, [0] * len(streams)), strict=True):
+        word[...] = np.array(values, np.uint64)[:, None]
+    keys = np.array([seeds, [_DRAW] * len(seeds)], np.uint64).repeat(num_blocks, axis=1)
+    words = _philox(counters.reshape(4, -1), keys).T.reshape(len(streams), -1)
+    rows = np.take_along_axis(words, skip[:, None].astype(np.int64) + np.arange(count), axis=1)
+    return _fractions(rows)
+
+
+def _philox(counters: NDArray[np.uint64], keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Compute the four words of each counter: (4, n), from counters (4, n) and keys (2, n)."""
+    for _ in range(10):
+        factors = counters[::2]
+        high, low = _multiply_high(_MULTIPLIERS, factors), _MULTIPLIERS * factors
+        counters = np.stack([high[1] ^ counters[1] ^ keys[0], low[1], high[0] ^ counters[3] ^ keys[1], low[0]])
+        keys = keys + _KEY_STEPS
+    return counters
+
+
+def _multiply_high(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return the upper 64 bits of each product of 64-bit numbers."""
+    one_high, one_low, high, low = one >> _HALF, one & _LOW, other >> _HALF, other & _LOW
+    middle, cross = one_high * low, one_low * high
+    carry = (one_low * low >> _HALF) + (middle & _LOW) + (cross & _LOW)
+    found: NDArray[np.uint64] = one_high * high + (middle >> _HALF) + (cross >> _HALF) + (carry >> _HALF)
+    return found
 
 
 def choice(*, seed: int, stream: int) -> float:

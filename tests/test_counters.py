@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from charrnn.counters import dropout_mask, pass_offset, uniforms, weight_mask
+from charrnn.counters import dropout_mask, pass_offset, stream_uniforms, uniforms, weight_mask
 
 
 def test_uniforms_depend_on_seed_stream_and_position_alone():
@@ -15,6 +15,18 @@ def test_uniforms_depend_on_seed_stream_and_position_alone():
         assert (uniforms(count, seed=5, stream=2, position=start) == whole[start : start + count]).all()
     for other in (uniforms(100, seed=6, stream=2, position=0), uniforms(100, seed=5, stream=3, position=0)):
         assert not np.isin(other, whole).any()
+
+
+def test_many_streams_have_the_numbers_of_each_alone():
+    """For any seeds, streams, positions and candidates, up to the largest."""
+    rng = np.random.default_rng(0)
+    for size, count in [(1, 5), (2, 1), (7, 9), (40, 4)]:
+        seeds, streams, positions = rng.integers(0, 2**63, (3, size)).tolist()
+        candidates = rng.integers(0, 10_000, size).tolist()
+        found = stream_uniforms(count, seeds=seeds, streams=streams, positions=positions, candidates=candidates)
+        for row, seed, stream, position, candidate in zip(found, seeds, streams, positions, candidates, strict=True):
+            alone = uniforms(count, seed=seed, stream=stream, position=position, candidate=candidate)
+            assert row.tolist() == alone.tolist()
 
 
 def test_uniforms_are_uniform():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.counters import choice, uniforms
+from charrnn.counters import choice, stream_uniforms
 from charrnn.kernels.filters import COMPLETE
 from charrnn.sampling.engine import NO_LIMIT, Prediction, StreamState, new_block, predictions_of
 from charrnn.sampling.prompts import Opening, read_openings
@@ -106,7 +106,13 @@ class StreamBatch:
         ids = np.zeros((len(active), longest + count), np.int64)
         for row, stream in enumerate(active):
             ids[row, : starts[row]] = stream.history
-        numbers = np.stack([stream.random_numbers(count) for stream in active])
+        numbers = stream_uniforms(
+            count,
+            seeds=[stream.seed for stream in active],
+            streams=[stream.number for stream in active],
+            positions=[stream.num_drawn for stream in active],
+            candidates=[stream.candidate for stream in active],
+        )
         read_openings(self.sampler.engine, [stream.opening for stream in active])
         states = [stream.state or stream.opening.state for stream in active]
         h, c, contexts = (np.concatenate(parts, axis=1) for parts in zip(*states, strict=True))
@@ -164,7 +170,7 @@ class Stream:
         self.state: StreamState | None = None  # before the last id of the history; None for the prompt's
         self.rule = opening.start  # the state of the constraints' automaton
         self.limit = LengthLimit(config.length, has_bytes=vocab.has_bytes)
-        self._batch, self._candidate = batch, candidate
+        self._batch, self.candidate = batch, candidate
         self._has_automaton = opening.has_automaton
         self._is_complete = self._has_automaton and self.rule == COMPLETE
         self.ended = self._is_complete or config.length == 0
@@ -197,11 +203,6 @@ class Stream:
     def can_draw_ahead(self) -> bool:
         """Whether more may be drawn before the stream is read."""
         return not self.ended and self._num_unread < _MAX_UNREAD
-
-    def random_numbers(self, count: int) -> NDArray[np.float64]:
-        """Return the random numbers of the next characters, (count,)."""
-        position, candidate = self.num_drawn, self._candidate
-        return uniforms(count, seed=self.seed, stream=self.number, position=position, candidate=candidate)
 
     def append(self, text: str, rules: NDArray[np.int32]) -> int:
         """Add the characters just drawn, up to where the text ends; return how many that are.
