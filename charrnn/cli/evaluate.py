@@ -1,7 +1,7 @@
 """`charrnn eval`: score a text, and compare the score with baselines or with those of other models."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +26,15 @@ from charrnn.cli.options import (
     output_option,
     text_option,
 )
-from charrnn.cli.report import MAX_SHOWN, NUM_HARDEST, NUM_TOP, check_target, make_report, write_report
+from charrnn.cli.report import (
+    MAX_SHOWN,
+    NUM_HARDEST,
+    NUM_TOP,
+    check_target,
+    make_report,
+    score_labels,
+    write_report,
+)
 from charrnn.cli.texts import load_network, read_texts
 from charrnn.config import ADAPT_RATE, flag
 from charrnn.errors import UsageError
@@ -239,7 +247,8 @@ def evaluate_text(
     if wanted.html is not None:
         shown = findings or look_inside(QUICK_PARTS, network, file, eval_text, found.first, classes)
         report = make_report(path, file, eval_text, found, assessment, shown, threads=cores)
-        write_report(Path(wanted.html), path, report)
+        labels = score_labels(network, file, eval_text)
+        write_report(Path(wanted.html), path, replace(report, labels=labels))
         console.note(f"wrote {wanted.html}")
 
 

@@ -11,8 +11,6 @@ from charrnn.terminal import console, messages, tables
 if TYPE_CHECKING:
     from charrnn.evaluation.labels import LabelScores
 
-MAX_CONFUSED = 12  # labels of a confusion table; --json has all
-
 
 def compare(
     names: list[str],
@@ -90,9 +88,8 @@ def evaluate_labels(
                 words = file.vocab.decode(documents[number - 1])
                 console.result_json({"document": number, **record, "text": tables.document_text(words)})
         return
-    most = max(1, MAX_SCORED * len(documents) // (len(file.labels) * len(documents.ids)))
-    if most < len(documents):
-        documents = documents.spread(most)
+    documents = scorer.limit(documents, MAX_SCORED)
+    if documents.num_left_out:
         console.note(f"scoring {len(documents):,} documents, spread evenly over the text")
     with console.slow_notice(f"scoring each document with each of {len(file.labels):,} labels"):
         scores = scorer.score(documents)
@@ -108,5 +105,5 @@ def print_labels(path: Path, text: str, scores: "LabelScores", unit: str) -> Non
     if scores.accuracy is None:
         return
     console.table(tables.label_rows(scores), header=tables.label_header(unit))
-    if len(rows := tables.confusion_rows(scores)) <= MAX_CONFUSED:
+    if len(rows := tables.confusion_rows(scores)) <= scores.MAX_CONFUSED:
         console.table(rows, header=tables.confusion_header(scores))

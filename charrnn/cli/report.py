@@ -9,16 +9,19 @@ from charrnn.errors import CharrnnError, UsageError
 from charrnn.terminal import cards, console
 
 if TYPE_CHECKING:
+    from charrnn.evaluation.labels import LabelScores
     from charrnn.evaluation.scores import Assessment
     from charrnn.evaluation.summary import Summary
     from charrnn.evaluation.texts import EvalText
     from charrnn.inspection.findings import Inside
     from charrnn.model.file import ModelFile
+    from charrnn.model.network import CharRNN
     from charrnn.pages.report import Report
     from charrnn.training.plan import RunPlan
 
 NUM_TOP = 5  # likeliest characters shown for each character
 MAX_SHOWN = 120_000  # characters of the text on a page
+MAX_BY_LABEL = 2_000_000  # characters scored for its section about labels, with all labels: some seconds
 NUM_HARDEST = 20  # lines on a page
 
 
@@ -60,6 +63,16 @@ def make_report(
         log=read_log(path.parent),
         inside=inside,
     )
+
+
+def score_labels(network: "CharRNN", file: "ModelFile", text: "EvalText") -> "LabelScores | None":
+    """Score documents spread evenly over a text with each label; None for a model without labels."""
+    from charrnn.evaluation.labels import LabelledText, LabelScorer
+
+    if not file.labels:
+        return None
+    scorer = LabelScorer(network, file)
+    return scorer.score(scorer.limit(LabelledText.from_ids(text.ids, file.vocab, list(file.labels)), MAX_BY_LABEL))
 
 
 def write_report(target: Path, path: Path, report: "Report") -> None:
@@ -104,5 +117,6 @@ def write_run_report(plan: "RunPlan") -> Path:
     inside = look_inside(QUICK_PARTS, network, file, text, found.first, classes)
     target = plan.run.folder / REPORT_NAME
     report = make_report(plan.run.model_path, file, text, found, assessment, inside, threads=threads)
-    write_report(target, plan.run.model_path, report)
+    labels = score_labels(network, file, text)
+    write_report(target, plan.run.model_path, replace(report, labels=labels))
     return target

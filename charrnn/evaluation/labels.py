@@ -10,7 +10,7 @@ Letters: D documents, K labels, N characters.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +34,13 @@ class LabelledText:
 
     ids: of the texts, one after the other, each followed by END. stops: (D,), where each ends. own: (D,), the
     label of each as its place among the model's labels; -1 for a text without label, or with one unknown to the model.
+    num_left_out: documents that are not among them.
     """
 
     ids: Ids
     stops: NDArray[np.int64]
     own: NDArray[np.int64]
+    num_left_out: int = 0
 
     @classmethod
     def from_ids(cls, ids: Ids, vocab: Vocab, labels: Sequence[str]) -> "LabelledText":
@@ -56,7 +58,9 @@ class LabelledText:
         """Return so many of the documents, or all if there are fewer, spread evenly."""
         chosen = np.arange(len(self))[:: -(-len(self) // count)]
         documents = [self[index] for index in chosen]
-        return LabelledText(np.concatenate(documents), np.cumsum([*map(len, documents)]), self.own[chosen])
+        num_left_out = len(self) - len(chosen)
+        stops = np.cumsum([*map(len, documents)])
+        return LabelledText(np.concatenate(documents), stops, self.own[chosen], num_left_out)
 
     def __len__(self) -> int:
         return len(self.stops)
@@ -71,7 +75,7 @@ class LabelScores:
     """What a model says about D documents and K labels.
 
     labels: the model's. own: (D,), as in LabelledText. num_chars: (D,), characters scored, END included. prior: (K,),
-    nats of each label itself. nats: (D, K), of each text given each label.
+    nats of each label itself. nats: (D, K), of each text given each label. num_left_out: as in LabelledText.
     """
 
     labels: tuple[str, ...]
@@ -79,6 +83,9 @@ class LabelScores:
     num_chars: NDArray[np.int64]
     prior: Doubles
     nats: Doubles
+    num_left_out: int = 0
+
+    MAX_CONFUSED: ClassVar[int] = 12  # labels of a confusion table that people read
 
     @cached_property
     def marginal(self) -> Doubles:
@@ -166,6 +173,7 @@ class LabelScores:
         return {
             "num_documents": len(self.own),
             "num_labelled": int((self.own >= 0).sum()),
+            "num_left_out": self.num_left_out,
             "num_chars": int(self.num_chars.sum()),
             "bits_per_char": self.bits_given_label(),
             "bits_per_char_without_label": self.bits_without_label(),
@@ -198,13 +206,18 @@ class LabelScorer:
     network: CharRNN
     file: ModelFile
 
+    def limit(self, text: LabelledText, num_chars: int) -> LabelledText:
+        """Return documents spread evenly over a text that have about so many characters with all labels, or all."""
+        count = max(1, num_chars * len(text) // (len(self.file.labels) * len(text.ids)))
+        return text.spread(count) if count < len(text) else text
+
     def score(self, text: LabelledText) -> LabelScores:
         """Score all texts."""
         blocks = list(self.blocks(text))
         own, num_chars, nats = (
             np.concatenate([getattr(block, name) for block in blocks]) for name in ("own", "num_chars", "nats")
         )
-        return replace(blocks[0], own=own, num_chars=num_chars, nats=nats)
+        return replace(blocks[0], own=own, num_chars=num_chars, nats=nats, num_left_out=text.num_left_out)
 
     def blocks(self, text: LabelledText) -> Iterator[LabelScores]:
         """Yield the scores of a few texts after the other, in their order."""

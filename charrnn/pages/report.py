@@ -7,7 +7,7 @@ allows its own style and script and nothing else.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
@@ -24,10 +24,14 @@ from charrnn.pages import charts
 from charrnn.pages.calibration import calibration_bins, calibration_error
 from charrnn.pages.colouring import SCALES, colour_text, compare_experts, pack, surprisal_bits
 from charrnn.pages.inside import colour_by_units, show_inside
+from charrnn.pages.labels import show_labels
 from charrnn.pages.learning import learning_curves
 from charrnn.pages.page import render_page
 from charrnn.sampling.sampler import Sampler
 from charrnn.text.characters import name, readable
+
+if TYPE_CHECKING:
+    from charrnn.evaluation.labels import LabelScores
 
 TEMPERATURES = (0.5, 0.8, 1.0)
 SAMPLE_LENGTH = 600
@@ -43,7 +47,7 @@ class Report:
     predictions: of the text's first characters; hardest: the least predictable lines, worst first;
     samples: (temperature, text); log: the events of `log.jsonl`, which are untrusted;
     player: the name of the model's exported page, if that lies beside this one;
-    inside: what was found inside the model, if that was asked for.
+    inside: what was found inside the model, if that was asked for; labels: for a model with labels.
     """
 
     model: str
@@ -58,6 +62,7 @@ class Report:
     log: Sequence[Mapping[str, Any]] = ()
     player: str = ""
     inside: Inside = field(default_factory=Inside)
+    labels: "LabelScores | None" = None
 
 
 def draw_samples(file: ModelFile, *, threads: int) -> list[tuple[float, str]]:
@@ -97,6 +102,7 @@ def render(report: Report) -> str:
         colourings=colourings,
         first_unit=1 + len(compared),
         inside=show_inside(report.inside, text, unit),
+        labels=show_labels(report.labels) if report.labels else None,
         scales={kind: SCALES[kind] for kind in ("surprisal", *dict.fromkeys(one.kind for one in colourings))},
         unknown=_name_unknown(report.assessment.score),
         rows=_baseline_rows(report.assessment),

@@ -125,11 +125,14 @@ def test_lines_show_the_label_that_they_were_scored_with(at_names: Path) -> None
 
 
 def test_the_whole_comparison_works(at_names: Path, tmp_path: Path) -> None:
-    """Baselines, copied text, the report page."""
+    """Baselines, copied text, the report page with the accuracy that `--by-label` prints."""
     outcome = call("eval", "--html", str(tmp_path / "report.html"))
     assert outcome.code == 0, outcome.err
     assert "character frequencies" in outcome.text
-    assert (tmp_path / "report.html").stat().st_size > 10_000
+    (found,) = call("eval", "--by-label", "--json").objects
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"The model guesses {100 * found['accuracy']:.1f}&nbsp;% of the labels right." in page
+    assert '<th scope="row" dir="auto">Irish</th>' in page
 
 
 def test_a_text_without_labels_is_scored_by_label_only(at_names: Path) -> None:

@@ -81,6 +81,18 @@ def test_documents_are_chosen_evenly():
     ]
     assert found.own.tolist() == text.own[[0, 3, 6]].tolist()
     assert len(text.spread(100)) == len(text)
+    assert (found.num_left_out, text.spread(100).num_left_out) == (4, 0)
+
+
+def test_a_limit_counts_the_characters_with_all_labels():
+    """The scores say how many documents were left out; one is always scored."""
+    file = make_file(mixed=False)
+    text, scorer = make_text(file), LabelScorer(CharRNN.from_arrays(file.config, file.tensors), file)
+    size = len(LABELS) * len(text.ids)
+    assert scorer.limit(text, size) is text
+    assert len(scorer.limit(text, size // 2)) == 3
+    scores = scorer.score(scorer.limit(text, 1))
+    assert (len(scores.own), scores.num_left_out, scores.record()["num_left_out"]) == (1, 6, 6)
 
 
 def test_texts_without_labels_have_no_accuracy():

@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 
 from charrnn.data.vocab import Vocab
+from charrnn.evaluation.labels import LabelScores
 from charrnn.evaluation.scores import Assessment, Baseline, Copied, CopiedShares, Evaluation, Line
 from charrnn.inspection.findings import Alike, ClassBits, Excess, Inside, Memory, Reach, ReadableUnit
 from charrnn.kernels.head import Predictions
@@ -70,6 +71,14 @@ def make_inside(text: str, **given) -> Inside:
         "alike": [Alike(char, ((chars[0], 0.9), (chars[-1], 0.5), (char, -0.1))) for char in chars[:12]],
     }
     return Inside(**(facts | given))
+
+
+def make_labels(labels: tuple[str, ...], counts, **given) -> LabelScores:
+    """Scores of documents of ten characters. counts: (K, K), how many of each label are taken for each label."""
+    own, guesses = (np.repeat(places.ravel(), np.ravel(counts)) for places in np.indices(np.shape(counts)))
+    nats = np.where(np.arange(len(labels)) == guesses[:, None], 20.0, 30.0)
+    prior = np.full(len(labels), np.log(len(labels)))
+    return LabelScores(labels, own, np.full(len(own), 10), prior, nats, **given)
 
 
 def make_assessment(text: str, nats: float, **given) -> Assessment:
