@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import charrnn
+from tests.cli.conftest import call
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SMALL = ["--rounds", "1", "--seconds", "0.01", "--product", "64"]
@@ -79,6 +80,33 @@ def test_lists_are_measured_in_canonical_form(tmp_path, monkeypatch, capsys):
     assert found["valid"] == len(valid) / 50
     assert found["unique@1k"] == found["unique@10k"] == len(set(valid)) / len(valid)
     assert found["new"] == len(set(valid) - {"AB", "CAB", "ABC", "CC"}) / len(set(valid))
+
+
+def test_labels_of_a_list_are_measured(tmp_path, monkeypatch, capsys):
+    """The figures of `charrnn eval --by-label`, of a list or of the held-out part; known texts are the column's."""
+    rows = [f'"{word}\n",{kind}' for word, kind in [("ab", "x"), ("ba", "y"), ("cab", "x")] * 20]
+    (tmp_path / "words.csv").write_text("\n".join(["word,kind", *rows, ""]))
+    (tmp_path / "test.csv").write_text("word,kind\nab,x\nba,y\ncab,x\n")
+    monkeypatch.chdir(tmp_path)
+    sizes = {"steps": 5, "hidden_size": 16, "batch_size": 4, "seq_len": 16}
+    charrnn.train("words.csv", column="word", label="kind", **sizes)
+    records = ["--column", "word", "--label", "kind"]
+    for text in ([], ["test.csv"]):
+        test = ["--test", *text] if text else []
+        words = ["words.csv", "--run", "words", *records, *test, "--samples", "20", "--json", "o.json"]
+        program = load("lists", monkeypatch, *words)
+        monkeypatch.setattr(program, "charrnn_json", lambda *words: call(*words, "--json").objects[0])
+        program.main()
+        (expected,) = call("eval", *text, "--by-label", "--json").objects
+        found = json.loads(Path("o.json").read_text())
+        assert found["accuracy"] == expected["accuracy"]
+        assert found["majority"] == expected["majority"] == pytest.approx(2 / 3)
+        assert found["bits given label"] == expected["bits_per_char"]
+        assert found["bits"] == expected["bits_per_char_without_label"]
+        assert f"| accuracy | {found['accuracy']:.4f} |  |" in capsys.readouterr().out
+    assert program.read_list(Path("words.csv"), "word")[:3] == ["ab\n", "ba\n", "cab\n"]
+    with pytest.raises(SystemExit):
+        load("lists", monkeypatch, "words.csv", "--label", "kind").main()
 
 
 @pytest.mark.slow
