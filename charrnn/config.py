@@ -67,7 +67,8 @@ class Checked:
                 number = "whole number" if is_whole else "number"
                 raise UsageError(f"{flag(field.name)} must be a {number}, not {value!r}")
             if not low <= value <= high:
-                raise UsageError(f"{flag(field.name)} must lie between {low:g} and {high:g}, not {value}")
+                form = "," if is_whole else "g"
+                raise UsageError(f"{flag(field.name)} must lie between {low:{form}} and {high:{form}}, not {value}")
 
 
 @dataclass(frozen=True)

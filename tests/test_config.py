@@ -182,6 +182,8 @@ def test_the_message_contains_the_range():
     with pytest.raises(UsageError) as caught:
         make(TrainConfig, dropout=1.0)
     assert str(caught.value) == "--dropout must lie between 0 and 0.95, not 1.0"
+    with pytest.raises(UsageError, match="--num-samples must lie between 1 and 1,000,000,000, not 0"):
+        SampleConfig(num_samples=0)
 
 
 @pytest.mark.parametrize("cell", ["GRU", "", "transformer", None])

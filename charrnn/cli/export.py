@@ -128,7 +128,7 @@ def check_options(precision: str, ngrams: float | None) -> None:
     if precision not in PAGE_PRECISIONS:
         raise UsageError(f"--precision must be one of {', '.join(PAGE_PRECISIONS)}, not {precision!r}")
     if ngrams is not None and not 0 <= ngrams <= 1e6:
-        raise UsageError(f"--ngrams must lie between 0 and 1e+06 megabytes, not {ngrams:g}")
+        raise UsageError(f"--ngrams must lie between 0 and 1,000,000 megabytes, not {ngrams:g}")
 
 
 def page_title(path: Path) -> str:

@@ -4,6 +4,7 @@ import os
 import stat
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -359,7 +360,7 @@ def prepare(
 
 def check_alone(settings: Mapping[str, Any], prompt_file: str | None) -> None:
     """Raise UsageError for options that can't be combined with --prompts."""
-    for name in ("prompt", "num_samples", "unique", "new", "best"):
+    for name in ("prompt", "num_samples", *(field.name for field in fields(ListConfig))):
         if name in settings:
             raise UsageError(
                 f"--prompts and {flag(name)} can't be combined: each line has one prompt and gets one text"

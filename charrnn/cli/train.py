@@ -174,7 +174,7 @@ def train(
       zcat names.gz | charrnn train - --documents lines --run names
     """
     if not 0 <= save_every <= 1e6:
-        raise UsageError(f"--save-every must lie between 0 and 1e+06, not {save_every}")
+        raise UsageError(f"--save-every must lie between 0 and 1,000,000, not {save_every}")
     settings = given(
         minutes=minutes,
         steps=steps,

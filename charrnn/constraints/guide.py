@@ -25,7 +25,7 @@ from charrnn.data.vocab import Ids, Vocab
 from charrnn.errors import UsageError
 from charrnn.kernels.filters import COMPLETE, Constraints, free_text
 from charrnn.kernels.ngrams import hash_ngrams
-from charrnn.text.characters import END, UNKNOWN
+from charrnn.text.characters import END, SYMBOLS
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _lines_of(automaton: Automaton, vocab: Vocab, has_lines: bool) -> Automaton:
 
 def _check_effects(config: SampleConfig, vocab: Vocab) -> None:
     """Raise UsageError for a constraint that has no effect or leaves nothing."""
-    known = set(vocab.chars) - {END, UNKNOWN, "\n" if config.lines else END}
+    known = set(vocab.chars) - set(SYMBOLS + ("\n" if config.lines else ""))
     left = known - set(config.forbid or "")
     if config.allow is not None:
         wanted = set(config.allow) - set(config.forbid or "")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from charrnn.constraints.automata import FORBIDDEN, Automaton
 from charrnn.data.vocab import Vocab
 from charrnn.errors import UsageError
-from charrnn.text.characters import END, LABEL_END, UNKNOWN, one_line
+from charrnn.text.characters import SYMBOLS, one_line
 
 MAX_STATES = 10_000
 _CATEGORIES = {
@@ -70,7 +70,7 @@ def compile_pattern(pattern: str, vocab: Vocab, *, one_line: bool = False) -> Au
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sets that may change their meaning some day
             tree = _parser.parse(pattern)
-        builder = _Builder(pattern, vocab, END + LABEL_END + UNKNOWN + ("\n" if one_line else ""))
+        builder = _Builder(pattern, vocab, SYMBOLS + ("\n" if one_line else ""))
         whole = builder.sequence(tree, tree.state.flags, (True, True))
     except RecursionError:
         raise UsageError(f"{quoted('--match', pattern)}: too deeply nested") from None

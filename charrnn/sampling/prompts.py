@@ -3,6 +3,7 @@
 Letters: S prompts, L layers, H hidden size.
 """
 
+import codecs
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -142,8 +143,9 @@ def answers(
         opened: list[tuple[Opening, int] | Failure] = []
         for line in lines:
             number += 1
+            text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             try:
-                opened.append(_open(sampler, line, given, number=number, one_line=one_line))
+                opened.append(_open(sampler, text.removesuffix(b"\r"), given, number=number, one_line=one_line))
             except CharrnnError as error:
                 opened.append(Failure(number, error))
         streams = iter(sampler.batch(one for one in opened if not isinstance(one, Failure)))

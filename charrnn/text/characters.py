@@ -6,6 +6,7 @@ import unicodedata
 # Low surrogates, which no text has; JSON would join a high and a low one to one character.
 END, UNKNOWN = "\udc00", "\udc01"  # the end of a document; a character too rare for the vocabulary
 LABEL_END = "\udc02"  # stands between a document's label and its text
+SYMBOLS = END + UNKNOWN + LABEL_END
 MEANINGLESS = re.compile("[\ud800-\udbff\udc03-\udc7f\udd00-\udfff]")  # surrogates that are no symbol and no byte
 
 _NAMES = {

@@ -66,7 +66,7 @@ class RecordReader:
             if isinstance(values, BadRecord):
                 self._skip(f"{name}: record {number:,}, line {line:,}: {values}")
             elif config.label:
-                text, label = values
+                text, label = values[0], values[1].strip()
                 count_label(self.labels, label, f"column {quoted(config.label)}")
                 yield to_chars(label) + LABEL_END + to_chars(text) + END
             else:

@@ -58,7 +58,7 @@ def _check_given(texts: Sequence[str], given: Mapping[str, Any], environment: En
     if minutes is not None and given.get("steps") is not None:
         raise UsageError("--minutes and --steps are both budgets; give one of them")
     if minutes is not None and not 0.01 <= minutes <= 1e6:
-        raise UsageError(f"--minutes must lie between 0.01 and 1e+06, not {minutes}")
+        raise UsageError(f"--minutes must lie between 0.01 and 1,000,000, not {minutes}")
     if valid is not None and "valid_fraction" in given:
         raise UsageError("--valid FILE and --valid-fraction both hold out text; give one of them")
     if environment.ranks.size > 1 and STDIN in (*texts, valid):

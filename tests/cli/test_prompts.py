@@ -107,6 +107,13 @@ def test_each_prompt_of_a_file_gets_a_line(at_home: Home) -> None:
     path.unlink()
 
 
+def test_prompts_of_windows_are_read(at_home: Home) -> None:
+    """A byte-order mark and the ends of lines are no part of a prompt."""
+    plain = call("sample", "--prompts", "-", "--seed", "4", stdin=b"ba\ndor\n")
+    assert plain.text.startswith("ba")
+    assert call("sample", "--prompts", "-", "--seed", "4", stdin=b"\xef\xbb\xbfba\r\ndor\r\n").out == plain.out
+
+
 def test_a_line_without_an_answer_ends_the_list(at_home: Home) -> None:
     """It is named by its number, after the lines before it."""
     outcome = call("sample", "--prompts", "-", "-n", "5", "-q", stdin="ba\nb\u00e9\nba\n".encode())
@@ -136,6 +143,8 @@ def test_in_json_a_line_without_an_answer_is_an_object_and_the_rest_goes_on(at_h
         (("-f", "-"), "--prompt-file can't be combined"),
         (("-N", "3"), "--num-samples can't be combined"),
         (("--best", "1"), "--best can't be combined"),
+        (("--max-draws", "3"), "--max-draws can't be combined"),
+        (("--best-by", "total"), "--best-by can't be combined"),
         (("-n", "-1"), "--prompts needs texts that end"),
         (("--lines", "2"), "--json or --null for several --lines"),
     ],

@@ -10,7 +10,7 @@ from charrnn.constraints.automata import FORBIDDEN, UNREACHABLE, count_to, inter
 from charrnn.constraints.patterns import MAX_STATES, compile_pattern
 from charrnn.data.vocab import Vocab
 from charrnn.errors import UsageError
-from charrnn.text.characters import END, UNKNOWN, bytes_as_chars
+from charrnn.text.characters import END, LABEL_END, UNKNOWN, bytes_as_chars
 
 CHARS = "ab\né"
 VOCABS = [Vocab.from_text(CHARS), Vocab.from_text(bytes_as_chars(CHARS))]
@@ -43,7 +43,12 @@ PATTERNS = [
 
 def accepts(automaton, vocab, text):
     """Whether an automaton accepts a text."""
-    state = automaton.read(vocab.encode(vocab.to_chars(text)).tolist())
+    return accepts_ids(automaton, vocab.encode(vocab.to_chars(text)).tolist())
+
+
+def accepts_ids(automaton, ids):
+    """Whether an automaton accepts a text of these ids."""
+    state = automaton.read(ids)
     return state != FORBIDDEN and bool(automaton.accepting[state])
 
 
@@ -54,6 +59,16 @@ def test_a_pattern_matches_what_python_matches(vocab, pattern):
     automaton = compile_pattern(pattern, vocab)
     texts = ["".join(chars) for length in range(6) for chars in itertools.product(CHARS, repeat=length)]
     assert [text for text in texts if accepts(automaton, vocab, text)] == [t for t in texts if re.fullmatch(pattern, t)]
+
+
+@pytest.mark.parametrize("text", [CHARS, bytes_as_chars(CHARS)], ids=["characters", "bytes"])
+def test_a_pattern_matches_no_end_of_a_label(text):
+    """Models with labels know that symbol too."""
+    vocab = Vocab.from_text(text + END + LABEL_END)
+    for pattern in ("(?s).", "[^x]", "é"):
+        automaton = compile_pattern(pattern, vocab)
+        assert accepts(automaton, vocab, "é")
+        assert not accepts_ids(automaton, [vocab.id_of(LABEL_END)])
 
 
 def test_bytes_that_are_no_character_match_nothing():

@@ -21,7 +21,7 @@ from tests.data.test_corpus import feed_stdin, load, write
 
 NASTY = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\r\n\t,;|\"'>{}\\ \0é\u2028"), min_size=1)
 VALUES = NASTY.filter(str.strip)
-LABELS = st.text('ab \n,"é', min_size=1, max_size=9).filter(str.strip)
+LABELS = st.text('ab \n,"é', min_size=1, max_size=9).map(str.strip).filter(bool)
 ROWS = st.lists(st.tuples(VALUES, LABELS), min_size=1, max_size=12)
 
 
@@ -128,6 +128,11 @@ def test_a_name_may_not_say_the_format():
 def test_a_tsv_has_tabs_only():
     """Commas are part of its values."""
     assert read("text\tkind\na, b\tc\n", "a.tsv", label="kind") == [("a, b", "c")]
+
+
+def test_spaces_around_a_label_are_no_part_of_it():
+    """Those around a text are."""
+    assert read("text,kind\n a,x\nb , x \n", label="kind") == [(" a", "x"), ("b ", "x")]
 
 
 def test_the_label_of_a_file():

@@ -178,7 +178,7 @@ def test_a_state_written_while_the_plan_reads_it_is_an_error(run, monkeypatch):
     ("given", "message"),
     [
         ({"minutes": 5.0}, "--minutes and --steps"),
-        ({"minutes": 0.001, "steps": None}, r"--minutes must lie between 0\.01 and 1e\+06, not 0\.001"),
+        ({"minutes": 0.001, "steps": None}, r"--minutes must lie between 0\.01 and 1,000,000, not 0\.001"),
         ({"minutes": 1e7, "steps": None}, "--minutes must lie between"),
         ({"minutes": float("nan"), "steps": None}, "--minutes must lie between"),
         ({"valid": "other.txt", "valid_fraction": 0.1}, "--valid FILE and --valid-fraction"),
