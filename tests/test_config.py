@@ -8,6 +8,7 @@ import pytest
 from charrnn.config import (
     CELLS,
     CorpusConfig,
+    ListConfig,
     ModelConfig,
     SampleConfig,
     SourceConfig,
@@ -23,6 +24,7 @@ VALID = {
     SourceConfig: {},
     CorpusConfig: {},
     SampleConfig: {},
+    ListConfig: {},
 }
 RANGES = {
     (ModelConfig, "vocab_size"): (1, 0x110000),
@@ -53,7 +55,13 @@ RANGES = {
     (SampleConfig, "top_p"): (0.0, 1.0),
     (SampleConfig, "min_p"): (0.0, 1.0),
     (SampleConfig, "no_repeat_ngram"): (0, 10**6),
+    (SampleConfig, "min_length"): (0, 10**15),
+    (SampleConfig, "no_copy"): (0, 10**6),
+    (SampleConfig, "resample"): (1, 10**4),
     (SampleConfig, "num_samples"): (1, 10**9),
+    (ListConfig, "new_run"): (2, 10**6),
+    (ListConfig, "max_draws"): (1, 10**15),
+    (ListConfig, "best"): (1, 10**9),
 }
 OPTIONAL = {
     (ModelConfig, "reset_id"),
@@ -61,6 +69,9 @@ OPTIONAL = {
     (SourceConfig, "max_bytes"),
     (TrainConfig, "steps"),
     (SampleConfig, "seed"),
+    (SampleConfig, "resample"),
+    (ListConfig, "max_draws"),
+    (ListConfig, "best"),
 }
 CASES = [(kind, name, low, high) for (kind, name), (low, high) in RANGES.items()]
 WHOLE = [(kind, name) for (kind, name), (low, _) in RANGES.items() if isinstance(low, int)]
@@ -92,8 +103,9 @@ def test_every_number_has_a_range():
 @pytest.mark.parametrize(("kind", "name", "low", "high"), CASES)
 def test_the_bounds_of_a_range_are_valid(kind, name, low, high):
     """Both of them, and the value is not changed."""
+    needed = {"forbid": "x"} if name == "resample" else {}  # what it has no effect without
     for value in (low, high):
-        assert getattr(make(kind, **{name: value}), name) == value
+        assert getattr(make(kind, **needed, **{name: value}), name) == value
 
 
 @pytest.mark.parametrize(("kind", "name", "low", "high"), CASES)
@@ -139,6 +151,9 @@ TEXTS = [
     (CorpusConfig, "known"),
     (CorpusConfig, "valid"),
     (SampleConfig, "prompt"),
+    (SampleConfig, "match"),
+    (SampleConfig, "allow"),
+    (SampleConfig, "forbid"),
     (SampleConfig, "label"),
 ]
 

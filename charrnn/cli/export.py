@@ -88,6 +88,8 @@ def export(
     target = Path(f"{page_title(path)}.html" if output is None else output)
     check_target(str(target), option="--output", example="poems.html")
     file = load_model(path)
+    if file.labels:
+        raise UsageError(f"{path}: a model with labels can't be exported, because the page has no menu for them yet")
     with console.slow_notice("packing the model", quiet=quiet):
         stored, size = write_player(
             target,

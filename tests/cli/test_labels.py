@@ -184,3 +184,10 @@ def test_a_model_of_labels_gives_a_head_start_to_one_of_labels_only(at_names: Pa
     assert_refused(call(*words), 2, "was trained with labels; add --column and --label")
     outcome = call(*words, "--label", "country", "--batch-size", "4", "--seq-len", "16")
     assert outcome.code == 0, outcome.err
+
+
+def test_a_model_with_labels_is_not_exported(at_names: Path) -> None:
+    """The page could not say for which label it writes."""
+    assert_refused(call("export", "names"), 2, "a model with labels can't be exported")
+    words = ("train", "names.csv", "--column", "name", "--label", "country", "--run", "x", "--export")
+    assert_refused(call(*words), 2, "--export can't be combined with labels")
