@@ -111,7 +111,8 @@ def test_huge_weights_are_a_number_or_an_error(copied_home: Path, scale: float) 
         if not name.startswith("ngram."):
             tensor[...] = scale * signs.choice([-1, 1], tensor.shape)
     write_tensors(Path(MODEL), tensors, kind="model", meta=meta)
-    for command in (("sample", "-n", "9", "--seed", "1"), ("eval", "-", "--no-yardsticks"), ("eval", "--adapt", "--json")):
+    sample = ("sample", "-n", "9", "--seed", "1")
+    for command in (sample, ("eval", "-", "--no-yardsticks"), ("eval", "--adapt", "--json")):
         outcome = call(*command, "--threads", "1", stdin=POEMS[:100].encode())
         if scale > MAX_WEIGHT:
             assert_refused(outcome, 4, f"{MODEL}: damaged or not a charrnn model (embedding.weight has values")

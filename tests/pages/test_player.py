@@ -562,6 +562,7 @@ def test_the_page_fits_and_can_be_read(play, scheme, size):
         ".legend i, #text i, #text b, #text u, #panel span, #panel b"
     )
     assert min(page.eval_on_selector_all(everything, f"all => all.map({CONTRAST})")) >= 4.5
+    page.mouse.move(0, 0)  # a pointer over the text would take the cursor along when the page scrolls
     for key in ("Control+Home", *["ArrowDown"] * 4, *["ArrowUp"] * 4, "Control+End"):
         page.keyboard.press(key)
         page.wait_for_function(IN_SIGHT)  # the page may scroll with its next frame
