@@ -20,6 +20,7 @@ from charrnn.model.network import CharRNN
 from charrnn.model.packing import Layer, multiply, pack_weight
 
 NUM_TARGETS, NUM_STEPS = 64, 256
+NUM_WARM_UP = 16  # steps before those: in a state of zeros, which no text leaves behind, gradients are far larger
 MIN_TARGETS = 16  # whose document reaches as far back; quartiles of fewer mean little
 _SMALLEST = 1e-36  # norm that is exact in float32
 _NUM_LANES = 16  # at a time: all would take hundreds of megabytes
@@ -27,14 +28,15 @@ _NUM_LANES = 16  # at a time: all would take hundreds of megabytes
 
 def measure_reach(network: CharRNN, text: EvalText, ids: NDArray[np.int64]) -> Reach | None:
     """Measure gradients of targets spread over ids, the text's first characters; None for too short a text."""
-    num_steps = min(NUM_STEPS, len(ids) // 2)
-    targets = np.unique(np.linspace(num_steps, len(ids) - 1, NUM_TARGETS).astype(np.int64))
+    num_steps = min(NUM_STEPS, len(ids) // 2 - NUM_WARM_UP)
+    window = np.arange(-num_steps - NUM_WARM_UP, 1)[:, None]
+    targets = np.unique(np.linspace(num_steps + NUM_WARM_UP, len(ids) - 1, NUM_TARGETS).astype(np.int64))
     if num_steps < 2 or len(targets) < MIN_TARGETS:
         return None
     model = network if is_fused(network) else copy.deepcopy(network).cpu()
     norms = np.concatenate(
         [
-            gradient_norms(model, ids[part - num_steps + np.arange(num_steps + 1)[:, None]])
+            gradient_norms(model, ids[part + window])[NUM_WARM_UP:]
             for part in np.array_split(targets, -(-len(targets) // _NUM_LANES))
         ],
         axis=1,

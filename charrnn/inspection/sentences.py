@@ -37,7 +37,7 @@ def describe_reach(found: Reach, unit: str) -> str:
     steps = math.log(2) / (abs(math.log(found.gain)) or 1e-12)  # in which it halves or doubles
     if steps >= LONG_HALF_LIFE:
         return f"The gradient holds: it changes by a factor of {found.gain:.3f} per {unit}."
-    does = "explodes: it doubles" if found.gain > 1 else "vanishes: it halves"
+    does = "explodes: on average it doubles" if found.gain > 1 else "vanishes: on average it halves"
     return f"The gradient {does} every {steps:.1f} {unit}s (a factor of {found.gain:.3f} each)."
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from charrnn.cli.options import name_parts
 from charrnn.inspection.findings import PARTS
+from charrnn.inspection.reach import NUM_WARM_UP
 from tests.cli.conftest import HELD_OUT, POEMS, TINY, Home, assert_refused, call, call_on_terminal, posix
 
 
@@ -44,7 +45,7 @@ def test_all_parts_are_in_one_object(at_home: Home) -> None:
     assert len(memory["ages"]) == len(memory["network"]["bits"]) == len(memory["network"]["errors"])
     assert memory["max_age"] == len(HELD_OUT) // 3
     gradient = inside["gradient"]
-    assert len(gradient["median"]) == len(gradient["lower"]) == len(HELD_OUT) // 2
+    assert len(gradient["median"]) == len(gradient["lower"]) == len(HELD_OUT) // 2 - NUM_WARM_UP
     assert gradient["half_life"] > 0
     assert len(inside["units"]) == 8
     assert inside["units"][0].keys() == {"index", "feature", "correlation"}

@@ -10,7 +10,7 @@ from torch.nn import functional
 from charrnn.config import CELLS, ModelConfig
 from charrnn.evaluation.texts import EvalText
 from charrnn.inspection.findings import Reach
-from charrnn.inspection.reach import MIN_TARGETS, fit_gain, gradient_norms, input_gradients, measure_reach
+from charrnn.inspection.reach import MIN_TARGETS, NUM_WARM_UP, fit_gain, gradient_norms, input_gradients, measure_reach
 from charrnn.inspection.sentences import describe_reach
 from charrnn.model.layers import run_stock_layer
 from charrnn.model.network import CharRNN
@@ -63,9 +63,9 @@ def linear_model(eigenvalue, size=4):
 @pytest.mark.parametrize(
     ("eigenvalue", "sentence"),
     [
-        (0.8, "The gradient vanishes: it halves every 3.1 characters (a factor of 0.800 each)."),
+        (0.8, "The gradient vanishes: on average it halves every 3.1 characters (a factor of 0.800 each)."),
         (1.0, "The gradient holds: it changes by a factor of 1.000 per character."),
-        (1.02, "The gradient explodes: it doubles every 35.0 characters (a factor of 1.020 each)."),
+        (1.02, "The gradient explodes: on average it doubles every 35.0 characters (a factor of 1.020 each)."),
     ],
 )
 def test_a_linear_recurrence_has_the_power_of_its_eigenvalue(eigenvalue, sentence):
@@ -108,7 +108,18 @@ def test_a_short_text_has_no_reach():
         ids = random_ids(count, 5)
         assert measure_reach(model, EvalText("a", "a", ids, ids[:1]), ids) is None
     ids = random_ids(100, 5)
-    assert len(measure_reach(model, EvalText("a", "a", ids, ids[:1]), ids).median) == 50
+    assert len(measure_reach(model, EvalText("a", "a", ids, ids[:1]), ids).median) == 50 - NUM_WARM_UP
+
+
+def test_the_steps_farthest_back_are_not_those_from_a_state_of_zeros():
+    """Where a network saturates in any text, the first steps from zeros let far more through."""
+    model = linear_model(1.5)
+    with torch.no_grad():
+        model.embedding.weight *= 1e5
+    ids = random_ids(90, 5)
+    found = measure_reach(model, EvalText("a", "a", ids[1:], ids[:1]), ids[1:])
+    assert len(found.median) == 44 - NUM_WARM_UP
+    assert (np.diff(found.median[8:]) < 0).all()
 
 
 def test_the_gain_leaves_out_what_float32_cannot_hold():
