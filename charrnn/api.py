@@ -200,7 +200,7 @@ class Model:
 
     @cached_property
     def _training_text(self) -> Corpus:
-        """The text that the model learnt from. Raises InputError if it is missing."""
+        """The text that the model learned from. Raises InputError if it is missing."""
         with Cache.for_user().writable() as cache:
             return find_training_text(self._path, self._file, None, cache)
 

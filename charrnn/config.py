@@ -205,11 +205,6 @@ class CorpusConfig(Checked):
         """Whether the text consists of documents."""
         return bool(self.documents or self.column)
 
-    @property
-    def has_labels(self) -> bool:
-        """Whether each document has a label."""
-        return bool(self.label or self.label_from)
-
 
 @dataclass(frozen=True)
 class SampleConfig(Checked):
@@ -261,7 +256,15 @@ class SampleConfig(Checked):
         if self.resample is not None and not self.is_constrained:
             raise UsageError("--resample needs a constraint: --match, --allow, --forbid, --min-length or --no-copy")
         if self.resample is not None and self.resample > 1 and self.temperature == 0:
-            raise UsageError("--resample has no effect at --temp 0, because all candidates would be alike")
+            raise UsageError("--resample has no effect at --temp 0, because all candidates would be the same")
+
+    def ends(self, *, documents: bool) -> bool:
+        """Whether texts with these settings end. documents: whether they are documents, which end by themselves."""
+        return self.length >= 0 or bool(self.lines or self.stop) or documents
+
+    def ends_early(self, *, documents: bool) -> bool:
+        """Whether they may end before their length."""
+        return bool(self.lines or self.stop or self.match is not None) or documents
 
     @property
     def is_constrained(self) -> bool:
@@ -273,7 +276,7 @@ class SampleConfig(Checked):
 class ListConfig(Checked):
     """Which of the drawn samples to write."""
 
-    unique: bool = False  # no two alike
+    unique: bool = False  # all different
     new: bool = False  # none that is known from the training text
     new_run: int = setting(2, 10**6, default=COPIED_RUN)  # in continuous text: the shortest run that makes one known
     max_draws: int | None = setting(1, 10**15, default=None)  # None: 100 for each sample asked for

@@ -20,7 +20,7 @@ from charrnn.constraints.automata import (
     measure_distances,
     repeat_lines,
 )
-from charrnn.constraints.patterns import compile_pattern, quoted
+from charrnn.constraints.patterns import compile_pattern, option_and_value
 from charrnn.data.vocab import Ids, Vocab
 from charrnn.errors import UsageError
 from charrnn.kernels.filters import COMPLETE, Constraints, free_text
@@ -112,7 +112,9 @@ def _read_prompt(config: SampleConfig, vocab: Vocab) -> int:
         prompt = prompt.rpartition("\n")[2]
     state = _whole(config.match, vocab, config.lines > 0).read(vocab.encode_known(prompt)[0].tolist())
     if state == FORBIDDEN:
-        raise UsageError(f"the prompt is not the beginning of a text that matches {quoted('--match', config.match)}")
+        raise UsageError(
+            f"the prompt is not the beginning of a text that matches {option_and_value('--match', config.match)}"
+        )
     return state
 
 
@@ -137,7 +139,7 @@ def _check_effects(config: SampleConfig, vocab: Vocab) -> None:
     if not left:
         raise UsageError(f"{_options(config)} leaves nothing to draw of the characters that the model knows")
     if config.forbid is not None and not known.intersection(vocab.to_chars(config.forbid)):
-        raise UsageError(f"{quoted('--forbid', config.forbid)} has no effect: the model knows none of it")
+        raise UsageError(f"{option_and_value('--forbid', config.forbid)} has no effect: the model knows none of it")
     if 0 <= config.length < config.min_length:
         raise UsageError(f"--min-length {config.min_length} is more than --length {config.length}")
     can_end_early = END in vocab.chars or config.lines or config.match is not None
@@ -157,7 +159,7 @@ def _check_reach(config: SampleConfig, distance: int) -> None:
 def _options(config: SampleConfig) -> str:
     """Name the constraints that were given."""
     given = [("--match", config.match), ("--allow", config.allow), ("--forbid", config.forbid)]
-    words = [quoted(option, value) for option, value in given if value is not None]
+    words = [option_and_value(option, value) for option, value in given if value is not None]
     if config.min_length:
         words.append(f"--min-length {config.min_length}")
     return " ".join(words)

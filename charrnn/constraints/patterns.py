@@ -73,13 +73,13 @@ def compile_pattern(pattern: str, vocab: Vocab, *, one_line: bool = False) -> Au
         builder = _Builder(pattern, vocab, SYMBOLS + ("\n" if one_line else ""))
         whole = builder.sequence(tree, tree.state.flags, (True, True))
     except RecursionError:
-        raise UsageError(f"{quoted('--match', pattern)}: too deeply nested") from None
+        raise UsageError(f"{option_and_value('--match', pattern)}: too deeply nested") from None
     except (re.error, OverflowError) as error:
-        raise UsageError(f"{quoted('--match', pattern)} is not a regular expression: {error}") from None
+        raise UsageError(f"{option_and_value('--match', pattern)} is not a regular expression: {error}") from None
     return builder.determine(whole)
 
 
-def quoted(option: str, value: str) -> str:
+def option_and_value(option: str, value: str) -> str:
     """Name an option and its value in a message; a long value is cut."""
     shown = one_line(value)
     return f"{option} '{shown if len(shown) <= 60 else shown[:60] + '…'}'"
@@ -137,7 +137,7 @@ class _Builder:
             problem = "^, $ and \\b inside a pattern are"
         else:
             problem = _REFUSED.get(kind, f"{kind.lower()} is")
-        raise UsageError(f"{quoted('--match', self.pattern)}: {problem} not supported")
+        raise UsageError(f"{option_and_value('--match', self.pattern)}: {problem} not supported")
 
     def _characters(self, class_text: str, flags: int, only: str) -> _Part:
         """Add a set of characters: one position, or in a model of bytes, positions for the bytes of UTF-8.
@@ -194,7 +194,7 @@ class _Builder:
 
     def _too_large(self) -> UsageError:
         return UsageError(
-            f"{quoted('--match', self.pattern)} takes more than {MAX_STATES:,} states; use a simpler pattern"
+            f"{option_and_value('--match', self.pattern)} takes more than {MAX_STATES:,} states; use a simpler pattern"
         )
 
     def _join(self, left: _Part, right: _Part) -> _Part:

@@ -9,7 +9,8 @@ from charrnn.config import BLANK_LINES, LINES, MAX_VALID_CHARS, CorpusConfig
 from charrnn.data.cache import Entry
 from charrnn.data.vocab import Ids, Vocab
 from charrnn.errors import InputError
-from charrnn.text.characters import END, one_line
+from charrnn.text.characters import END
+from charrnn.text.formats import quoted
 
 _PIECE = 1 << 22  # ids searched at a time
 
@@ -54,7 +55,7 @@ def split_entry(entry: Entry, vocab: Vocab, config: CorpusConfig, name: str) -> 
 def how_separated(config: CorpusConfig) -> str:
     """Describe what separates documents."""
     if config.column:
-        return f"from column '{one_line(config.column)}'"
+        return f"from column {quoted(config.column)}"
     if config.documents in (LINES, BLANK_LINES):
         return "of one line each" if config.documents == LINES else "separated by blank lines"
     return f"{'that begin with' if config.keep_separator else 'separated by'} '{config.documents}'"

@@ -47,9 +47,8 @@ class Texts:
     def pieces(self) -> Iterator[str]:
         """Yield the characters, with a newline between two texts where the first one ends without.
 
-        At the end, sizes (bytes) and lengths (characters) of each text, num_added (newlines), num_marks
-        (byte-order marks that were dropped), sha256 and records
-        (with the labels, and what was skipped) are set.
+        At the end, sizes (bytes) and lengths (characters) of each text, num_added (newlines), num_marks (byte-order
+        marks that were dropped), sha256 and records (with the labels, and what was skipped) are set.
         """
         digest = hashlib.sha256()
         self.sizes, self.lengths = [0] * len(self.sources), [0] * len(self.sources)

@@ -22,6 +22,7 @@ from charrnn.events import bits
 from charrnn.kernels.vectors import Doubles
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
+from charrnn.sampling.labels import Labels
 from charrnn.text.characters import END, LABEL_END, UNKNOWN
 
 MAX_SCORED = 20_000_000  # characters, with all labels; they take minutes
@@ -230,10 +231,10 @@ class LabelScorer:
             yield LabelScores(tuple(self.file.labels), text.own[rows], num_chars[rows], self._prior, nats)
 
     @cached_property
-    def _prefixes(self) -> list[Ids]:
+    def _prefixes(self) -> list[NDArray[np.int64]]:
         """Each label with LABEL_END, as ids."""
-        vocab = self.file.vocab
-        return [vocab.encode(vocab.to_chars(label) + LABEL_END) for label in self.file.labels]
+        labels = Labels(self.file)
+        return [labels.encode(name) for name in labels.names]
 
     @cached_property
     def _end(self) -> Ids:

@@ -1,4 +1,4 @@
-"""Which characters are alike for a network: those whose embeddings point in similar directions.
+"""Similar characters: those whose embeddings point in similar directions.
 
 Letters: N characters, V vocabulary, E embedding.
 """
@@ -11,7 +11,7 @@ from charrnn.inspection.findings import Alike
 from charrnn.text.characters import UNKNOWN
 
 NUM_CHARS, NUM_NEAREST = 16, 3
-MIN_COUNT = 10  # in the text; what a network hardly ever saw has learnt nothing
+MIN_COUNT = 10  # in the text; the embedding of a rarer one has hardly been trained
 
 
 def find_alike(embedding: NDArray[np.float32], ids: NDArray[np.int64], vocab: Vocab) -> tuple[Alike, ...] | None:

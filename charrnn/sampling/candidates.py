@@ -108,7 +108,9 @@ def configure_lists(given: Mapping[str, Any], config: SampleConfig, sampler: Sam
     if lists.unique and asked == 1:
         raise UsageError("--unique compares samples, so ask for several: -N 100")
     if lists.unique and config.temperature == 0:
-        raise UsageError("--unique finds one text only at --temp 0, where all samples are alike; use a higher --temp")
+        raise UsageError(
+            "--unique finds one text only at --temp 0, where all samples are the same; use a higher --temp"
+        )
     if lists.max_draws is not None and not lists.selects:
         raise UsageError("--max-draws has no effect without --unique or --new")
     if lists.max_draws is not None and lists.max_draws < asked:

@@ -33,9 +33,8 @@ class Opening:
     ids: the prompt's, at least one, of which the last is fed when the first character is drawn. filters: those of
     the settings; constraints, start: what the texts must satisfy, and the state of their automaton after the prompt;
     num_candidates: how many texts are drawn to choose one from. ends: whether its texts end; ends_early: whether they
-    may end before their length. label: of the texts, which the ids begin with, or None. num_before: how many ids
-    belong to it and to what precedes it. state: the network's before the last id, of one stream; None until
-    `read_openings`.
+    may end before their length. known: the characters that the texts continue, without a label; LABEL_END is then the
+    first of them. state: the network's before the last id, of one stream; None until `read_openings`.
     """
 
     def __init__(
@@ -46,27 +45,30 @@ class Opening:
         filters: Filters,
         guide: Guide | None,
         *,
-        ends: bool,
-        ends_early: bool,
+        num_before: int,
     ) -> None:
-        """Take a prompt that nothing has read. Raises UsageError for candidates that would be endless."""
+        """Take a prompt that nothing has read.
+
+        config: with the label of the texts, if they have one. num_before: how many ids precede the texts, which are
+        the end of another document and the label. Raises UsageError for candidates that would be endless.
+        """
         self.config, self.seed, self.ids, self.filters = config, seed, ids, filters
-        self.ends, self.ends_early = ends, ends_early
+        documents = filters.end >= 0
+        self.ends, self.ends_early = config.ends(documents=documents), config.ends_early(documents=documents)
+        self.known = ids if config.label is None else ids[num_before - 1 :]
         self.constraints: Constraints | None = None if guide is None else guide.constraints
         self.start = COMPLETE if guide is None else guide.start
         self.num_candidates = config.resample or 1
-        if config.resample is None and guide is not None and config.temperature > 0 and ends:
+        if config.resample is None and guide is not None and config.temperature > 0 and self.ends:
             self.num_candidates = RESAMPLE
-        if self.num_candidates > 1 and not ends:
+        if self.num_candidates > 1 and not self.ends:
             raise UsageError("--resample chooses among whole texts, so give them an end: --length, --lines or --stop")
-        self.label: str | None = None
-        self.num_before = 0
         self.state: StreamState | None = None
 
     @property
-    def known(self) -> NDArray[np.int64]:
-        """The characters that the texts continue, without a label; LABEL_END is the first of them."""
-        return self.ids[max(0, self.num_before - 1) :]
+    def label(self) -> str | None:
+        """The label of the texts, which the ids begin with."""
+        return self.config.label
 
     @property
     def has_automaton(self) -> bool:
@@ -116,7 +118,7 @@ def read_openings(engine: Engine, openings: Sequence[Opening]) -> None:
                 whole[:, row:] = part
             position = last
         h, c, contexts = (part[:, row : row + 1].copy() for part in states)
-        if opening.num_before:  # n-grams do not reach back into the label
+        if opening.label is not None:  # n-grams do not reach back into it
             contexts[0, 0] = contexts_of(engine.mixture, opening.known)
         opening.state = h, c, contexts
 

@@ -127,20 +127,23 @@ class Sampler:
         Otherwise as `stream`.
         """
         first, count = self.open(config), config.num_samples
-        openings = self._open_all(first, draws or count)
+        openings = self._open_all(config, first, draws or count)
         return StreamBatch(self, openings, most=count * first.num_candidates)
 
     def batch(self, openings: Iterable[tuple[Opening, int]]) -> StreamBatch:
         """Draw a text after each opening: an iterator over the streams of these numbers, as `streams`."""
         return StreamBatch(self, openings)
 
-    def _open_all(self, first: Opening, count: int) -> Iterator[tuple[Opening, int]]:
-        """Yield the opening and the number of each stream; streams of one label share an opening."""
-        openings, config = {first.label: first}, first.config
+    def _open_all(self, config: SampleConfig, first: Opening, count: int) -> Iterator[tuple[Opening, int]]:
+        """Yield the opening and the number of each stream; streams of one label share an opening.
+
+        config: the settings, in which the label may be left to be drawn. first: the opening of stream 0.
+        """
+        openings, text = {first.label: first}, self._encode_text(config)
         for number in range(count):
-            label = self._choose_label(config, first.seed, number)
+            label = self._choose_label(config, text, first.seed, number)
             if label not in openings:
-                openings[label] = self._open(config, first.seed, label)
+                openings[label] = self._open(replace(config, label=label), text, first.seed)
             yield openings[label], number
 
     def open(self, config: SampleConfig, *, number: int = 0) -> Opening:
@@ -149,31 +152,31 @@ class Sampler:
         number: of the stream, whose label is drawn if the model knows labels and the settings have none.
         """
         seed = random_seed() if config.seed is None else config.seed
-        return self._open(config, seed, self._choose_label(config, seed, number))
+        self.labels.check(config.label)
+        text = self._encode_text(config)
+        label = self._choose_label(config, text, seed, number)
+        return self._open(replace(config, label=label), text, seed)
 
-    def _choose_label(self, config: SampleConfig, seed: int, number: int) -> str | None:
+    def _choose_label(self, config: SampleConfig, text: NDArray[np.int64], seed: int, number: int) -> str | None:
         if config.label is not None or not self.labels.names:
             return config.label
-        return self.labels.draw(self._encode_text(config), seed=seed, stream=number)
+        return self.labels.draw(text, seed=seed, stream=number)
 
-    def _open(self, config: SampleConfig, seed: int, label: str | None) -> Opening:
-        start, text = self._encode_start(label), self._encode_text(config)
+    def _open(self, config: SampleConfig, text: NDArray[np.int64], seed: int) -> Opening:
+        """Open a prompt, encoded as text, with a label that is chosen."""
         self.check_ends(config)
-        end = self.vocab.chars.find(END)
+        start, end = self._encode_start(config.label), self.vocab.chars.find(END)
         filters = Filters(config.temperature, config.top_k, config.top_p, config.min_p, config.no_repeat_ngram, end)
-        ids, guide = np.concatenate([start, text]), self._make_guide(config)
-        opening = Opening(config, seed, ids, filters, guide, ends=self.ends(config), ends_early=self.ends_early(config))
-        if label is not None:
-            opening.label, opening.num_before = label, len(start)
-        return opening
+        ids = np.concatenate([start, text])
+        return Opening(config, seed, ids, filters, self._make_guide(config), num_before=len(start))
 
     def ends(self, config: SampleConfig) -> bool:
         """Whether texts with these settings end."""
-        return config.length >= 0 or bool(config.lines or config.stop) or self.writes_documents
+        return config.ends(documents=self.writes_documents)
 
     def ends_early(self, config: SampleConfig) -> bool:
         """Whether texts with these settings may end before their length."""
-        return bool(config.lines or config.stop or config.match is not None) or self.writes_documents
+        return config.ends_early(documents=self.writes_documents)
 
     def _make_guide(self, config: SampleConfig) -> Guide | None:
         """Turn the constraints into what the kernels read; None if there are none."""

@@ -17,6 +17,13 @@ CONTRAST = """(element) => {
   const pair = [light(getComputedStyle(element).color), light(getComputedStyle(behind).backgroundColor)];
   return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
 }"""
+# What the panel shows: the character's name, its figures, and the likeliest characters with their probabilities.
+PANEL = """() => [
+  document.querySelector("#panel .name").textContent,
+  document.querySelector("#panel .surprisal").textContent,
+  [...document.querySelectorAll("#panel li")].map(
+    (row) => [row.querySelector("b").title, row.querySelector("span").textContent]),
+]"""
 
 
 @pytest.fixture(scope="session")

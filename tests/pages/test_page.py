@@ -11,7 +11,7 @@ from charrnn.pages.colouring import SCALES, compare_experts
 from charrnn.pages.inside import colour_by_units
 from charrnn.pages.report import render
 from charrnn.text.characters import END, bytes_as_chars, name, visible
-from tests.pages.conftest import CONTRAST
+from tests.pages.conftest import CONTRAST, PANEL
 from tests.pages.reports import HOSTILE, make_inside, make_report, random_predictions
 
 # Scroll to a character of the text, given by its position in code points, and return the middle of its box.
@@ -41,13 +41,6 @@ IN_SIGHT = """() => {
   const panel = document.getElementById("panel").getBoundingClientRect();
   return place.top >= Math.max(box.top, 0) && place.bottom <= Math.min(box.bottom, panel.top, innerHeight);
 }"""
-# What the panel shows: the character's name, its figures, and the likeliest characters with their probabilities.
-PANEL = """() => [
-  document.querySelector("#panel .name").textContent,
-  document.querySelector("#panel .surprisal").textContent,
-  [...document.querySelectorAll("#panel li")].map(
-    (row) => [row.querySelector("b").title, row.querySelector("span").textContent]),
-]"""
 
 
 def long_text() -> str:

@@ -13,7 +13,7 @@ from charrnn.pages.export import engine_source, pack, render_player, store_model
 from charrnn.pages.page import json_for_script
 from charrnn.text.characters import END, bytes_as_chars, label, name, readable
 from tests.conftest import draw_text, make_model_file, make_text
-from tests.pages.conftest import CONTRAST
+from tests.pages.conftest import CONTRAST, PANEL
 from tests.pages.reports import HOSTILE
 from tests.pages.test_page import PLACE
 
@@ -28,12 +28,6 @@ IN_SIGHT = """() => {
   const [cursor] = CSS.highlights.get("cursor"), place = cursor.getBoundingClientRect();
   return place.top >= 0 && place.bottom <= document.getElementById("dock").getBoundingClientRect().top;
 }"""
-PANEL = """() => [
-  document.querySelector("#panel .name").textContent,
-  document.querySelector("#panel .surprisal").textContent,
-  [...document.querySelectorAll("#panel li")].map(
-    (row) => [row.querySelector("b").title, row.querySelector("span").textContent]),
-]"""
 
 
 @cache
