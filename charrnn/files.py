@@ -1,10 +1,13 @@
-"""Writing files so that a crash can't leave half of one; which folders can be trusted."""
+"""Writing files so that a crash can't leave half of one; names for folders; which folders can be trusted."""
 
 import contextlib
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import IO, Any
+
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)\s*(\..*)?", re.IGNORECASE)  # on Windows, with any suffix
 
 
 def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
@@ -12,7 +15,7 @@ def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
 
     Writes a temporary file in the same folder, syncs and renames it, then syncs the folder.
     """
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
+    temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(8)}.tmp"  # no name is too long
     try:
         with temporary.open("xb") as file:
             for piece in pieces:
@@ -24,8 +27,20 @@ def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    if os.name == "posix":  # Windows can't open a folder
-        sync(path.parent)
+    sync(path.parent)
+
+
+def name_problem(name: str) -> str:
+    """Say why a folder can't have this name on Linux, macOS and Windows alike, or nothing. People copy folders."""
+    if name in ("", ".", ".."):
+        return "it names no folder of its own"
+    if len(os.fsencode(name)) > 255:
+        return "it is too long"
+    if bad := re.search(r'[/\\:*?"<>|\x00-\x1f]', name):
+        return f"{bad[0]!r} can't be part of a folder's name"
+    if name.endswith((".", " ")):
+        return "Windows drops a final dot or space"
+    return "Windows reserves this name" if _DEVICE.fullmatch(name) else ""
 
 
 def user_cache() -> Path:
@@ -66,8 +81,14 @@ def _open_without_following(path: str, flags: int) -> int:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's entries, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until a file's content, or a folder's entries, are on the disk.
+
+    Windows can't open a folder, and syncs only a file that is open for writing.
+    """
+    on_windows = os.name != "posix"
+    if on_windows and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if on_windows else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

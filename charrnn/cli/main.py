@@ -74,6 +74,8 @@ def main() -> NoReturn:
     """Run the command line. Every failure that a user can cause ends with one line on stderr and its exit code."""
     if sys.stderr is None:  # closed by the caller; print would then write to stdout
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if console.on_terminal():  # which may lack characters of a table
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     warnings.showwarning = lambda message, *_: show_warning(message)
     for name in ("NUMBA_DISABLE_JIT", "NUMBA_NUM_THREADS"):  # kernels need numba's compiler, and none of its threads
         os.environ.pop(name, None)

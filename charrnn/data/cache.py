@@ -100,11 +100,14 @@ class Cache:
         The file is not synced to the disk: if a crash leaves part of it, `find` notices the damage.
         """
         self._remove_abandoned()
-        with self.explaining_errors(), _temporary(self.folder) as file:
-            _write(file, {"format": FORMAT_VERSION, "key": key, **facts}, pieces)
-            os.replace(file.name, self._path(key))
-            entry = _map(file, key)
-        self._tidy(newest=self._path(key))
+        path = self._path(key)
+        with self.explaining_errors():
+            with _temporary(self.folder) as file:
+                _write(file, {"format": FORMAT_VERSION, "key": key, **facts}, pieces)
+                _publish(file, path)
+            with open(path, "rb") as file:
+                entry = _map(file, key)
+        self._tidy(newest=path)
         return entry
 
     @contextlib.contextmanager
@@ -127,7 +130,7 @@ class Cache:
         with contextlib.suppress(OSError), _temporary(self.folder) as file:
             file.write(key.encode())
             file.flush()
-            os.replace(file.name, self.folder / (signature + _KEY))
+            _publish(file, self.folder / (signature + _KEY))
 
     def entries(self) -> list[Path]:
         """Return the files of all entries, most recently used first."""
@@ -233,9 +236,23 @@ def _temporary(folder: Path) -> Iterator[Any]:
     try:
         yield file
     finally:
-        Path(file.name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # closing tries again to write what the full disk refused
             file.close()
+        Path(file.name).unlink(missing_ok=True)
+
+
+def _publish(file: Any, path: Path) -> None:
+    """Give a complete temporary file its name.
+
+    Windows renames no file that is open, and replaces none that a process has open, which has the same content.
+    """
+    if os.name != "posix":
+        file.close()
+    try:
+        os.replace(file.name, path)
+    except PermissionError:
+        if os.name == "posix" or not path.exists():
+            raise
 
 
 def _lock(file: IO[bytes], *, wait: bool) -> None:

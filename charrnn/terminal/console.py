@@ -55,8 +55,8 @@ def result_path(path: os.PathLike[str]) -> None:
 
 
 def result(text: str) -> None:
-    """Print a result on stdout and end the line; UTF-8 in every locale."""
-    write(faithful(text) + b"\n")
+    """Print a result on stdout and end the line."""
+    write(encoded(text + "\n"))
 
 
 def sentences(texts: Iterable[str]) -> None:
@@ -124,6 +124,13 @@ def error(text: str) -> None:
     note(f"charrnn: {line}")
 
 
+def encoded(text: str) -> bytes:
+    """Encode text for stdout: as UTF-8 in every locale, but for a terminal in its encoding, with escapes."""
+    if sys.stdout is None or not on_terminal():
+        return faithful(text)
+    return text.encode(sys.stdout.encoding, "backslashreplace")
+
+
 def faithful(text: str) -> bytes:
     """Encode as UTF-8; bytes of the command line that are not UTF-8 come out unchanged."""
     try:
@@ -141,7 +148,7 @@ def stream(pieces: Iterator[str], *, null: bool = False) -> None:
     terminal, complete, piece = on_terminal(), False, ""
     try:
         for piece in pieces:
-            write(printable(piece).encode() if terminal else faithful(piece))
+            write(encoded(printable(piece) if terminal else piece))
         complete = True
     finally:
         if (terminal or (complete and not null)) and not piece.endswith("\n"):

@@ -61,7 +61,7 @@ class TrainView:
 
     def _curve(self, event: Event) -> str:
         """Draw the held-out losses so far; empty for other events and off a terminal."""
-        if not isinstance(event, Evaluated) or not sys.stderr.isatty():
+        if not isinstance(event, Evaluated) or not sys.stderr.isatty() or "utf" not in sys.stderr.encoding.lower():
             return ""
         self._losses.append(event.nats_per_char)
         width = min(MAX_CURVE, console.terminal_width() - len(describe(event)) - 3)

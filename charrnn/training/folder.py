@@ -21,7 +21,7 @@ from charrnn.data.cache import Cache
 from charrnn.data.corpus import Corpus
 from charrnn.errors import CharrnnError, InputError, ModelFileError, RunLockedError, UsageError
 from charrnn.evaluation.texts import cached_training_text, read_training_text
-from charrnn.files import open_own, sync, write_atomically
+from charrnn.files import name_problem, open_own, sync, write_atomically
 from charrnn.model.container import Tensors, read_tensors, write_tensors
 from charrnn.model.file import ModelFile, check_names
 from charrnn.text.sources import STDIN
@@ -71,9 +71,8 @@ class Run:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", _composed(self.name))
-        too_long = len(os.fsencode(self.name)) > 255
-        if too_long or self.name in ("", ".", "..") or any(c in self.name for c in "/\\\0"):
-            raise UsageError(f"--run {self.name!r} is not a usable folder name")
+        if problem := name_problem(self.name):
+            raise UsageError(f"a run's folder can't be named {self.name!r}: {problem}; choose another --run NAME")
 
     @property
     def folder(self) -> Path:
@@ -116,6 +115,8 @@ class Run:
             yield
         finally:
             holder.unlink(missing_ok=True)
+            if os.name != "posix":  # Windows removes no file that is open
+                lock.release()
             with suppress(OSError):
                 if os.listdir(self.folder) == [".lock"]:
                     os.unlink(self.folder / ".lock")
@@ -124,8 +125,12 @@ class Run:
             lock.release()
 
     def check_writable(self) -> None:
-        """Raise CharrnnError if the folder can't be created or written to, or a file in it is a link."""
+        """Raise CharrnnError if the folder can't be created or written to, or a file in it is a link.
+
+        Raises UsageError if the name of a new run differs from another's only in case.
+        """
         self.check_links()
+        self._check_case()
         folder = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
         if not os.access(folder, os.W_OK | os.X_OK):
             raise CharrnnError(f"{folder}: can't be written to; a run needs a folder it can write to")
@@ -145,6 +150,17 @@ class Run:
                 if not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
                     kind = "is a symbolic link" if entry.is_symlink() else "is not a regular file"
                     raise CharrnnError(f"{entry.path} {kind}, and a run writes only to its own files; delete it")
+
+    def _check_case(self) -> None:
+        """Raise UsageError if this run is new and its folder would be another run's on macOS and Windows."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            names = sorted(map(_composed, os.listdir(self.root)))
+            twins = [name for name in names if name.casefold() == self.name.casefold()]
+            if twins and self.name not in twins:
+                raise UsageError(
+                    f"--run {self.name!r} differs from the run {twins[0]!r} only in case, "
+                    f"which macOS and Windows ignore; use {twins[0]!r} or another --run NAME"
+                )
 
     def clear(self) -> None:
         """Delete the states, model and log of an earlier run."""

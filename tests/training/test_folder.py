@@ -63,9 +63,11 @@ def here(tmp_path, monkeypatch):
 # names
 
 
-@pytest.mark.parametrize("name", ["poems", "a b", "né", "-x", ".hidden", "[b]", "...", "a.b", "x" * 200])
+@pytest.mark.parametrize(
+    "name", ["poems", "a b", "né", "-x", ".hidden", "[b]", "...a", "a.b", "x" * 200, "console", "a&b"]
+)
 def test_a_usable_name_is_a_folder_in_the_root(tmp_path, name):
-    """Any folder name of this system is usable."""
+    """Any name that all systems allow."""
     run = Run(name, root=tmp_path)
     with run.locked():
         assert run.folder == tmp_path / name
@@ -78,6 +80,23 @@ def test_a_path_is_not_a_name(name):
     """Nor is a name too long for a folder; the error names the option."""
     with pytest.raises(UsageError, match="--run"):
         Run(name)
+
+
+@pytest.mark.parametrize("name", ["con", "NUL", "nul.a", "Com1", "lpt9 .x", "a:b", "a?", "a\nb", "a.", "a ", "..."])
+def test_a_name_that_windows_refuses_is_refused_everywhere(name):
+    """A run's folder may be copied there."""
+    with pytest.raises(UsageError, match="choose another --run NAME"):
+        Run(name)
+
+
+def test_a_new_run_differs_from_others_in_more_than_case(tmp_path):
+    """Or macOS and Windows would take its folder for the other's; a run that exists can go on."""
+    (tmp_path / "Names").mkdir()
+    with pytest.raises(UsageError, match="differs from the run 'Names' only in case"):
+        Run("names", root=tmp_path).check_writable()
+    (tmp_path / "names").mkdir(exist_ok=True)
+    Run("names", root=tmp_path).check_writable()
+    Run("Names", root=tmp_path).check_writable()
 
 
 @pytest.mark.parametrize(
