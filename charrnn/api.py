@@ -170,7 +170,7 @@ class Model:
             from charrnn.evaluation.labels import LabelledText, LabelScorer
 
             names = list(file.labels)
-            scores = LabelScorer(self._network, file).score(LabelledText.from_ids(found.ids, file.vocab, names))
+            scores = LabelScorer(self._network, file).score(LabelledText.from_text(found, file.vocab, names))
             nats = scores.marginal if label is None else scores.nats[:, names.index(label)]
             return Evaluation(float(nats.sum()), int(scores.num_chars.sum()), found.unknown)
         parts = predict(self._network, found.ids, context=found.context, mixture=file.mixture)
@@ -225,7 +225,7 @@ class Model:
 
 def _check_names(settings: dict[str, Any], *configs: type) -> dict[str, Any]:
     """Return the settings if each is a field of one of the configs. Raises UsageError with the known names."""
-    derived = {"known", "label_id", "reset_id", "vocab_size"}  # from the text
+    derived = {"keep_empty", "known", "label_id", "reset_id", "vocab_size"}  # not for the user to set
     known = sorted({field.name for config in configs for field in fields(config)} - derived)
     for name in settings:
         if name not in known:

@@ -158,6 +158,7 @@ class CorpusConfig(Checked):
     min_count: int = setting(1, 10**12, default=1)  # rarer characters become one symbol, which is never generated
     documents: str = ""  # lines, blank-lines, or the text between two documents; empty: one text
     keep_separator: bool = False  # begin each document with that text
+    keep_empty: bool = False  # empty lines are documents as well; only in texts to score
     column: str = ""  # of records, which are documents: the column with the text; empty: plain text
     label: str = ""  # of records: the column with the label; empty: no labels
     label_from: str = ""  # file or folder, whose name is the label of its documents; empty: no labels

@@ -185,6 +185,8 @@ def evaluate(
     if train_text and text is not None and not (wanted.score and (yardsticks or adapt) and not several):
         raise UsageError("--train-text has no effect here: nothing is compared with the training text; leave it out")
     settings = {**reading, **given(documents=documents, max_bytes=max_bytes)}
+    if per_line and not wanted.score:
+        settings["keep_empty"] = True  # each line of the text is one of the output
     if several:
         compare(several, text, train_text, settings, device=device, threads=threads, json=json)
         return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from charrnn.cli.texts import load_network, read_same_text, read_texts
 from charrnn.errors import UsageError
 from charrnn.terminal import console, messages, tables
+from charrnn.text.characters import END, LABEL_END
 
 if TYPE_CHECKING:
     from charrnn.evaluation.labels import LabelScores
@@ -78,15 +79,14 @@ def evaluate_labels(
     target = set_up_torch(device, count_threads(threads))
     with console.slow_notice(messages.COMPILING):
         precompile.for_scoring()
-    documents = LabelledText.from_ids(found.ids, file.vocab, list(file.labels))
+    documents = LabelledText.from_text(found, file.vocab, list(file.labels))
     scorer = LabelScorer(load_network(file, found, target), file)
     if per_line:
-        number = 0
-        for block in scorer.blocks(documents):
-            for record in block.document_records():
-                number += 1
-                words = file.vocab.decode(documents[number - 1])
-                console.result_json({"document": number, **record, "text": tables.document_text(words)})
+        texts = file.vocab.decode_around(found.ids, found.unknown_chars).split(END)[:-1]
+        records = (record for block in scorer.blocks(documents) for record in block.document_records())
+        for number, (record, document) in enumerate(zip(records, texts, strict=True), start=1):
+            shown = tables.document_text(document.rpartition(LABEL_END)[2])
+            console.result_json({"document": number, **record, "text": shown})
         return
     documents = scorer.limit(documents, MAX_SCORED)
     if documents.num_left_out:

@@ -72,7 +72,7 @@ def score_labels(network: "CharRNN", file: "ModelFile", text: "EvalText") -> "La
     if not file.labels:
         return None
     scorer = LabelScorer(network, file)
-    return scorer.score(scorer.limit(LabelledText.from_ids(text.ids, file.vocab, list(file.labels)), MAX_BY_LABEL))
+    return scorer.score(scorer.limit(LabelledText.from_text(text, file.vocab, list(file.labels)), MAX_BY_LABEL))
 
 
 def write_report(target: Path, path: Path, report: "Report") -> None:

@@ -9,13 +9,13 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from charrnn.config import CorpusConfig, SourceConfig
+from charrnn.config import LINES, CorpusConfig, SourceConfig
 from charrnn.data.cache import FORMAT_VERSION, Cache
 from charrnn.data.vocab import UNKNOWN_CHAR, Ids, UnknownChars, Vocab
 from charrnn.errors import InputError, UnknownCharacterError
 from charrnn.text.characters import END, LABEL_END, bytes_as_chars
 from charrnn.text.decoding import decode
-from charrnn.text.documents import end_documents
+from charrnn.text.documents import end_documents, end_lines
 from charrnn.text.records import RecordReader, count_label, label_of_file
 from charrnn.text.sources import ReadLimit, Source, find_sources
 
@@ -86,12 +86,17 @@ class Texts:
         if not config.documents:
             return pieces
         label = label_of_file(source.name, config.label_from) if config.label_from else ""
-        documents = end_documents(
-            pieces,
-            config.documents,
-            keep_separator=config.keep_separator,
-            is_bytes=config.bytes,
-            label=(bytes_as_chars(label) if config.bytes else label) + LABEL_END if label else "",
+        opening = (bytes_as_chars(label) if config.bytes else label) + LABEL_END if label else ""
+        documents = (
+            end_lines(pieces, opening)
+            if config.keep_empty and config.documents == LINES
+            else end_documents(
+                pieces,
+                config.documents,
+                keep_separator=config.keep_separator,
+                is_bytes=config.bytes,
+                label=opening,
+            )
         )
         return self._count_documents(documents, label) if label else documents
 

@@ -179,6 +179,15 @@ class Vocab:
         """Convert ids to text."""
         return self.points_of(np.asarray(ids, np.int64)).tobytes().decode("utf-32-le", "surrogatepass")
 
+    def decode_around(self, ids: Ids, unknown: UnknownChars) -> str:
+        """Convert back what encode_around returned: ids to text, with the characters that have none."""
+        points = self.points_of(ids)
+        if self.id_of(UNKNOWN) is None:
+            points = np.insert(points, unknown["place"], unknown["point"])
+        else:
+            points[unknown["place"]] = unknown["point"]
+        return points.tobytes().decode("utf-32-le", "surrogatepass")
+
     def points_of(self, ids: Ids) -> NDArray[np.uint32]:
         """Return the code points of ids, (N,)."""
         return self._points[ids]

@@ -8,7 +8,7 @@ Letters: D documents, K labels, N characters.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from charrnn.data.shuffling import without_labels
 from charrnn.data.vocab import Ids, Vocab
 from charrnn.evaluation.scoring import predict
+from charrnn.evaluation.texts import EvalText
 from charrnn.events import bits
 from charrnn.kernels.vectors import Doubles
 from charrnn.model.file import ModelFile
@@ -35,25 +36,29 @@ class LabelledText:
 
     ids: of the texts, one after the other, each followed by END. stops: (D,), where each ends. own: (D,), the
     label of each as its place among the model's labels; -1 for a text without label, or with one unknown to the model.
-    num_left_out: documents that are not among them.
+    num_unknown: (D,), how many characters of each are not scored. num_left_out: documents that are not among them.
     """
 
     ids: Ids
     stops: NDArray[np.int64]
     own: NDArray[np.int64]
+    num_unknown: NDArray[np.int64]
     num_left_out: int = 0
 
     @classmethod
-    def from_ids(cls, ids: Ids, vocab: Vocab, labels: Sequence[str]) -> "LabelledText":
-        """Split the ids of documents, either all of which begin with a label and LABEL_END or none."""
-        end, label_end = vocab.id_of(END), vocab.id_of(LABEL_END)
-        starts = np.concatenate([[0], np.flatnonzero(ids == end)[:-1] + 1])
+    def from_text(cls, text: EvalText, vocab: Vocab, labels: Sequence[str]) -> "LabelledText":
+        """Split a text into its documents, either all of which begin with a label and LABEL_END or none."""
+        ids, end, label_end, rare_id = text.ids, *map(vocab.id_of, (END, LABEL_END, UNKNOWN))
+        ends = np.flatnonzero(ids == end)
+        starts = np.concatenate([[0], ends[:-1] + 1])
+        unknown = text.unknown_chars["place"] if rare_id is None else np.flatnonzero(ids == rare_id)
+        num_unknown = np.bincount(np.searchsorted(ends, unknown), minlength=len(ends))
         places = {vocab.to_chars(label): place for place, label in enumerate(labels)}
         own = np.full(len(starts), -1, np.int64)
         for index, stop in enumerate(np.flatnonzero(ids == label_end)):
             own[index] = places.get(vocab.decode(ids[starts[index] : stop]), -1)
         texts = without_labels(ids, end, label_end)
-        return cls(texts, np.flatnonzero(texts == end) + 1, own)
+        return cls(texts, np.flatnonzero(texts == end) + 1, own, num_unknown)
 
     def spread(self, count: int) -> "LabelledText":
         """Return so many of the documents, or all if there are fewer, spread evenly."""
@@ -61,7 +66,9 @@ class LabelledText:
         documents = [self[index] for index in chosen]
         num_left_out = len(self) - len(chosen)
         stops = np.cumsum([*map(len, documents)])
-        return LabelledText(np.concatenate(documents), stops, self.own[chosen], num_left_out)
+        return LabelledText(
+            np.concatenate(documents), stops, self.own[chosen], self.num_unknown[chosen], num_left_out=num_left_out
+        )
 
     def __len__(self) -> int:
         return len(self.stops)
@@ -75,12 +82,14 @@ class LabelledText:
 class LabelScores:
     """What a model says about D documents and K labels.
 
-    labels: the model's. own: (D,), as in LabelledText. num_chars: (D,), characters scored, END included. prior: (K,),
-    nats of each label itself. nats: (D, K), of each text given each label. num_left_out: as in LabelledText.
+    labels: the model's. own, num_unknown: (D,), as in LabelledText. num_chars: (D,), characters scored, END included.
+    prior: (K,), nats of each label itself. nats: (D, K), of each text given each label. num_left_out: as in
+    LabelledText.
     """
 
     labels: tuple[str, ...]
     own: NDArray[np.int64]
+    num_unknown: NDArray[np.int64]
     num_chars: NDArray[np.int64]
     prior: Doubles
     nats: Doubles
@@ -155,13 +164,15 @@ class LabelScores:
 
     def document_records(self) -> Iterator[dict[str, Any]]:
         """Yield a JSON object for each document: its label, the probability of each label, bits without the label."""
-        for own, num_chars, nats, shares in zip(self.own, self.num_chars, self.marginal, self.posterior, strict=True):
+        counts = zip(self.own, self.num_chars, self.num_unknown, strict=True)
+        for (own, num_chars, num_unknown), nats, shares in zip(counts, self.marginal, self.posterior, strict=True):
             order = np.argsort(-shares, kind="stable").tolist()
             yield {
                 "label": self.labels[own] if own >= 0 else None,
                 "labels": {self.labels[label]: float(shares[label]) for label in order},
                 "bits": bits(float(nats)),
                 "num_chars": int(num_chars),
+                "num_unknown": int(num_unknown),
             }
 
     def record(self) -> dict[str, Any]:
@@ -176,6 +187,7 @@ class LabelScores:
             "num_labelled": int((self.own >= 0).sum()),
             "num_left_out": self.num_left_out,
             "num_chars": int(self.num_chars.sum()),
+            "num_unknown": int(self.num_unknown.sum()),
             "bits_per_char": self.bits_given_label(),
             "bits_per_char_without_label": self.bits_without_label(),
             "accuracy": self.accuracy,
@@ -215,10 +227,10 @@ class LabelScorer:
     def score(self, text: LabelledText) -> LabelScores:
         """Score all texts."""
         blocks = list(self.blocks(text))
-        own, num_chars, nats = (
-            np.concatenate([getattr(block, name) for block in blocks]) for name in ("own", "num_chars", "nats")
+        num_chars, nats = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("num_chars", "nats"))
+        return LabelScores(
+            blocks[0].labels, text.own, text.num_unknown, num_chars, blocks[0].prior, nats, text.num_left_out
         )
-        return replace(blocks[0], own=own, num_chars=num_chars, nats=nats, num_left_out=text.num_left_out)
 
     def blocks(self, text: LabelledText) -> Iterator[LabelScores]:
         """Yield the scores of a few texts after the other, in their order."""
@@ -228,7 +240,9 @@ class LabelScorer:
         for rows in _cut(sizes, _BLOCK):
             documents = [np.concatenate([prefix, text[index]]) for index in rows for prefix in self._prefixes]
             nats = self._nats(documents).reshape(len(rows), -1) - self._prior
-            yield LabelScores(tuple(self.file.labels), text.own[rows], num_chars[rows], self._prior, nats)
+            yield LabelScores(
+                tuple(self.file.labels), text.own[rows], text.num_unknown[rows], num_chars[rows], self._prior, nats
+            )
 
     @cached_property
     def _prefixes(self) -> list[NDArray[np.int64]]:

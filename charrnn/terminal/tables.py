@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from charrnn.evaluation.scores import Assessment, Evaluation, Line
 from charrnn.evaluation.verdict import sentences
 from charrnn.events import bits, bits_per
-from charrnn.text.characters import END, UNKNOWN, describe, valid_unicode
+from charrnn.text.characters import UNKNOWN, describe, valid_unicode
 
 if TYPE_CHECKING:
     from charrnn.data.vocab import Vocab
@@ -103,6 +103,8 @@ def label_facts(model: str, text: str, found: "LabelScores", unit: str) -> list[
     rows = [("model", model), ("text", text), ("documents", f"{len(found.own):,}")]
     if unlabelled := int((found.own < 0).sum()):
         rows.append(("without known label", f"{unlabelled:,}"))
+    if num_unknown := int(found.num_unknown.sum()):
+        rows.append((f"unknown {unit}s", f"{num_unknown:,}, not scored"))
     given = found.bits_given_label()
     if given is not None:
         rows.append((f"bits per {unit}, label given", f"{given:.3f}"))
@@ -142,7 +144,7 @@ def confusion_rows(found: "LabelScores") -> list[tuple[str, ...]]:
 
 def document_text(text: str) -> str:
     """Return a document as the text of a JSON object."""
-    return valid_unicode(text.removesuffix(END)).replace(UNKNOWN, "\ufffd")
+    return valid_unicode(text).replace(UNKNOWN, "\ufffd")
 
 
 def char_records(part: "Predictions", vocab: "Vocab") -> Iterator[dict[str, Any]]:

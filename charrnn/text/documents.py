@@ -12,6 +12,7 @@ from charrnn.config import BLANK_LINES, LINES, resembled_kind
 from charrnn.text.characters import END, bytes_as_chars, unescaped
 
 _LINE_END = re.compile("[\r\n]")
+_WHOLE_LINE_END = re.compile("\r\n?|\n")
 _BLANK_LINES = re.compile(r"(?:\r\n?+|\n)(?:[ \t]*+(?:\r\n?+|\n))++")  # possessive: nothing is matched twice
 
 
@@ -46,6 +47,25 @@ def end_documents(
                 in_document = True
         if ended := "".join(marked):
             yield ended
+    if in_document:
+        yield END
+
+
+def end_lines(pieces: Iterable[str], label: str = "") -> Iterator[str]:
+    """Put END after each line of a text, also after an empty one. label: what each document begins with."""
+    held, in_document = "", False  # held: a CR may be the first half of CRLF
+    for piece in itertools.chain(pieces, [""]):
+        text = held + piece
+        held = "\r" if piece and text.endswith("\r") else ""
+        *ended, rest = _WHOLE_LINE_END.split(text.removesuffix(held))
+        documents = [label + line + END for line in ended]
+        if in_document and ended:
+            documents[0] = ended[0] + END
+        if rest:
+            documents.append(rest if in_document and not ended else label + rest)
+        in_document = bool(rest) or (in_document and not ended)
+        if documents:
+            yield "".join(documents)
     if in_document:
         yield END
 

@@ -103,15 +103,20 @@ def test_another_file_of_records_has_labels(at_names: Path, tmp_path: Path) -> N
 
 
 def test_lines_without_labels_are_classified(at_names: Path) -> None:
-    """In a pipe, each as a JSON object with the labels' probabilities, the likeliest first."""
-    outcome = call("eval", "-", "--per-line", "--by-label", stdin=b"kelly\r\npoulos\r\n\r\nchasri")
+    """In a pipe, also blank ones, each as a JSON object with the labels' probabilities, the likeliest first."""
+    outcome = call("eval", "-", "--per-line", "--by-label", stdin="kelly\r\n\r\npou☃los\r\n☃\r\nchasri".encode())
     assert outcome.code == 0, outcome.err
-    assert [(one["document"], one["text"], one["label"]) for one in outcome.objects] == [
-        (1, "kelly", None),
-        (2, "poulos", None),
-        (3, "chasri", None),
+    assert [
+        (one["document"], one["text"], one["label"], one["num_chars"], one["num_unknown"]) for one in outcome.objects
+    ] == [
+        (1, "kelly", None, 6, 0),
+        (2, "", None, 1, 0),
+        (3, "pou☃los", None, 7, 1),
+        (4, "☃", None, 1, 1),
+        (5, "chasri", None, 7, 0),
     ]
-    assert [next(iter(one["labels"])) for one in outcome.objects] == ["Irish", "Greek", "Thai"]
+    likeliest = [next(iter(one["labels"])) for one in outcome.objects]
+    assert [likeliest[place] for place in (0, 2, 4)] == ["Irish", "Greek", "Thai"]
     for one in outcome.objects:
         assert sum(one["labels"].values()) == pytest.approx(1.0)
 

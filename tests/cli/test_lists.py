@@ -132,3 +132,17 @@ def test_a_model_of_an_older_version_asks_for_its_text(at_names: Path, tmp_path:
     save_model(tmp_path / "old", replace(file, known_documents=None))
     args = ("-N", "20", "--new", "--unique", "--train-text", "names.txt")
     assert draw("-m", str(tmp_path / "old"), *args).out == draw("-N", "20", "--new", "--unique").out
+
+
+def test_each_line_has_a_score(at_names: Path) -> None:
+    """Also a blank one, which the score of the text leaves out."""
+    text = f"{NAMES[0]}\r\n\r\n{NAMES[1]}☃\n\n".encode()
+    lines = call("eval", "-", "--per-line", stdin=text).objects
+    assert [(one["document"], one["text"], one["num_unknown"]) for one in lines] == [
+        (1, NAMES[0], 0),
+        (2, "", 0),
+        (3, f"{NAMES[1]}☃", 1),
+        (4, "", 0),
+    ]
+    (facts,) = call("eval", "-", "--json", "--no-yardsticks", stdin=text).objects
+    assert facts["num_chars"] == lines[0]["num_chars"] + lines[2]["num_chars"]

@@ -19,6 +19,7 @@ COMMANDS = typer.main.get_command(build_app()).commands  # type: ignore[attr-def
 # settings and options
 
 SET_BY_THE_TEXT = {"--vocab-size", "--reset-id", "--label-id", "--known"}  # or by the model that a run starts from
+SET_BY_OTHERS = {"--keep-empty"}  # by --per-line
 
 
 def fields(*kinds: type[Any]) -> set[str]:
@@ -28,7 +29,7 @@ def fields(*kinds: type[Any]) -> set[str]:
 
 OPTIONS = {
     "train": (
-        fields(ModelConfig, TrainConfig, SourceConfig, CorpusConfig) - SET_BY_THE_TEXT,
+        fields(ModelConfig, TrainConfig, SourceConfig, CorpusConfig) - SET_BY_THE_TEXT - SET_BY_OTHERS,
         {"--minutes", "--run", "--fresh", "--device", "--threads", "--precision", "--save-every", "--dry-run"}
         | {"--report", "--export", "--json", "--quiet"},
     ),

@@ -216,7 +216,7 @@ def test_a_text_is_the_known_characters_around_the_unknown_ones(known, text, has
     chars = list(vocab.decode(ids))
     for place, point in reversed(unknown.tolist()):
         chars[place : place + has_unknown] = [chr(point)]
-    assert "".join(chars) == text
+    assert "".join(chars) == vocab.decode_around(ids, unknown) == text
 
 
 def test_unknown_characters_are_sorted_by_frequency():

@@ -1,12 +1,15 @@
 """Labels: every figure against sums written from the definitions, one document at a time."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
+from charrnn.data.vocab import Vocab
 from charrnn.evaluation import labels as module
 from charrnn.evaluation.labels import LabelledText, LabelScorer
+from charrnn.evaluation.texts import EvalText
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
 from charrnn.text.characters import END, LABEL_END, UNKNOWN
@@ -18,7 +21,13 @@ DOCUMENTS = [("ab", "acb"), ("b", "bb"), ("c", "a"), ("ab", "cabca"), ("zz", "ab
 def make_text(file: ModelFile) -> LabelledText:
     """The documents; two have a label that the model does not know."""
     parts = [label + LABEL_END + text + END for label, text in DOCUMENTS]
-    return LabelledText.from_ids(file.vocab.encode("".join(parts)), file.vocab, list(file.labels))
+    return split("".join(parts), file)
+
+
+def split(text: str, file: ModelFile) -> LabelledText:
+    """A text of documents, of which characters may be unknown."""
+    ids, unknown_chars = file.vocab.encode_around(text)
+    return LabelledText.from_text(EvalText("a", "a", ids, ids[:1], unknown_chars), file.vocab, list(file.labels))
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -56,6 +65,19 @@ def test_every_figure_is_that_of_the_definition(monkeypatch, mixed, block):
     assert found.bits_given_label() == pytest.approx(nats / math.log(2), abs=1e-4)
     nats = sum(-np.log(joint[place].sum()) for place in known) / sum(num_chars[place] for place in known)
     assert found.bits_without_label() == pytest.approx(nats / math.log(2), abs=1e-4)
+
+
+def test_unknown_characters_are_counted_by_document():
+    """Those of a text to score, and those that were rare in training; labels don't count, nor does an empty text."""
+    text = f"ab{LABEL_END}a☃b☃{END}b{LABEL_END}{END}c{LABEL_END}☃{END}"
+    rare = make_file(mixed=False)
+    known = dataclasses.replace(rare, vocab=Vocab(rare.vocab.chars.replace(UNKNOWN, "")))
+    for file in (rare, known):
+        assert split(text, file).num_unknown.tolist() == [2, 0, 1]
+        assert split(text, file).spread(2).num_unknown.tolist() == [2, 1]
+    scores = LabelScorer(CharRNN.from_arrays(rare.config, rare.tensors), rare).score(split(text, rare))
+    assert [one["num_unknown"] for one in scores.document_records()] == [2, 0, 1]
+    assert scores.record()["num_unknown"] == 3
 
 
 def test_records_name_each_label_that_occurs():
@@ -98,10 +120,7 @@ def test_a_limit_counts_the_characters_with_all_labels():
 def test_texts_without_labels_have_no_accuracy():
     """But bits: those of all texts."""
     file = make_file(mixed=False)
-    ids = file.vocab.encode(f"ab{END}c{END}")
-    found = LabelScorer(CharRNN.from_arrays(file.config, file.tensors), file).score(
-        LabelledText.from_ids(ids, file.vocab, list(LABELS))
-    )
+    found = LabelScorer(CharRNN.from_arrays(file.config, file.tensors), file).score(split(f"ab{END}c{END}", file))
     assert (found.accuracy, found.majority, found.bits_given_label()) == (None, None, None)
     assert found.bits_without_label() == pytest.approx(found.marginal.sum() / 5 / math.log(2))
     assert list(found.records()) == []

@@ -78,7 +78,7 @@ def make_labels(labels: tuple[str, ...], counts, **given) -> LabelScores:
     own, guesses = (np.repeat(places.ravel(), np.ravel(counts)) for places in np.indices(np.shape(counts)))
     nats = np.where(np.arange(len(labels)) == guesses[:, None], 20.0, 30.0)
     prior = np.full(len(labels), np.log(len(labels)))
-    return LabelScores(labels, own, np.full(len(own), 10), prior, nats, **given)
+    return LabelScores(labels, own, np.zeros(len(own), np.int64), np.full(len(own), 10), prior, nats, **given)
 
 
 def make_assessment(text: str, nats: float, **given) -> Assessment:

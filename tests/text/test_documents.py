@@ -1,5 +1,6 @@
 """Documents: where they begin and end, whatever separates them."""
 
+import io
 import itertools
 import re
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from charrnn.text import documents
 from charrnn.text.characters import END
-from charrnn.text.documents import end_documents, unescape
+from charrnn.text.documents import end_documents, end_lines, unescape
 from tests.conftest import cut
 
 SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=8)
@@ -243,3 +244,11 @@ def test_blank_lines_at_the_beginning_are_dropped(lines):
         pieces = [text[start : start + size] for start in range(0, len(text), size)]
         assert "".join(end_documents(pieces, "blank-lines")) == f"a\nb{END}c{END}"
     assert "".join(end_documents([" a\n\n"], "blank-lines")) == f" a{END}"
+
+
+@given(st.text("a b\r\n", max_size=40), st.integers(1, 9), st.sampled_from(["", "x:"]))
+def test_each_line_can_be_a_document(text, size, label):
+    """Also an empty one, wherever the pieces are cut."""
+    lines = io.StringIO(text, newline="").readlines()
+    expected = "".join(label + line.rstrip("\r\n") + END for line in lines)
+    assert "".join(end_lines((text[start : start + size] for start in range(0, len(text), size)), label)) == expected
