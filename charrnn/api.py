@@ -43,7 +43,9 @@ def train(
     precision: str = "auto",
     **settings: Any,
 ) -> "Model":
-    """Learn from texts and return the best model, as `charrnn train` does: the run is in ./checkpoints.
+    """Learn from texts and return the best model, as `charrnn train` does.
+
+    The run is in ./checkpoints or $CHARRNN_CHECKPOINTS.
 
     texts: files or folders. minutes, steps: the budget; neither means the default one. run: the run's
     name; None means the first text's. fresh: start over. settings: any other setting of
@@ -80,7 +82,7 @@ def train(
 
 
 def load(path_or_run: PathLike) -> "Model":
-    """Load a model file, or the model of a run in ./checkpoints. Raises ModelFileError."""
+    """Load a model file, or the model of a run. Raises ModelFileError."""
     path = find_model(os.fspath(path_or_run))
     return Model(load_model(path), path)
 

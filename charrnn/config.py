@@ -23,7 +23,6 @@ PAGE_PRECISIONS: tuple[PagePrecision, ...] = get_args(PagePrecision)
 NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 NUM_STATES = {"rnn": 1, "gru": 1, "lstm": 2}
 C = TypeVar("C", "ModelConfig", "TrainConfig", "SourceConfig", "CorpusConfig", "SampleConfig", "ListConfig")
-CHECKPOINTS = "checkpoints"  # the folder of all runs, in the current folder
 MAX_VALID_CHARS = 2_000_000  # more would take minutes to score without changing the result
 FORMATS = ("csv", "tsv", "jsonl", "fasta")  # of records
 LINES, BLANK_LINES = "lines", "blank-lines"  # what separates documents, unless it is a text

@@ -1,4 +1,4 @@
-"""Writing files so that a crash can't leave half of one; names for folders; which folders can be trusted."""
+"""Writing files so that a crash can't leave half of one; where our folders are, their names, which can be trusted."""
 
 import contextlib
 import os
@@ -7,6 +7,9 @@ import secrets
 from pathlib import Path
 from typing import IO, Any
 
+CHECKPOINTS = "checkpoints"  # the folder of all runs, in the current folder
+MODEL_NAME = "model.safetensors"
+CHECKPOINTS_VARIABLE, CACHE_VARIABLE = "CHARRNN_CHECKPOINTS", "CHARRNN_CACHE"  # name other folders
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)\s*(\..*)?", re.IGNORECASE)  # on Windows, with any suffix
 
 
@@ -43,15 +46,35 @@ def name_problem(name: str) -> str:
     return "Windows reserves this name" if _DEVICE.fullmatch(name) else ""
 
 
+def checkpoints() -> Path:
+    """Return the folder of all runs: $CHARRNN_CHECKPOINTS, by default ./checkpoints."""
+    return Path(os.environ.get(CHECKPOINTS_VARIABLE) or CHECKPOINTS)
+
+
+def name_checkpoints() -> str:
+    """Return the folder of all runs as messages name it."""
+    own = os.environ.get(CHECKPOINTS_VARIABLE)
+    return f"{own} (--checkpoints or {CHECKPOINTS_VARIABLE})" if own else f"./{CHECKPOINTS}"
+
+
+def list_models(root: Path) -> list[Path]:
+    """List the model files of all runs in a folder, oldest first."""
+    paths = [path for path in root.glob(f"*/{MODEL_NAME}") if path.exists()]  # not a link that leads nowhere
+    return sorted(paths, key=lambda path: path.stat().st_mtime_ns)
+
+
 def user_cache() -> Path:
-    """Return $XDG_CACHE_HOME/charrnn, by default ~/.cache/charrnn."""
+    """Return $CHARRNN_CACHE, by default $XDG_CACHE_HOME/charrnn or ~/.cache/charrnn."""
+    if own := os.environ.get(CACHE_VARIABLE):
+        return Path(os.path.abspath(own))
     base = os.environ.get("XDG_CACHE_HOME", "")
     return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "charrnn"
 
 
 def kernel_cache() -> Path:
-    """Return the folder for compiled kernels: NUMBA_CACHE_DIR, by default one in the user's cache."""
-    return Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache() / "kernels")
+    """Return the folder for compiled kernels: in $CHARRNN_CACHE, else NUMBA_CACHE_DIR, else in the user's cache."""
+    numba = "" if os.environ.get(CACHE_VARIABLE) else os.environ.get("NUMBA_CACHE_DIR", "")
+    return Path(numba or user_cache() / "kernels")
 
 
 def make_private(folder: Path) -> str:
@@ -67,7 +90,7 @@ def make_private(folder: Path) -> str:
     if os.name != "posix":
         return ""
     if status.st_uid != os.geteuid():
-        return "it belongs to another user (XDG_CACHE_HOME names another folder)"
+        return "it belongs to another user (CHARRNN_CACHE names another folder)"
     return "other users can write to it (chmod go-w prevents that)" if status.st_mode & 0o022 else ""
 
 

@@ -24,6 +24,7 @@ from charrnn.data.corpus import Corpus
 from charrnn.data.splitting import split
 from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scoring import predict
+from charrnn.files import CACHE_VARIABLE, CHECKPOINTS_VARIABLE
 from charrnn.kernels.compilation import cache_folder
 from charrnn.kernels.head import Predictions
 from charrnn.model.file import ModelFile
@@ -61,7 +62,9 @@ def pytest_configure(config):
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """The tests have their own cache of texts, and the user's cache of kernels, which take half a minute to compile."""
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder().parent))
+    os.environ["NUMBA_CACHE_DIR"] = str(cache_folder().parent)
+    for variable in (CHECKPOINTS_VARIABLE, CACHE_VARIABLE):
+        os.environ.pop(variable, None)
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 

@@ -28,18 +28,19 @@ def info(
       charrnn info poems
       charrnn info --cache
     """
+    from charrnn.files import checkpoints, list_models, name_checkpoints
     from charrnn.model.file import load_model
     from charrnn.training import folder
 
     if cache:
         show_cache(json=json)
         return
-    paths = folder.list_models() if which is None else [folder.find_model(which)]
+    paths = list_models(checkpoints()) if which is None else [folder.find_model(which)]
     stopped = folder.list_without_model() if which is None else []
     for name in stopped:
         console.note(f"run {name!r} was stopped before it saved a model; the same charrnn train command resumes it")
     if not paths and not stopped:
-        raise ModelFileError(f"no model in ./{folder.ROOT}; make one with: charrnn train TEXT")
+        raise ModelFileError(f"no model in {name_checkpoints()}; make one with: charrnn train TEXT")
     facts = []
     for path in paths:
         try:

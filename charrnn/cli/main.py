@@ -21,6 +21,7 @@ from charrnn.cli.sample import sample
 from charrnn.cli.train import train
 from charrnn.distributed import Ranks
 from charrnn.errors import CharrnnError, Interrupted, OutputClosed, PeerError, ResourceError, UsageError
+from charrnn.files import CACHE_VARIABLE, CHECKPOINTS_VARIABLE
 from charrnn.terminal import console
 from charrnn.text.characters import one_line
 
@@ -38,11 +39,28 @@ _OUT_OF_MEMORY = (
 def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", envvar=CHECKPOINTS_VARIABLE, help="Folder of all runs.", show_default="./checkpoints"
+        ),
+    ] = None,
+    cache_dir: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            envvar=CACHE_VARIABLE,
+            help="Folder for encoded texts and compiled kernels.",
+            show_default="~/.cache/charrnn",
+        ),
+    ] = None,
 ) -> None:
     """Train a character-level recurrent network on any text, and generate more of it."""
     if version:
         console.result(f"charrnn {__version__}")
         raise typer.Exit
+    choose_folder("--checkpoints", CHECKPOINTS_VARIABLE, checkpoints)
+    choose_folder("--cache-dir", CACHE_VARIABLE, cache_dir)
     if context.invoked_subcommand is None:
         console.result(context.get_help())
         raise typer.Exit(UsageError.exit_code)
@@ -52,6 +70,14 @@ def root(
         raise CharrnnError(f"the working directory: {error.strerror}; change to another one") from None
     if context.invoked_subcommand != "train" and Ranks.from_environment().size > 1:
         raise UsageError(f"only train runs in several processes; start charrnn {context.invoked_subcommand} alone")
+
+
+def choose_folder(option: str, variable: str, folder: str | None) -> None:
+    """Put a folder that the user chose into the environment, where child processes find it too."""
+    if folder == "":
+        raise UsageError(f"{option} is empty; name a folder")
+    if folder is not None:
+        os.environ[variable] = folder
 
 
 def build_app() -> typer.Typer:

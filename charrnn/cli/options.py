@@ -169,6 +169,9 @@ def _right_name(name: str, context: Any) -> str:
     named = FOREIGN_NAMES.get(name.replace("_", "-"), "")
     if named.split(" ")[0] in known:
         return f"use {named}"
+    root = context.find_root()
+    if root is not context and any(name in parameter.opts for parameter in root.command.get_params(root)):
+        return f"it comes before the command: charrnn {name} … {context.info_name}"
     near = difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=0.7)
     return f"did you mean {near[0]}?" if near else help_hint(context)
 
@@ -216,11 +219,12 @@ def names(parameter: Any, hint: object) -> str:
 
 
 def description(parameter: Any) -> str:
-    """Return a parameter's help, with its default if that says anything."""
+    """Return a parameter's help, with its environment variable and its default if that says anything."""
     shown = parameter.show_default
     if not isinstance(shown, str):  # no text of its own
         shown = "" if parameter.default is False else show(parameter.default)
-    return f"{parameter.help} [default: {shown}]" if shown else str(parameter.help)
+    variable = f" [env: {parameter.envvar}]" if parameter.envvar else ""
+    return f"{parameter.help}{variable}" + (f" [default: {shown}]" if shown else "")
 
 
 Json = Annotated[bool, output_option("--json", help="Print JSON, one object per line.")]

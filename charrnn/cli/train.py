@@ -2,6 +2,7 @@
 
 import contextlib
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -29,6 +30,7 @@ from charrnn.cli.options import (
 from charrnn.config import CELLS, SECONDS_BETWEEN_STATES, CorpusConfig, SourceConfig, TrainConfig
 from charrnn.distributed import Ranks
 from charrnn.errors import UsageError
+from charrnn.files import CHECKPOINTS
 from charrnn.terminal import console, messages, tables
 from charrnn.terminal.progress import TrainView
 
@@ -47,7 +49,11 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Number of optimiser updates, instead of --minutes.")] = None,
     run: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Name of the run's folder in ./checkpoints.", show_default="the text's name"),
+        typer.Option(
+            metavar="NAME",
+            help="Name of the run's folder in ./checkpoints or $CHARRNN_CHECKPOINTS.",
+            show_default="the text's name",
+        ),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over and discard the earlier run.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and exit.")] = False,
@@ -350,4 +356,5 @@ def show_result(plan: "RunPlan", *, json: bool, quiet: bool) -> None:
     if not json:
         console.result_path(plan.run.model_path)
     if not quiet:
-        console.note(f"next: charrnn sample -m {shlex.quote(plan.run.name)} --temp 0.8")
+        named = plan.run.name if plan.run.root == Path(CHECKPOINTS) else str(plan.run.folder)
+        console.note(f"next: charrnn sample -m {shlex.quote(named)} --temp 0.8")

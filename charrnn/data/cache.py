@@ -60,7 +60,7 @@ class Cache:
 
     @classmethod
     def for_user(cls) -> "Cache":
-        """Return the cache in $XDG_CACHE_HOME/charrnn, by default ~/.cache/charrnn."""
+        """Return the cache in $CHARRNN_CACHE, by default $XDG_CACHE_HOME/charrnn or ~/.cache/charrnn."""
         return cls(user_cache())
 
     @contextlib.contextmanager
@@ -118,7 +118,7 @@ class Cache:
         except OSError as error:
             raise CharrnnError(
                 f"{self.folder}: {error.strerror} while writing a text to the cache; "
-                "free some space, or choose another folder with XDG_CACHE_HOME"
+                "free some space, or choose another folder with CHARRNN_CACHE"
             ) from None
 
     def find_key(self, signature: str) -> str | None:

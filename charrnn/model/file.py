@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.config import CHECKPOINTS, CorpusConfig, ModelConfig
+from charrnn.config import CorpusConfig, ModelConfig
 from charrnn.data.vocab import Vocab
 from charrnn.errors import CharrnnError
+from charrnn.files import CHECKPOINTS, checkpoints
 from charrnn.kernels.ngrams import Mixture
 from charrnn.model.container import Tensors, foreign, read_tensors, unwritable, write_tensors
 from charrnn.model.ngrams import make_mixture
@@ -119,8 +120,9 @@ def base_names(provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 def name_model(path: str | Path) -> str:
     """Return the name of the run whose folder a model file is in, or else the file's name, without other folders."""
-    parts = Path(path).parts
-    return parts[-2] if parts[-3:-2] == (CHECKPOINTS,) else os.path.basename(path)
+    folder = Path(path).parent
+    is_run = folder.parent.name == CHECKPOINTS or folder.parent == checkpoints()
+    return folder.name if is_run else os.path.basename(path)
 
 
 def _check_facts(scores: Any, provenance: Any) -> None:

@@ -23,8 +23,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
-from charrnn.config import CHECKPOINTS, SourceConfig
+from charrnn.config import SourceConfig
 from charrnn.errors import CharrnnError, InputError, UsageError
+from charrnn.files import CHECKPOINTS, checkpoints
 from charrnn.text.kinds import HEAD, decompress, find_compression, is_binary
 
 STDIN = "-"
@@ -287,7 +288,7 @@ def _find_in_folder(folder: str, config: SourceConfig) -> FoundSources:
     with _explaining_errors(folder):
         for place, folders, files in os.walk(folder, onerror=_raise):
             num_hidden += sum(name.startswith(".") for name in (*folders, *files))
-            folders[:] = [name for name in folders if not name.startswith(".") and name != CHECKPOINTS]
+            folders[:] = [name for name in folders if not (name.startswith(".") or _are_checkpoints(Path(place, name)))]
             paths += [Path(place, name) for name in files if not name.startswith(".")]
     # a pattern with a slash is matched with the path below the folder
     shown = {path: str(path.relative_to(folder)) if "/" in config.glob else path.name for path in paths}
@@ -304,6 +305,10 @@ def _find_in_folder(folder: str, config: SourceConfig) -> FoundSources:
     skipped = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     note = f"{folder}: {skipped} left out{_list_names(others, folder)}, {len(texts)} read"
     return FoundSources(texts, [note] if skipped else [])
+
+
+def _are_checkpoints(folder: Path) -> bool:
+    return folder.name == CHECKPOINTS or folder.absolute() == checkpoints().absolute()
 
 
 def _list_names(sources: Sequence[Source], folder: str) -> str:

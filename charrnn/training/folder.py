@@ -9,25 +9,32 @@ import time
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from charrnn.config import CHECKPOINTS, Checked, CorpusConfig, setting
+from charrnn.config import Checked, CorpusConfig, setting
 from charrnn.data.cache import Cache
 from charrnn.data.corpus import Corpus
 from charrnn.errors import CharrnnError, InputError, ModelFileError, RunLockedError, UsageError
 from charrnn.evaluation.texts import cached_training_text, read_training_text
-from charrnn.files import name_problem, open_own, sync, write_atomically
+from charrnn.files import (
+    MODEL_NAME,
+    checkpoints,
+    list_models,
+    name_checkpoints,
+    name_problem,
+    open_own,
+    sync,
+    write_atomically,
+)
 from charrnn.model.container import Tensors, read_tensors, write_tensors
 from charrnn.model.file import ModelFile, check_names
 from charrnn.text.sources import STDIN
 
-ROOT = Path(CHECKPOINTS)
-MODEL_NAME = "model.safetensors"
 LOG_NAME = "log.jsonl"
 REPORT_NAME = "report.html"
 PLAYER_NAME = "player.html"  # the exported page
@@ -67,7 +74,7 @@ class Run:
     """The folder of one run."""
 
     name: str
-    root: Path = ROOT
+    root: Path = field(default_factory=checkpoints)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", _composed(self.name))
@@ -269,15 +276,9 @@ def run_name(text: str) -> str:
     return "stdin" if text == STDIN or is_stream else Path(os.path.abspath(text)).stem
 
 
-def list_models() -> list[Path]:
-    """List the model files of all runs, oldest first."""
-    paths = [path for path in ROOT.glob(f"*/{MODEL_NAME}") if path.exists()]  # not a link that leads nowhere
-    return sorted(paths, key=lambda path: path.stat().st_mtime_ns)
-
-
 def list_without_model() -> list[str]:
     """List the names of runs that were stopped before they saved a model."""
-    folders = {path.parent for path in ROOT.glob("*/state-*.safetensors")}
+    folders = {path.parent for path in checkpoints().glob("*/state-*.safetensors")}
     return sorted(folder.name for folder in folders if not (folder / MODEL_NAME).exists())
 
 
@@ -287,14 +288,16 @@ def find_model(which: str | None) -> Path:
     Raises ModelFileError if there is none.
     """
     if which is None:
-        models = list_models()
+        models = list_models(checkpoints())
         if not models:
-            raise ModelFileError(f"no model in ./{ROOT}; make one with: charrnn train TEXT, or name a file with -m")
+            raise ModelFileError(
+                f"no model in {name_checkpoints()}; make one with: charrnn train TEXT, or name a file with -m"
+            )
         return models[-1]
     # runs first: a text of the same name, without a suffix, must not hide its run
     for path in (
-        ROOT / _composed(which) / MODEL_NAME,
-        ROOT / which / MODEL_NAME,
+        checkpoints() / _composed(which) / MODEL_NAME,
+        checkpoints() / which / MODEL_NAME,
         Path(which) / MODEL_NAME,
         Path(which),
     ):
@@ -304,7 +307,9 @@ def find_model(which: str | None) -> Path:
         raise ModelFileError(
             f"run {which!r} was stopped before it saved a model; the same charrnn train command resumes it"
         )
-    raise ModelFileError(f"{which}: neither a model file nor a run in ./{ROOT}; charrnn info lists the runs")
+    raise ModelFileError(
+        f"{which}: neither a model file nor a run in {name_checkpoints()}; charrnn info lists the runs"
+    )
 
 
 def find_training_text(
@@ -325,13 +330,13 @@ def find_training_text(
 
 
 def _recorded_texts(model_path: Path, sha256: str) -> list[str]:
-    """Return where the text of the run in ./checkpoints is whose folder a model file is in; [] if nothing says so.
+    """Return where the text of the run whose folder a model file is in is; [] if nothing says so.
 
     A held-out file (--valid) is the last one. The run's state says it, not the model, which may be someone else's.
     Raises InputError if one of them is no longer a regular file.
     """
     folder = Path(os.path.abspath(model_path)).parent
-    if folder.parent != Path(os.path.abspath(ROOT)):
+    if folder.parent != Path(os.path.abspath(checkpoints())):
         return []
     try:
         saved = Run(folder.name).newest_state()

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn import __version__, precompile
+from charrnn import __version__, files, precompile
 from charrnn.cli import main as cli
 from charrnn.errors import Interrupted, PeerError, ResourceError
+from charrnn.files import CACHE_VARIABLE, CHECKPOINTS_VARIABLE
 from charrnn.model.container import write_tensors
 from tests.cli.conftest import (
     POEMS,
@@ -30,6 +31,70 @@ from tests.cli.conftest import (
     posix,
     start,
 )
+
+# folders
+
+
+def test_a_variable_names_the_folder_of_all_runs(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command uses it, and the command that `train` suggests works without it too."""
+    monkeypatch.setenv(CHECKPOINTS_VARIABLE, "elsewhere")
+    trained = call("train", "poems.txt", "--steps", "2", *TINY)
+    assert (trained.code, trained.text) == (0, "elsewhere/poems/model.safetensors\n")
+    assert "charrnn sample -m elsewhere/poems --temp" in trained.err
+    assert call("info").text.splitlines()[1].startswith("poems\t")
+    sampled = call("sample", "-m", "poems", "-n", "20", "--seed", "1")
+    assert len(sampled.text) == 21
+    assert call("export", "--quiet").text == "poems.html\n"
+    assert not Path("checkpoints").exists()
+    monkeypatch.delenv(CHECKPOINTS_VARIABLE)
+    assert call("sample", "-m", "elsewhere/poems", "-n", "20", "--seed", "1") == sampled
+
+
+def test_the_option_wins_over_the_variable(copied_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error names both and the folder."""
+    Path("checkpoints").rename("runs")
+    monkeypatch.setenv(CHECKPOINTS_VARIABLE, "nowhere")
+    monkeypatch.setenv(CACHE_VARIABLE, "nowhere-either")
+    parts = ("nowhere", "--checkpoints", CHECKPOINTS_VARIABLE)
+    assert_refused(call("sample"), 4, *parts)
+    assert_refused(call("info", "poems"), 4, *parts)
+    outcome = call("--checkpoints", "runs", "--cache-dir", "cache", "info", "poems")
+    assert dict(line.split("\t") for line in outcome.text.splitlines())["model"] == "runs/poems/model.safetensors"
+    assert call("--cache-dir", "cache", "info", "--cache", "--json").objects[0]["folder"] == str(copied_home / "cache")
+
+
+def test_one_variable_moves_all_caches(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts and kernels, whatever numba's own variable says; an empty variable is none."""
+    default = files.user_cache()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(desk / "numba"))
+    monkeypatch.setenv(CACHE_VARIABLE, "")
+    assert (files.user_cache(), files.kernel_cache()) == (default, desk / "numba")
+    monkeypatch.setenv(CACHE_VARIABLE, "own")
+    assert (files.user_cache(), files.kernel_cache()) == (desk / "own", desk / "own" / "kernels")
+    assert call("train", "poems.txt", "--dry-run").code == 0
+    assert len([*Path("own").glob("*.ids")]) == 1
+
+
+def test_help_names_the_variables() -> None:
+    """They are of all commands, so `charrnn --help` has them."""
+    shown = " ".join(call("--help").text.split())
+    assert f"--checkpoints FOLDER Folder of all runs. [env: {CHECKPOINTS_VARIABLE}]" in shown
+    assert f"[env: {CACHE_VARIABLE}]" in shown
+
+
+@pytest.mark.parametrize("option", ["--checkpoints", "--cache-dir"])
+def test_a_folder_is_named_before_the_command(option: str) -> None:
+    """After it the message says so; an empty one is refused."""
+    assert_refused(call("info", option, "x"), 2, f"charrnn {option} … info")
+    assert_refused(call(option, "", "info"), 2, option, "empty")
+
+
+def test_runs_elsewhere_are_not_read_as_texts(copied_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of texts may contain the folder of all runs, whose logs are no texts."""
+    Path("checkpoints").rename("runs")
+    monkeypatch.setenv(CHECKPOINTS_VARIABLE, "runs")
+    assert call("train", ".", "--dry-run", "--json").objects[0]["texts"] == [str(copied_home / "poems.txt")]
+
 
 # texts
 

@@ -304,7 +304,7 @@ def test_add_reports_a_system_limit_on_file_sizes(cache, allowed):
     ids = some_ids(300_000)
     resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, hard))
     try:
-        with pytest.raises(CharrnnError, match="XDG_CACHE_HOME"):
+        with pytest.raises(CharrnnError, match="CHARRNN_CACHE"):
             add(cache, KEY, ids, pieces=in_pieces(ids, [100_000, 200_000]))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -723,7 +723,7 @@ def test_the_hash_is_checked_before_the_header_is_parsed(cache):
 def test_add_reports_a_folder_that_was_removed(cache):
     """Between the check that it is writable and the writing."""
     cache.folder.rmdir()
-    with pytest.raises(CharrnnError, match="XDG_CACHE_HOME"):
+    with pytest.raises(CharrnnError, match="CHARRNN_CACHE"):
         add(cache, KEY, some_ids(5))
 
 

@@ -1333,7 +1333,7 @@ def test_encode_text_reports_a_full_disk(tmp_path, cache, allowed):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, hard))
     try:
-        with pytest.raises(CharrnnError, match="XDG_CACHE_HOME"):
+        with pytest.raises(CharrnnError, match="CHARRNN_CACHE"):
             encode_text(name, [Vocab("a")], CorpusConfig(), SourceConfig(), cache)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

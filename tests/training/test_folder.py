@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from charrnn.errors import CharrnnError, ModelFileError, RunLockedError, UsageError
-from charrnn.training.folder import MODEL_NAME, Run, find_model, list_models, list_without_model, run_name
+from charrnn.files import MODEL_NAME, list_models
+from charrnn.training.folder import Run, find_model, list_without_model, run_name
 from charrnn.training.log import Log
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
@@ -131,14 +132,14 @@ def test_models_are_listed_oldest_first(here):
     make_models("b", "c", "a")
     (here / "checkpoints" / "empty").mkdir()
     (here / "checkpoints" / MODEL_NAME).touch()
-    assert list_models() == [Path("checkpoints") / name / MODEL_NAME for name in "bca"]
+    assert list_models(Path("checkpoints")) == [Path("checkpoints") / name / MODEL_NAME for name in "bca"]
 
 
 def test_without_runs_no_model_is_listed(here):
     """Whether or not the folder of all runs exists."""
-    assert list_models() == []
+    assert list_models(Path("checkpoints")) == []
     (here / "checkpoints").mkdir()
-    assert list_models() == []
+    assert list_models(Path("checkpoints")) == []
 
 
 @pytest.mark.parametrize("which", ["file", "folder", "name", None])
@@ -378,7 +379,7 @@ def test_a_model_that_is_a_dead_link_is_not_listed(here):
     path = here / "checkpoints" / "bad" / MODEL_NAME
     path.unlink()
     path.symlink_to("gone")
-    assert list_models() == [Path("checkpoints/good") / MODEL_NAME]
+    assert list_models(Path("checkpoints")) == [Path("checkpoints/good") / MODEL_NAME]
 
 
 # where a run can write
