@@ -108,7 +108,7 @@ def paragraph(text: str) -> None:
 @contextlib.contextmanager
 def slow_notice(activity: str, *, quiet: bool = False) -> Iterator[None]:
     """Print what the program is doing if the block takes more than a second."""
-    timer = threading.Timer(NOTICE_DELAY, lambda: None if quiet else note(f"{activity} …"))
+    timer = threading.Timer(NOTICE_DELAY, lambda: None if quiet else paragraph(f"{activity} …"))
     timer.start()
     try:
         yield

@@ -7,7 +7,7 @@ from charrnn.terminal import console
 from charrnn.terminal.cards import network
 from charrnn.text.characters import one_line, printable
 
-COMPILING = "loading kernels, which are compiled for this processor the first time"
+COMPILING = "loading kernels; the first run on a machine compiles them"
 COMPARING = "comparing with n-grams and xz"
 MAX_LINES, MAX_WIDTH = 4, 100  # of a sample during training
 
@@ -20,9 +20,8 @@ def describe(event: Event) -> str:
         case Resumed():
             return event.note
         case Evaluated():
-            score = f"{event.nats_per_char:.4f} nats, {event.bits_per_char:.3f} {bits_per(event.unit)}"
             best = ", best" if event.best else ""
-            return f"step {event.step}: {score} on {event.num_chars:,} held-out {event.unit}s{best}"
+            return f"step {event.step}: {event.bits_per_char:.3f} {bits_per(event.unit)} held out{best}"
         case Sample():
             return "\n".join(sample_lines(event.text))
         case Warned():

@@ -18,6 +18,8 @@ from charrnn.text.characters import printable
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal to draw a bar on
 SECONDS_BETWEEN_SAMPLES = 10.0  # or those of a short run would fill the screen
 MAX_CURVE = 24  # columns
+MIN_BAR = 8  # columns; if fewer are left, the speed isn't shown
+ECHO = 3  # columns after the bar, for the ^C that a terminal prints
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -80,29 +82,27 @@ class TrainView:
             self._bar.write(console.wrapped(printable(text)), file=sys.stderr)
 
     def _show_progress(self, event: Progress) -> None:
+        step = f"step {event.step}/{event.num_steps or '?'}"
+        loss = f"{bits(event.nats_per_char):.3f} bits"
+        speed = f"{event.chars_per_second:,.0f} chars/s"
         left = "measuring" if event.seconds_left is None else f"{clock(event.seconds_left)} left"
-        pace = f"{bits(event.nats_per_char):.3f} bits, {event.chars_per_second:,.0f} chars/s, {left}"
         if sys.stderr.isatty():
-            self._draw_bar(event, pace)
+            width = console.terminal_width() - ECHO
+            facts = f"{step}  {loss}, {speed}, {left}"
+            self._draw_bar(event, width, facts if len(facts) + MIN_BAR <= width else f"{step}  {loss}, {left}")
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            console.note(f"step {event.step}/{event.num_steps or '?'}: {pace}")
+            console.note(f"{step}: {loss}, {speed}, {left}")
 
-    def _draw_bar(self, event: Progress, pace: str) -> None:
+    def _draw_bar(self, event: Progress, width: int, facts: str) -> None:
         if self._bar is None:
             from tqdm import tqdm
 
-            self._bar = tqdm(
-                total=event.num_steps,
-                initial=event.step,
-                file=sys.stderr,
-                dynamic_ncols=True,
-                leave=False,
-                bar_format="{bar} step {n_fmt}/{total_fmt}  {desc}",
-            )
+            self._bar = tqdm(initial=event.step, file=sys.stderr, ncols=width, leave=False, bar_format="{bar} {desc}")
         self._bar.total = event.num_steps
         self._bar.n = event.step
-        self._bar.set_description_str(pace)
+        self._bar.ncols = width
+        self._bar.set_description_str(facts)
 
 
 def clock(seconds: float) -> str:

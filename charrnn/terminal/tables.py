@@ -53,8 +53,9 @@ def comparison_rows(found: Assessment) -> list[tuple[str, str, str]]:
 
 
 def comparison_lines(found: Assessment) -> str:
-    """Return the comparison and its summary as lines of text."""
-    rows = comparison_rows(found)
+    """Return the comparison and its summary, which has the perplexity, as lines of text."""
+    (own, figure, _), *others = comparison_rows(found)
+    rows = [(own, figure, ""), *others]
     width = max(len(name) for name, _, _ in rows)
     lines = [
         f"{name:<{width}}  {figure} {bits_per(found.unit)}{f' ({note})' if note else ''}" for name, figure, note in rows

@@ -50,11 +50,11 @@ DESCRIBED: list[tuple[Event, list[str]]] = [
     (Progress(7, 20, 2.0, 0.004, 12345.6, 61.0, 0.3, 0.0), [""]),
     (
         Evaluated(9, 1.0, 1.442695, 1000, whole=False, best=True),
-        ["step 9: 1.0000 nats, 1.443 bits/char on 1,000 held-out characters, best"],
+        ["step 9: 1.443 bits/char held out, best"],
     ),
     (
         Evaluated(9, 1.0, 1.442695, 1000, whole=False, best=False),
-        ["step 9: 1.0000 nats, 1.443 bits/char on 1,000 held-out characters"],
+        ["step 9: 1.443 bits/char held out"],
     ),
     (Sample(9, text="\none\n \n\n\ttwo\n"), ["    one", "        two"]),
     (Sample(9, text="\n" * 100), [""]),
@@ -147,7 +147,7 @@ def test_a_plan_escapes_names_from_outside() -> None:
 def test_a_model_of_bytes_has_bits_per_byte() -> None:
     """In its plan and its events."""
     evaluated = Evaluated(9, 1.0, 1.442695, 1000, whole=False, best=False, unit="byte")
-    assert messages.describe(evaluated) == "step 9: 1.0000 nats, 1.443 bits/byte on 1,000 held-out bytes"
+    assert messages.describe(evaluated) == "step 9: 1.443 bits/byte held out"
     finished = messages.describe(replace(FINISHED, unit="byte"))
     assert finished.startswith("1.0000 nats, 1.443 bits per byte on all 4,070 held-out bytes\n")
     assert messages.plan_lines(replace(PLAN, unit="byte")).startswith("poems.txt: 4,068 bytes, 20 distinct;")

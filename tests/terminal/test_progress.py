@@ -66,7 +66,7 @@ def test_lines_go_to_stderr(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     caught = capsysbinary.readouterr()
     assert caught.out == b""
     assert caught.err.decode().splitlines() == [
-        "step 9: 1.0000 nats, 1.443 bits/char on 1,000 held-out characters, best",
+        "step 9: 1.443 bits/char held out, best",
         "    a rose",
         "warning: a state is damaged",
         "stopped early: no improvement since step 15",
@@ -132,9 +132,31 @@ def test_a_terminal_gets_a_curve_of_the_held_out_losses(monkeypatch: pytest.Monk
         view.show(replace(EVALUATED, nats_per_char=nats))
     lines = terminal.reached.getvalue().decode().splitlines()
     assert [re.search("best *(.*)$", line)[1] for line in lines] == ["▁", "█▁", "█▄▁"]
-    monkeypatch.setenv("COLUMNS", "76")
+    monkeypatch.setenv("COLUMNS", "44")
     view.show(EVALUATED)
-    assert terminal.reached.getvalue().endswith(b"characters, best\n")
+    assert terminal.reached.getvalue().endswith(b"held out, best\n")
+
+
+def test_a_bar_leaves_room_for_what_a_key_prints_and_drops_the_speed_when_narrow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A terminal prints ^C after the bar; in the last column it would begin a new line and leave the bar behind."""
+    terminal = open_terminal(monkeypatch)
+    view = TrainView(json_lines=False, quiet=False)
+    for columns in (100, 50, 80):  # as somebody changes the window
+        monkeypatch.setenv("COLUMNS", str(columns))
+        view.show(PROGRESS)
+        bar = terminal.reached.getvalue().decode().rpartition("\r")[2].rstrip()
+        assert columns - 12 < len(bar) <= columns - 3
+        assert bar.endswith("1:01 left")
+        assert ("chars/s" in bar) == (columns > 50)
+    view.close()
+
+
+def test_a_terminal_without_blocks_gets_no_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their escapes would be a riddle."""
+    open_terminal(monkeypatch).reconfigure(encoding="cp1252", errors="strict")
+    TrainView(json_lines=False, quiet=False).show(EVALUATED)
 
 
 def test_stopping_is_announced_at_once(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture) -> None:
