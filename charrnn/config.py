@@ -19,6 +19,7 @@ Cell = Literal["rnn", "gru", "lstm"]
 Precision = Literal["float32", "bfloat16"]
 PagePrecision = Literal["int8", "bfloat16", "float32"]  # of the weights in an exported page
 CELLS: tuple[Cell, ...] = get_args(Cell)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 PAGE_PRECISIONS: tuple[PagePrecision, ...] = get_args(PagePrecision)
 NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 NUM_STATES = {"rnn": 1, "gru": 1, "lstm": 2}

@@ -9,9 +9,9 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from charrnn.config import Precision
+from charrnn.config import PRECISIONS, Precision
 from charrnn.errors import ResourceError, UsageError
 
 if TYPE_CHECKING:
@@ -149,8 +149,8 @@ def select_precision(name: str, device: "torch.device | None" = None) -> Precisi
 
     Raises UsageError for an unknown name, ResourceError for bfloat16 if the device would emulate it.
     """
-    if name not in ("auto", *get_args(Precision)):
-        raise UsageError(f"--precision must be auto, {' or '.join(get_args(Precision))}, not {name!r}")
+    if name not in ("auto", *PRECISIONS):
+        raise UsageError(f"--precision must be auto, {' or '.join(PRECISIONS)}, not {name!r}")
     if name == "float32":
         return "float32"
     if device is not None and device.type == "cuda":

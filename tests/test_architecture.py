@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from charrnn.files import CHECKPOINTS_VARIABLE
+
 PACKAGE = Path(__file__).parent.parent / "charrnn"
 PAGE = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
 
@@ -246,10 +248,13 @@ def test_help_and_usage_errors_import_neither_torch_nor_numba_nor_numpy():
     assert_not_imported(["torch", "numba", "numpy"], helps + errors)
 
 
-def test_completion_imports_neither_torch_nor_numba_nor_numpy():
-    """So does completion in the shell."""
-    words = {"_CHARRNN_COMPLETE": "complete_bash", "COMP_WORDS": "charrnn train --emb", "COMP_CWORD": "2"}
-    assert assert_not_imported(["torch", "numba", "numpy"], [([], 0)], **words) == "--embedding-dim\n"
+def test_completion_imports_neither_torch_nor_numba_nor_numpy(tmp_path):
+    """So does completion in the shell, of options and of runs."""
+    (tmp_path / "poems").mkdir()
+    (tmp_path / "poems" / "model.safetensors").touch()
+    shell = {"_CHARRNN_COMPLETE": "complete_bash", "COMP_CWORD": "3", CHECKPOINTS_VARIABLE: str(tmp_path)}
+    for words, answer in (("charrnn train x --emb", "--embedding-dim\n"), ("charrnn sample -m ", "poems\n")):
+        assert assert_not_imported(["torch", "numba", "numpy"], [([], 0)], **shell, COMP_WORDS=words) == answer
 
 
 def test_sample_info_and_export_never_import_torch(tmp_path, monkeypatch):

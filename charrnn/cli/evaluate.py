@@ -36,10 +36,11 @@ from charrnn.cli.report import (
     write_report,
 )
 from charrnn.cli.texts import load_network, read_texts
-from charrnn.config import ADAPT_RATE, flag
+from charrnn.config import ADAPT_RATE, BLANK_LINES, LINES, flag
 from charrnn.errors import UsageError
 from charrnn.inspection.findings import QUICK_PARTS
 from charrnn.terminal import console, messages, tables
+from charrnn.terminal.completion import one_of
 from charrnn.terminal.inside import print_inside
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ def evaluate(
             metavar="KIND",
             help="Split the text into documents and score each separately; lines works with any model.",
             show_default="as in training",
+            autocompletion=one_of(LINES, BLANK_LINES),
         ),
     ] = None,
     column: Column = None,

@@ -11,7 +11,8 @@ from charrnn.cli.report import check_target, write_file
 from charrnn.config import PAGE_PRECISIONS, PagePrecision, SampleConfig
 from charrnn.errors import InputError, UsageError
 from charrnn.events import bits, bits_per
-from charrnn.terminal import cards, console
+from charrnn.terminal import cards, completion, console
+from charrnn.terminal.completion import one_of
 from charrnn.text.characters import END
 
 if TYPE_CHECKING:
@@ -43,7 +44,10 @@ def export(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]", help="Run name or model file.", show_default="the newest model in ./checkpoints"
+            metavar="[MODEL]",
+            help="Run name or model file.",
+            show_default="the newest model in ./checkpoints",
+            autocompletion=completion.runs,
         ),
     ] = None,
     output: Annotated[
@@ -52,7 +56,11 @@ def export(
     ] = None,
     precision: Annotated[
         str,
-        typer.Option(metavar="FORMAT", help="Number format of the weights in the page: int8, bfloat16 or float32."),
+        typer.Option(
+            metavar="FORMAT",
+            help="Number format of the weights in the page: int8, bfloat16 or float32.",
+            autocompletion=one_of(*PAGE_PRECISIONS),
+        ),
     ] = "int8",
     ngrams: Annotated[
         float | None,

@@ -7,13 +7,18 @@ import typer
 
 from charrnn.cli.options import Json
 from charrnn.errors import ModelFileError
-from charrnn.terminal import cards, console
+from charrnn.terminal import cards, completion, console
 
 
 def info(
     which: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="Run name or model file.", show_default="all runs in ./checkpoints"),
+        typer.Argument(
+            metavar="[MODEL]",
+            help="Run name or model file.",
+            show_default="all runs in ./checkpoints",
+            autocompletion=completion.runs,
+        ),
     ] = None,
     cache: Annotated[
         bool, typer.Option("--cache", help="Show where encoded texts and compiled kernels are cached, and their size.")

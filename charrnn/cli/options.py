@@ -13,10 +13,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from charrnn.config import CorpusConfig, ListConfig, SampleConfig, SourceConfig, TrainConfig
+from charrnn.config import FORMATS, CorpusConfig, ListConfig, SampleConfig, SourceConfig, TrainConfig
 from charrnn.errors import UsageError
 from charrnn.inspection.findings import PARTS
-from charrnn.terminal import console
+from charrnn.terminal import completion, console
+from charrnn.terminal.completion import one_of
 from charrnn.text.characters import one_line
 
 ALL_PARTS = "all"
@@ -87,6 +88,9 @@ class Command(TyperCommand):
     def get_help_option(self, ctx: Any) -> Any:
         return with_print_help(super().get_help_option(ctx))
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        return completion.without_help(super().shell_complete(ctx, incomplete))
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return ["[OPTIONS]", *(str(one.metavar) for one in self.params if one.param_type_name == "argument")]
 
@@ -122,6 +126,9 @@ class Group(TyperGroup):
             advice = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(self.commands)}"
             raise UsageError(f"no command {one_line(args[0])!r}; {advice}")
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        return completion.without_help(super().shell_complete(ctx, incomplete))
 
     def get_help_option(self, ctx: Any) -> Any:
         return with_print_help(super().get_help_option(ctx))
@@ -229,7 +236,10 @@ def description(parameter: Any) -> str:
 
 Json = Annotated[bool, output_option("--json", help="Print JSON, one object per line.")]
 Quiet = Annotated[bool, output_option("--quiet", "-q", help="Print only errors on stderr.")]
-Device = Annotated[str, machine_option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[
+    str,
+    machine_option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.", autocompletion=one_of("auto", "cpu", "cuda")),
+]
 Threads = Annotated[int | None, machine_option(help="CPU threads.", show_default="all available cores")]
 Encoding = Annotated[
     str | None, text_option(metavar="NAME", help="Text encoding.", show_default=default(CorpusConfig, "encoding"))
@@ -248,7 +258,11 @@ Label = Annotated[
 ]
 LabelFrom = Annotated[
     str | None,
-    text_option(metavar="KIND", help="Label each document with the name of its file or folder: file or folder."),
+    text_option(
+        metavar="KIND",
+        help="Label each document with the name of its file or folder: file or folder.",
+        autocompletion=one_of("file", "folder"),
+    ),
 ]
 Format = Annotated[
     str | None,
@@ -257,6 +271,7 @@ Format = Annotated[
         metavar="FORMAT",
         help="Format of the records: csv, tsv, jsonl or fasta.",
         show_default="as the file's name says",
+        autocompletion=one_of(*FORMATS),
     ),
 ]
 Errors = Annotated[
@@ -265,6 +280,7 @@ Errors = Annotated[
         metavar="MODE",
         help="Invalid bytes and records: strict (stop), or replace (bytes by U+FFFD; records are skipped).",
         show_default=default(CorpusConfig, "errors"),
+        autocompletion=one_of("strict", "replace"),
     ),
 ]
 Inside = Annotated[
@@ -274,6 +290,7 @@ Inside = Annotated[
         metavar="[PART]",
         help=f"Also look inside the model: {', '.join(PARTS[:-1])} or {PARTS[-1]}; repeat it for several.",
         show_default="all parts",
+        autocompletion=one_of(*PARTS, ALL_PARTS),
     ),
 ]
 ModelNames = Annotated[
@@ -284,6 +301,7 @@ ModelNames = Annotated[
         metavar="MODEL",
         help="Run name or model file; repeat it to compare models on the same text.",
         show_default="the newest model in ./checkpoints",
+        autocompletion=completion.runs,
     ),
 ]
 MaxBytes = Annotated[
@@ -297,5 +315,6 @@ ModelName = Annotated[
         metavar="MODEL",
         help="Run name or model file.",
         show_default="the newest model in ./checkpoints",
+        autocompletion=completion.runs,
     ),
 ]

@@ -23,9 +23,10 @@ from charrnn.cli.options import (
     machine_option,
     output_option,
 )
-from charrnn.config import RESAMPLE, ListConfig, SampleConfig, flag, overlay
+from charrnn.config import PRECISIONS, RESAMPLE, ListConfig, SampleConfig, flag, overlay
 from charrnn.errors import CharrnnError, InputError, UsageError
 from charrnn.terminal import console, messages
+from charrnn.terminal.completion import one_of
 from charrnn.text.characters import unescaped
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def sample(
             metavar="MODE",
             help="Prompt characters the model doesn't know: error (stop) or skip.",
             show_default=default(SampleConfig, "unknown"),
+            autocompletion=one_of("error", "skip"),
         ),
     ] = None,
     length: Annotated[
@@ -203,6 +205,7 @@ def sample(
             metavar="COST",
             help="What makes a sample probable: few bits per character (char) or in all (total).",
             show_default=default(ListConfig, "best_by"),
+            autocompletion=one_of("char", "total"),
         ),
     ] = None,
     train_text: Annotated[
@@ -224,7 +227,9 @@ def sample(
     precision: Annotated[
         str,
         machine_option(
-            metavar="FORMAT", help="Number format of the weights: float32, bfloat16 or auto (the fastest here)."
+            metavar="FORMAT",
+            help="Number format of the weights: float32, bfloat16 or auto (the fastest here).",
+            autocompletion=one_of(*PRECISIONS, "auto"),
         ),
     ] = "float32",
 ) -> None:

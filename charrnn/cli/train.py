@@ -27,11 +27,21 @@ from charrnn.cli.options import (
     output_option,
     text_option,
 )
-from charrnn.config import CELLS, SECONDS_BETWEEN_STATES, CorpusConfig, SourceConfig, TrainConfig
+from charrnn.config import (
+    BLANK_LINES,
+    CELLS,
+    LINES,
+    PRECISIONS,
+    SECONDS_BETWEEN_STATES,
+    CorpusConfig,
+    SourceConfig,
+    TrainConfig,
+)
 from charrnn.distributed import Ranks
 from charrnn.errors import UsageError
 from charrnn.files import CHECKPOINTS
-from charrnn.terminal import console, messages, tables
+from charrnn.terminal import completion, console, messages, tables
+from charrnn.terminal.completion import one_of
 from charrnn.terminal.progress import TrainView
 
 if TYPE_CHECKING:
@@ -53,12 +63,18 @@ def train(
             metavar="NAME",
             help="Name of the run's folder in ./checkpoints or $CHARRNN_CHECKPOINTS.",
             show_default="the text's name",
+            autocompletion=completion.runs,
         ),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over and discard the earlier run.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and exit.")] = False,
     cell: Annotated[
-        str | None, network_option(metavar="CELL", help=f"Recurrent cell: {', '.join(CELLS[:-1])} or {CELLS[-1]}.")
+        str | None,
+        network_option(
+            metavar="CELL",
+            help=f"Recurrent cell: {', '.join(CELLS[:-1])} or {CELLS[-1]}.",
+            autocompletion=one_of(*CELLS),
+        ),
     ] = None,
     num_layers: Annotated[
         int | None, network_option("--num-layers", "--layers", help="Number of recurrent layers.")
@@ -96,7 +112,12 @@ def train(
         ),
     ] = None,
     init_from: Annotated[
-        str | None, learning_option(metavar="MODEL", help="Start from this model's weights: a run name or a file.")
+        str | None,
+        learning_option(
+            metavar="MODEL",
+            help="Start from this model's weights: a run name or a file.",
+            autocompletion=completion.runs,
+        ),
     ] = None,
     documents: Annotated[
         str | None,
@@ -104,6 +125,7 @@ def train(
             metavar="SEPARATOR",
             help="Treat the text as separate documents, split at lines, blank-lines or any string; "
             r"\n, \t and \\ are escapes.",
+            autocompletion=one_of(LINES, BLANK_LINES),
         ),
     ] = None,
     column: Column = None,
@@ -154,7 +176,9 @@ def train(
     precision: Annotated[
         str,
         machine_option(
-            metavar="FORMAT", help="Number format for matrix products: float32, bfloat16 or auto (the fastest here)."
+            metavar="FORMAT",
+            help="Number format for matrix products: float32, bfloat16 or auto (the fastest here).",
+            autocompletion=one_of(*PRECISIONS, "auto"),
         ),
     ] = "auto",
     report: Annotated[bool, output_option("--report", help="Write a report page next to the model.")] = False,
