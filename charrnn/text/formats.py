@@ -1,5 +1,6 @@
 """Formats of records: the rows of CSV and TSV, the objects of JSON Lines, the sequences of FASTA."""
 
+import contextlib
 import csv
 import io
 import itertools
@@ -14,14 +15,18 @@ from charrnn.text.characters import one_line
 _DELIMITERS = ",;\t|"  # of CSV; the first one is the most usual
 _MAX_FIELD = 1 << 24  # characters of a CSV field; in a longer one a quotation mark is probably missing
 _MAX_NAMED = 10  # columns in a message
+_TEXT_AFTER_QUOTE = "text follows the quotation mark that closes a field; inside a field it is written twice"
 _FASTA_FIELDS = ("sequence", "id", "description")
 _LINE_END = re.compile("[\r\n]")
+_DELIMITER_LINE = re.compile('"?sep=([^"\r\n])"?[\r\n]*\\Z', re.IGNORECASE)
+_QUOTED = re.compile('"(?:[^"]|"")*"')
 
 
 class BadRecord(Exception):
     """What is wrong with a record; the others can still be read."""
 
 
+Row = tuple[int, list[str] | BadRecord]  # the line in which a row begins, and its fields
 Parsed = tuple[int, list[str] | BadRecord]  # the line in which a record begins, and the wanted values
 
 
@@ -46,30 +51,33 @@ def parse(lines: Iterator[str], name: str, wanted: list[str], kind: str) -> Iter
         return _parse_json(lines, wanted)
     if kind == "fasta":
         return _parse_fasta(lines, name, wanted)
-    return _parse_table(lines, name, wanted, _DELIMITERS if kind == "csv" else "\t")
+    return _parse_table(lines, name, wanted, kind)
 
 
-def _parse_table(lines: Iterator[str], name: str, wanted: list[str], delimiters: str) -> Iterator[Parsed]:
-    """Parse CSV or TSV. The first row names the columns, unless all wanted ones are numbers, from 1."""
-    first = next(lines, "")
+def _parse_table(lines: Iterator[str], name: str, wanted: list[str], kind: str) -> Iterator[Parsed]:
+    """Parse CSV or TSV. The first row names the columns, unless all wanted ones are numbers, from 1.
+
+    A line before it may name the delimiter, as Excel writes it: `sep=;`.
+    """
     has_header = not all(column.isdecimal() for column in wanted)
-    delimiter = _find_delimiter(first, delimiters, wanted if has_header else [])
-    csv.field_size_limit(_MAX_FIELD)
-    rows = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
-    header = _next_row(rows, name) if has_header else None
-    places = [_find_place(column, header, name) for column in wanted]
+    first, num_before, delimiter = next(lines, ""), 0, ""
+    if named := _DELIMITER_LINE.match(first):
+        first, num_before, delimiter = next(lines, ""), 1, named[1]
+    if not delimiter:
+        delimiter = "\t" if kind == "tsv" else _find_delimiter(first, wanted if has_header else [])
+    lines = itertools.chain([first], lines)
+    if kind == "tsv" and delimiter == "\t":
+        rows = _tab_rows(lines, num_before)
+    else:
+        rows = _delimited_rows(lines, name, delimiter, num_before)
+    header = next(rows, (1, None))[1] if has_header else None
+    places = [_find_place(column, header, name, 1 + num_before) for column in wanted]
     width = len(header) if isinstance(header, list) else 0
-    while True:
-        line = rows.line_num + 1
-        row = _next_row(rows, name)
-        if row is None:
-            return
-        if row == []:  # a blank line
-            continue
+    for line, row in rows:
         if isinstance(row, BadRecord):
             yield line, row
         elif len(row) != (width or len(row)):
-            yield line, BadRecord(f"it has {_count(len(row), 'field')} instead of {width:,}")
+            yield line, _wrong_width(row, width, kind)
         elif max(places) >= len(row):
             raise InputError(f"{name}: no column {max(places) + 1}; line {line:,} has {_count(len(row), 'field')}")
         else:
@@ -77,44 +85,88 @@ def _parse_table(lines: Iterator[str], name: str, wanted: list[str], delimiters:
             yield line, [row[place] for place in places]
 
 
-def _next_row(rows: Any, name: str) -> list[str] | BadRecord | None:
-    """Read a row of CSV; None at the end. Raises InputError where the rest of the text can't be parsed either."""
-    line = rows.line_num + 1
-    try:
-        found: list[str] | None = next(rows, None)
-    except csv.Error as error:
-        if "unexpected end" in str(error) or "field limit" in str(error):
-            raise InputError(
-                f"{name}: line {line:,} begins a record that does not end: a quotation mark is never closed"
-            ) from None
-        return BadRecord("text follows the quotation mark that closes a field; inside a field it is written twice")
-    return found
+def _wrong_width(row: list[str], width: int, kind: str) -> BadRecord:
+    """Return that a row has too few or too many fields; in TSV quotes with newlines inside may be why."""
+    has_quote = kind == "tsv" and any(field.startswith('"') or field.endswith('"') for field in row)
+    advice = " (--format csv reads fields in quotes that contain newlines)" if has_quote else ""
+    return BadRecord(f"it has {_count(len(row), 'field')} instead of {width:,}{advice}")
 
 
-def _find_delimiter(first: str, delimiters: str, wanted: list[str]) -> str:
+def _delimited_rows(lines: Iterator[str], name: str, delimiter: str, num_before: int) -> Iterator[Row]:
+    """Yield the rows of CSV that are not blank. num_before: lines that were read before.
+
+    Raises InputError where the rest of the text can't be parsed.
+    """
+    csv.field_size_limit(_MAX_FIELD)
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        line = num_before + rows.line_num + 1
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            if "unexpected end" in str(error) or "field limit" in str(error):
+                raise InputError(
+                    f"{name}: line {line:,} begins a record that does not end: a quotation mark is never closed"
+                ) from None
+            yield line, BadRecord(_TEXT_AFTER_QUOTE)
+            continue
+        if row is None:
+            return
+        if row:
+            yield line, row
+
+
+def _tab_rows(lines: Iterator[str], num_before: int) -> Iterator[Row]:
+    """Yield the rows of TSV that are not blank; each is a line, so a stray quotation mark spoils no other one.
+
+    num_before: as for _delimited_rows.
+    """
+    width = 0
+    for number, line in enumerate(lines, start=1 + num_before):
+        if line := line.rstrip("\r\n"):
+            row = _split_at_tabs(line, width)
+            width = width or len(row)
+            yield number, row
+
+
+def _split_at_tabs(line: str, width: int) -> list[str]:
+    """Split a line of TSV into fields, if possible `width` of them.
+
+    A field that begins and ends with quotation marks is quoted as in CSV; in any other one they are characters.
+    """
+    fields = line.split("\t")
+    if len(fields) != width and '"' in line:
+        with contextlib.suppress(csv.Error):
+            quoted_fields = next(csv.reader([line], delimiter="\t", strict=True))
+            if len(quoted_fields) == (width or len(quoted_fields)):
+                return quoted_fields
+    return [field[1:-1].replace('""', '"') if _QUOTED.fullmatch(field) else field for field in fields]
+
+
+def _find_delimiter(first: str, wanted: list[str]) -> str:
     """Return the delimiter by which the first line has most of the wanted columns, and then most fields."""
 
     def columns(delimiter: str) -> list[str]:
         return next(csv.reader([first], delimiter=delimiter), [])
 
-    return max(delimiters, key=lambda one: (len({*wanted} & {*columns(one)}), len(columns(one))))
+    return max(_DELIMITERS, key=lambda one: (len({*wanted} & {*columns(one)}), len(columns(one))))
 
 
-def _find_place(column: str, header: list[str] | BadRecord | None, name: str) -> int:
-    """Return which field of a row is a column, from 0. Raises InputError if the header has none of that name."""
+def _find_place(column: str, header: list[str] | BadRecord | None, name: str, line: int) -> int:
+    """Return which field of a row is a column, from 0. Raises InputError if the header, in a line, doesn't name it."""
     if not header:
         if header is None and column.isdecimal() and int(column) > 0:
             return int(column) - 1
         raise InputError(f"{name}: no column {quoted(column)}; the text is empty")
     if isinstance(header, BadRecord):
-        raise InputError(f"{name}: line 1 is no row of column names: {header}")
+        raise InputError(f"{name}: line {line} is no row of column names: {header}")
     names = [one.strip() for one in header]
     if names.count(column) == 1:
         return names.index(column)
     if names.count(column) > 1:
         raise InputError(f"{name}: {names.count(column)} columns are called {quoted(column)}; rename one of them")
     raise InputError(
-        f"{name}: no column {quoted(column)}; line 1 names {_list_names(names)}. "
+        f"{name}: no column {quoted(column)}; line {line} names {_list_names(names)}. "
         "Without such a line, give the columns as numbers"
     )
 

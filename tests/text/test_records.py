@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -128,6 +129,59 @@ def test_a_name_may_not_say_the_format():
 def test_a_tsv_has_tabs_only():
     """Commas are part of its values."""
     assert read("text\tkind\na, b\tc\n", "a.tsv", label="kind") == [("a, b", "c")]
+
+
+@given(ROWS, st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]), st.integers(1, 50))
+def test_a_tsv_with_quotes_is_read_back(rows, quoting, size):
+    """As pandas and Excel write it, with tabs and quotation marks, but each record in a line."""
+    rows = [tuple(re.sub("[\r\n]", " ", value).strip(" ") or "x" for value in row) for row in rows]
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, delimiter="\t", quoting=quoting)
+    writer.writerow(["text", "kind"])
+    writer.writerows(rows)
+    assert read(file.getvalue(), "a.tsv", size=size, label="kind") == [(text, kind.strip()) for text, kind in rows]
+
+
+@given(ROWS, st.integers(1, 50))
+def test_a_tsv_without_quotes_is_read_back(rows, size):
+    """As most programs write it: a quotation mark is a character, unless a field begins and ends with one."""
+    rows = [tuple(re.sub("[\r\n\t]", " ", value).strip(' "') or "x" for value in row) for row in rows]
+    rows = [(f'"{text}', label) for text, label in rows] + [(f'5" {text}"', f'"{label}" x') for text, label in rows]
+    text = "text\tkind\n" + "".join(f"{text}\t{label}\n" for text, label in rows)
+    assert read(text, "a.tsv", size=size, label="kind") == rows
+
+
+def test_a_stray_quotation_mark_in_a_tsv_spoils_no_record():
+    """Each line is a record; one with newlines in quotes is named with what reads it."""
+    text = 'text\tkind\n5" disk\tx\n"open\ty\n"big" dog\tz\n"a\tb"\tc\n"said ""so"""\td\nclose"\te\n'
+    assert read(text, "a.tsv", label="kind") == [
+        ('5" disk', "x"),
+        ('"open', "y"),
+        ('"big" dog', "z"),
+        ("a\tb", "c"),
+        ('said "so"', "d"),
+        ('close"', "e"),
+    ]
+    text = 'kind\ttext\nx\t"one\ntwo"\ny\tthree\n'
+    assert "record 2, line 3: it has 1 field instead of 2 (--format csv reads" in refusal(text, "a.tsv")
+    assert read(text, "a.tsv", format="csv") == [("one\ntwo", ""), ("three", "")]
+
+
+@pytest.mark.parametrize("line", ["sep={}\r\n", "SEP={}\n", '"sep={}"\n'])
+@pytest.mark.parametrize("delimiter", [*",;\t|", ":"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_first_line_may_name_the_delimiter(line, delimiter, name):
+    """As Excel writes it; it is neither a record nor the names of the columns."""
+    text = line.format(delimiter) + f"text{delimiter}kind\na{delimiter}x\n"
+    assert read(text, name, label="kind") == [("a", "x")]
+    assert read(text, name, column="1") == [("text", ""), ("a", "")]
+    assert "no column 'txt'; line 2 names 'text', 'kind'" in refusal(text, name, column="txt")
+    assert "record 2, line 4: it has 1 field" in refusal(text + "b\n", name)
+
+
+def test_a_column_may_be_called_sep():
+    """Only a whole line that consists of it names a delimiter."""
+    assert read("sep=;,text\na,b\n") == [("b", "")]
 
 
 def test_spaces_around_a_label_are_no_part_of_it():
