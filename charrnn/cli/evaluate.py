@@ -39,9 +39,10 @@ from charrnn.cli.texts import load_network, read_texts
 from charrnn.config import ADAPT_RATE, BLANK_LINES, LINES, flag
 from charrnn.errors import UsageError
 from charrnn.inspection.findings import QUICK_PARTS
-from charrnn.terminal import console, messages, tables
+from charrnn.terminal import console, messages, progress, tables
 from charrnn.terminal.completion import one_of
 from charrnn.terminal.inside import print_inside
+from charrnn.text.characters import END
 
 if TYPE_CHECKING:
     from charrnn.evaluation.scores import Assessment, Line
@@ -302,8 +303,8 @@ def inspect(
         return None
     from charrnn.inspection.inside import look_inside
 
-    with console.slow_notice("looking inside the model"):
-        findings = look_inside(parts, network, file, text, found.first, classes, num_shown=num_shown)
+    shown_parts = progress.tracked(parts, "looking inside the model")
+    findings = look_inside(shown_parts, network, file, text, found.first, classes, num_shown=num_shown)
     if missing := [part for part in parts if getattr(findings, part) is None]:
         console.note(f"the text is too short for --inside {', '.join(missing)}")
     return findings
@@ -365,7 +366,7 @@ def print_assessment(
     console.sentences(sentences(assessment))
     if console.uses_colour():
         excerpt = file.vocab.decode(found.first.ids[:EXCERPT])
-        shown = excerpt.rfind("\n") + 1 or len(excerpt)  # whole lines
+        shown = max(excerpt.rfind("\n"), excerpt.rfind(END)) + 1 or len(excerpt)  # whole lines
         console.surprisal(excerpt[:shown].rstrip("\n"), found.first.nats)
     if findings:
         print_inside(findings, file.vocab, found.first.ids[:EXCERPT])

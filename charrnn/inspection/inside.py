@@ -1,6 +1,7 @@
 """Looks inside a model: measures the parts that are wanted."""
 
-from collections.abc import Collection
+from collections.abc import Iterable
+from typing import Any
 
 from charrnn.evaluation.texts import EvalText
 from charrnn.inspection.alike import find_alike
@@ -15,7 +16,7 @@ from charrnn.model.network import CharRNN
 
 
 def look_inside(
-    parts: Collection[str],
+    parts: Iterable[str],
     network: CharRNN,
     file: ModelFile,
     text: EvalText,
@@ -24,16 +25,23 @@ def look_inside(
     *,
     num_shown: int | None = None,
 ) -> Inside:
-    """Measure parts (of findings.PARTS) of a model on a text that it has scored.
+    """Measure parts (of findings.PARTS) of a model on a text that it has scored, one after the other.
 
     network: the file's, with which the text was scored; first: the predictions of the text's first characters;
     classes: the sums over those of all its characters. num_shown: how many of the first characters are shown with
     the activations of units; None means all of them.
     """
-    return Inside(
-        memory=measure_memory(network, file, text, first) if "memory" in parts else None,
-        gradient=measure_reach(network, text, first.ids) if "gradient" in parts else None,
-        units=find_units(network, file, text, first.ids, num_shown) if "units" in parts else None,
-        bits=classes.shares() if "bits" in parts else None,
-        alike=find_alike(file.tensors["embedding.weight"], first.ids, file.vocab) if "alike" in parts else None,
-    )
+    found: dict[str, Any] = {}
+    for part in parts:
+        match part:
+            case "memory":
+                found[part] = measure_memory(network, file, text, first)
+            case "gradient":
+                found[part] = measure_reach(network, text, first.ids)
+            case "units":
+                found[part] = find_units(network, file, text, first.ids, num_shown)
+            case "bits":
+                found[part] = classes.shares()
+            case "alike":
+                found[part] = find_alike(file.tensors["embedding.weight"], first.ids, file.vocab)
+    return Inside(**found)

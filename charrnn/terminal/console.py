@@ -16,7 +16,7 @@ from typing import Any
 
 from charrnn.errors import CharrnnError, OutputClosed
 from charrnn.events import bits
-from charrnn.text.characters import one_line, printable
+from charrnn.text.characters import one_line, printable, visible_chars
 
 MAX_HALF = 600  # characters of an error's beginning, which names a file, and of its end, which says what to do
 _COLUMN_GAP = 3  # between two columns of a table, at most
@@ -200,14 +200,19 @@ def uses_colour() -> bool:
     return not console.no_color and console.color_system is not None
 
 
+def shown_chars(text: str) -> list[str]:
+    """Return the visible form of each character of a text in colours, in which newlines stay."""
+    return [char if char == "\n" else form for char, form in zip(text, visible_chars(text), strict=True)]
+
+
 def surprisal(text: str, nats: Iterable[float]) -> None:
     """Print a text on a terminal, each character on a colour that shows its surprisal. nats may be longer than it."""
     from rich.console import Console
     from rich.text import Text
 
     excerpt, legend = Text("\n"), Text("bits: ")
-    for char, cost in zip(text, nats, strict=False):
-        excerpt.append(printable(char), next(style for most, _, style in _SURPRISAL_STYLES if bits(cost) <= most))
+    for char, cost in zip(shown_chars(text), nats, strict=False):
+        excerpt.append(char, next(style for most, _, style in _SURPRISAL_STYLES if bits(cost) <= most))
     for _, name, style in _SURPRISAL_STYLES:
         legend.append(f" {name} ", style)
     console = Console(file=sys.stdout, highlight=False, width=terminal_width())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from charrnn.events import bits_per
 from charrnn.inspection import sentences
 from charrnn.terminal import console
-from charrnn.text.characters import name, visible_chars
+from charrnn.text.characters import name
 
 if TYPE_CHECKING:
     from charrnn.data.vocab import Ids, Vocab
@@ -77,7 +77,7 @@ def reach_rows(found: "Reach") -> list[tuple[str, ...]]:
     num_steps = len(found.median)
     steps = sorted({0, *(1 << power for power in range((num_steps - 1).bit_length())), num_steps - 1})
     curves = found.median, found.lower, found.upper
-    return [(str(step), *(f"{curve[step]:.1e}" for curve in curves)) for step in steps]
+    return [(str(step), *(f"{curve[step]:.2g}" for curve in curves)) for step in steps]
 
 
 def unit_row(unit: "ReadableUnit") -> tuple[str, ...]:
@@ -123,7 +123,7 @@ def print_coloured(units: "Sequence[ReadableUnit]", text: str) -> None:
     from rich.text import Text
 
     excerpt = "\n".join(text.split("\n")[:_MAX_LINES])[: _MAX_LINES * console.terminal_width()]
-    shown = [char if char == "\n" else form for char, form in zip(excerpt, visible_chars(excerpt), strict=True)]
+    shown = console.shown_chars(excerpt)
     screen = Console(file=None, highlight=False, width=console.terminal_width())
     for unit in units:
         line = Text(f"{unit.index}: {unit.feature}\n")

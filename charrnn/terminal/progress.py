@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -103,6 +103,21 @@ class TrainView:
         self._bar.n = event.step
         self._bar.ncols = width
         self._bar.set_description_str(facts)
+
+
+def tracked(names: Sequence[str], activity: str) -> Iterator[str]:
+    """Yield the names of things to do; on a terminal a bar shows which one is being done."""
+    if not sys.stderr.isatty():
+        yield from names
+        return
+    from tqdm import tqdm
+
+    bar_format = "{bar} {desc} ({n_fmt} of {total_fmt} done)"
+    with tqdm(total=len(names), file=sys.stderr, dynamic_ncols=True, leave=False, bar_format=bar_format) as bar:
+        for name in names:
+            bar.set_description_str(f"{activity}: {name}")
+            yield name
+            bar.update()
 
 
 def clock(seconds: float) -> str:

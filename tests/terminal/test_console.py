@@ -295,3 +295,9 @@ def test_a_very_long_error_loses_its_middle(capsys: pytest.CaptureFixture[str]) 
     assert line.startswith("charrnn: aaa")
     assert line.endswith("a; use --run NAME\n")
     assert len(line) < 1300
+
+
+def test_symbols_and_bytes_have_visible_forms_in_a_coloured_text() -> None:
+    """An escape for each would take more room than the text."""
+    assert "".join(console.shown_chars("é\udc02a\udc00\nb\tc\x1b")) == "é␟a␃\nb␉c␛"
+    assert "".join(console.shown_chars("\udcc3\udca9x")) == "é·x"

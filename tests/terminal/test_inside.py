@@ -23,7 +23,9 @@ def test_reach_rows_end_with_the_farthest_step() -> None:
     curve = tuple(0.5**step for step in range(7))
     rows = inside.reach_rows(Reach(curve, curve, curve, num_targets=64, gain=0.5))
     assert [row[0] for row in rows] == ["0", "1", "2", "4", "6"]
-    assert rows[1] == ("1", "5.0e-01", "5.0e-01", "5.0e-01")
+    assert rows[1] == ("1", "0.5", "0.5", "0.5")
+    vanished = inside.reach_rows(Reach((12.34, 0.0), (1e-12, 0.0), (0.056, 1e-36), 64, 0.0))
+    assert vanished == [("0", "12", "1e-12", "0.056"), ("1", "0", "0", "1e-36")]
     assert [row[0] for row in inside.reach_rows(Reach((1.0, 0.5), (1.0, 0.5), (1.0, 0.5), 64, 0.5))] == ["0", "1"]
 
 

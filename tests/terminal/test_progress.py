@@ -11,7 +11,7 @@ import pytest
 
 from charrnn.events import Evaluated, Event, Progress, Sample, Saved, Stopped, Warned
 from charrnn.terminal import progress
-from charrnn.terminal.progress import TrainView, clock, sparkline
+from charrnn.terminal.progress import TrainView, clock, sparkline, tracked
 from tests.cli.conftest import open_terminal
 
 PROGRESS = Progress(
@@ -211,3 +211,17 @@ def test_clock(seconds: float, shown: str) -> None:
 def test_a_sparkline_shows_where_numbers_go(values: list[float], width: int, shown: str) -> None:
     """From the lowest to the highest; numbers that are not finite are left out."""
     assert sparkline(values, width) == shown
+
+
+def test_a_bar_names_what_is_being_done(
+    monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """On a terminal, where it disappears at the end; a pipe gets nothing."""
+    assert list(tracked(["memory", "units"], "looking inside")) == ["memory", "units"]
+    assert capsysbinary.readouterr().err == b""
+    screen = open_terminal(monkeypatch)
+    names = tracked(["memory", "units"], "looking inside")
+    assert next(names) == "memory"
+    assert screen.reached.getvalue().decode().endswith("looking inside: memory (0 of 2 done)")
+    assert list(names) == ["units"]
+    assert screen.reached.getvalue().decode().rpartition("done)")[2].strip() == ""
