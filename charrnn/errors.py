@@ -6,7 +6,7 @@
     │   └── UnknownCharacterError    a character that the model does not know
     ├── ModelFileError           4   a damaged or foreign model or state file
     ├── RunLockedError           5   another process is using this run's folder
-    ├── ResourceError            6   out of memory, or no such device
+    ├── ResourceError            6   out of memory, no such device, or no PyTorch
     ├── DivergenceError          7   training diverged
     ├── PeerError                n   another process of the run failed with exit code n and reports why
     ├── OutputClosed           141   the reader of stdout closed it; nothing is printed
@@ -51,7 +51,7 @@ class RunLockedError(CharrnnError):
 
 
 class ResourceError(CharrnnError):
-    """The machine lacks the memory or the device that is needed."""
+    """The machine lacks the memory, the device or the library that is needed."""
 
     exit_code = 6
 

@@ -8,10 +8,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+import charrnn
 from charrnn import errors, events
 from charrnn.config import ModelConfig
 from charrnn.model.file import save_model
@@ -143,3 +145,16 @@ def test_constraints_pin_everything_exactly():
     """Each line is a name and one version."""
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*", line), line
+
+
+def test_the_citation_is_of_this_version():
+    """CITATION.cff can't read it from the package."""
+    assert f"\nversion: {charrnn.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_the_requirements_without_torch_are_all_others():
+    """What without-torch.txt installs is what pyproject.toml requires, PyTorch aside."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (ROOT / "without-torch.txt").read_text(encoding="utf-8").splitlines()
+    assert lines[1] == "-c constraints.txt"
+    assert lines[2:] == [line for line in project["dependencies"] if not line.startswith("torch")]

@@ -81,3 +81,30 @@ def show_cache(*, json: bool) -> None:
         console.result_json(facts)
     else:
         console.table(cards.cache_rows(facts))
+
+
+def show_machine() -> None:
+    """Show what a report of a bug should say: versions, the processor, and what charrnn chose for it."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    from llvmlite.binding import get_host_cpu_name
+
+    from charrnn.files import checkpoints, kernel_cache, user_cache
+    from charrnn.hardware import available_cores, select_precision
+
+    rows = [("Python", platform.python_version()), ("system", platform.platform())]
+    for package in ("torch", "numpy", "numba", "llvmlite", "safetensors", "typer"):
+        try:
+            rows.append((package, version(package)))
+        except PackageNotFoundError:
+            rows.append((package, "not installed"))
+    rows += [
+        ("processor", get_host_cpu_name()),
+        ("threads", str(available_cores())),
+        ("precision", select_precision("auto")),
+        ("checkpoints", str(checkpoints())),
+        ("cache", str(user_cache())),
+        ("kernels", str(kernel_cache())),
+    ]
+    console.table(rows)

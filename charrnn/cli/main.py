@@ -15,7 +15,7 @@ import typer
 from charrnn import __version__
 from charrnn.cli.evaluate import evaluate
 from charrnn.cli.export import export
-from charrnn.cli.info import info
+from charrnn.cli.info import info, show_machine
 from charrnn.cli.options import Command, Group, mistake
 from charrnn.cli.sample import sample
 from charrnn.cli.train import train
@@ -39,6 +39,9 @@ _OUT_OF_MEMORY = (
 def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="With --version: also describe this machine, for a report of a bug.")
+    ] = False,
     checkpoints: Annotated[
         str | None,
         typer.Option(
@@ -56,11 +59,15 @@ def root(
     ] = None,
 ) -> None:
     """Train a character-level recurrent network on any text, and generate more of it."""
-    if version:
-        console.result(f"charrnn {__version__}")
-        raise typer.Exit
     choose_folder("--checkpoints", CHECKPOINTS_VARIABLE, checkpoints)
     choose_folder("--cache-dir", CACHE_VARIABLE, cache_dir)
+    if version:
+        console.result(f"charrnn {__version__}")
+        if verbose:
+            show_machine()
+        raise typer.Exit
+    if verbose:
+        raise UsageError("--verbose belongs to --version; see charrnn --help")
     if context.invoked_subcommand is None:
         console.result(context.get_help())
         raise typer.Exit(UsageError.exit_code)
@@ -148,10 +155,13 @@ def end_by(number: int) -> None:
 def complain_of_system(error: Exception) -> int:
     """Print the line for a system's error that was not caught closer to its cause; return the exit code.
 
-    Raises the error itself if it is neither a lack of memory nor the system's, and so a bug.
+    Raises the error itself if it is neither a lack of memory or of PyTorch nor the system's, and so a bug.
     """
     if is_out_of_memory(error):
         complain("out of memory; train with a smaller --batch-size, --seq-len or --hidden-size, sample with fewer -N")
+        return ResourceError.exit_code
+    if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+        complain("this needs PyTorch, which is not installed; install it with: pip install torch")
         return ResourceError.exit_code
     if not isinstance(error, OSError):
         raise error

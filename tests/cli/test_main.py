@@ -30,6 +30,7 @@ from tests.cli.conftest import (
     in_shell,
     posix,
     start,
+    tree,
 )
 
 # folders
@@ -94,6 +95,36 @@ def test_runs_elsewhere_are_not_read_as_texts(copied_home: Path, monkeypatch: py
     Path("checkpoints").rename("runs")
     monkeypatch.setenv(CHECKPOINTS_VARIABLE, "runs")
     assert call("train", ".", "--dry-run", "--json").objects[0]["texts"] == [str(copied_home / "poems.txt")]
+
+
+# a report of a bug
+
+
+def test_the_machine_is_described_for_a_report_of_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions, what was chosen for this processor, and the folders."""
+    monkeypatch.setenv(CACHE_VARIABLE, "elsewhere")
+    outcome = call("--version", "--verbose")
+    first, *rows = outcome.text.splitlines()
+    facts = dict(row.split("\t") for row in rows)
+    assert (outcome.code, outcome.err, first) == (0, "", f"charrnn {__version__}")
+    assert (facts["torch"], facts["numpy"]) == (torch.__version__, np.__version__)
+    assert facts["precision"] in ("float32", "bfloat16")
+    assert facts["threads"] == "1"  # all that the tests use
+    assert facts["cache"] == os.path.abspath("elsewhere")
+    assert facts["kernels"] == os.path.abspath("elsewhere/kernels")
+    assert_refused(call("--verbose", "info"), 2, "--version")
+
+
+# without PyTorch
+
+
+@pytest.mark.parametrize("args", [("train", "poems.txt"), ("eval",), ("eval", "poems.txt"), ("eval", "--inside")])
+def test_without_pytorch_one_line_says_so(copied_home: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str]) -> None:
+    """And how to install it, before anything is written."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    before = tree(Path("checkpoints"))
+    assert_refused(call(*args), 6, "PyTorch", "pip install torch")
+    assert tree(Path("checkpoints")) == before
 
 
 # texts
