@@ -134,10 +134,11 @@ class Model:
         selection = Selection(self._sampler, config, lists, known)
         start = prompt if echo else ""
         texts = [start + text for text, _ in selection]
-        if not texts:
-            raise CharrnnError(selection.shortage)
         if selection.shortage:
-            warnings.warn(selection.shortage, stacklevel=2)
+            shortage = f"{selection.shortage}; raise max_draws or temperature, or lower num_samples"
+            if not texts:
+                raise CharrnnError(shortage)
+            warnings.warn(shortage, stacklevel=2)
         return texts[0] if num_samples is None else texts
 
     def stream(self, prompt: str = "", *, echo: bool = True, **settings: Any) -> Iterator[str]:

@@ -31,6 +31,7 @@ MIN_CHARS = 20  # shorter texts can't be split into useful parts
 SECONDS_BETWEEN_STATES = 60.0
 RESAMPLE = 8  # candidates for each constrained sample
 COPIED_RUN = 30  # characters; a run this long that two texts share is no coincidence
+LIMITLESS = 1e308  # in place of infinity, which is refused
 ADAPT_RATE = 4e-4  # learning rate of dynamic evaluation, for gradients of typical size
 
 
@@ -68,7 +69,10 @@ class Checked:
                 raise UsageError(f"{flag(field.name)} must be a {number}, not {value!r}")
             if not low <= value <= high:
                 form = "," if is_whole else "g"
-                raise UsageError(f"{flag(field.name)} must lie between {low:{form}} and {high:{form}}, not {value}")
+                span = f"lie between {low:{form}} and {high:{form}}"
+                if high == LIMITLESS:
+                    span = f"be a finite number of at least {low:{form}}"
+                raise UsageError(f"{flag(field.name)} must {span}, not {value}")
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,7 @@ class CorpusConfig(Checked):
                 raise UsageError(f"{flag(name)} must be {', '.join(allowed[:-1])} or {allowed[-1]}, not {value!r}")
         for name in ("label", "format"):
             if getattr(self, name) and not self.column:
-                raise UsageError(f"{flag(name)} needs --column, the column of the records that has the text")
+                raise UsageError(f"{flag(name)} needs --column NAME, the column with the text")
         if self.label_from and not self.documents:
             raise UsageError("--label-from needs --documents, which says what separates the documents of a file")
 
@@ -216,7 +220,7 @@ class SampleConfig(Checked):
     lines: int = setting(0, 10**15, default=0)  # stop after this many lines; 0: no limit
     stop: tuple[str, ...] = ()  # a sample ends before any of these texts
     keep_stop: bool = False  # a sample ends after the stop text instead
-    temperature: float = setting(0.0, 1e308, default=0.8)  # 0 is greedy
+    temperature: float = setting(0.0, LIMITLESS, default=0.8)  # 0 is greedy
     top_k: int = setting(0, 0x110000, default=0)  # 0 is off
     top_p: float = setting(0.0, 1.0, default=1.0)  # 1 is off
     min_p: float = setting(0.0, 1.0, default=0.0)  # 0 is off

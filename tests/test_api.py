@@ -95,7 +95,9 @@ def test_a_list_that_is_too_short_warns(folder):
     file = make_model_file(config, chars="".join(sorted(CHARS[:-1] + END)), scale=3.0)
     save_model(folder / "documents", replace(file, known_documents=np.arange(9, dtype=np.uint32)))
     model = charrnn.load("documents")
-    with pytest.warns(UserWarning, match=r"found \d+ of 40 samples: 40 drawn"):
+    with pytest.warns(
+        UserWarning, match=r"found \d+ of 40 samples: 40 drawn.*; raise max_draws or temperature, or lower num_samples$"
+    ):
         texts = model.sample(num_samples=40, length=9, seed=1, new=True, max_draws=40)
     assert 0 < len(texts) < 40
     with pytest.raises(charrnn.CharrnnError, match="found 0 of 1 samples"):

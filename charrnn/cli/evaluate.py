@@ -35,7 +35,7 @@ from charrnn.cli.report import (
     score_labels,
     write_report,
 )
-from charrnn.cli.texts import load_network, read_texts
+from charrnn.cli.texts import check_no_run, load_network, read_texts
 from charrnn.config import ADAPT_RATE, BLANK_LINES, LINES, flag
 from charrnn.errors import UsageError
 from charrnn.inspection.findings import QUICK_PARTS
@@ -83,7 +83,7 @@ class Wanted:
             check_target(self.html)
         others = self.per_char or self.worst is not None or self.inside or self.html is not None or self.adapt
         if self.by_label and others:
-            raise UsageError("--by-label goes with --per-line and --json only")
+            raise UsageError("--by-label can be combined only with --per-line and --json")
         if self.inside and not self.score:
             raise UsageError("--per-line, --per-char and --worst print something else than --inside; leave one out")
 
@@ -195,6 +195,8 @@ def evaluate(
         return
     from charrnn.training.folder import find_model
 
+    if text is not None:
+        check_no_run(text)
     path = find_model(model[0] if model else None)
     if by_label:
         evaluate_labels(path, text, train_text, settings, device=device, threads=threads, per_line=per_line, json=json)

@@ -6,6 +6,7 @@ An option that the user doesn't give is None; its default lives in config.py and
 import difflib
 import functools
 import itertools
+import os
 import shlex
 import typing
 from typing import Annotated, Any
@@ -81,8 +82,9 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         rest = super().parse_args(ctx, name_parts(args) if self.name == "eval" else args)
         if rest and not ctx.resilient_parsing:
-            advice = f"give a prompt with -p {shlex.quote(rest[0])}" if self.name == "sample" else help_hint(ctx)
-            raise UsageError(f"unexpected argument {one_line(rest[0])!r}; {advice}")
+            word = shlex.quote(rest[0])
+            advice = f"name a model with -m {word}, or a prompt with -p {word}" if self.name == "sample" else ""
+            raise UsageError(f"unexpected argument {one_line(rest[0])!r}; {advice or help_hint(ctx)}")
         return rest
 
     def get_help_option(self, ctx: Any) -> Any:
@@ -99,11 +101,16 @@ class Command(TyperCommand):
 
 
 def name_parts(args: list[str]) -> list[str]:
-    """Add "all" after each --inside that no part follows: the parser would take the next argument, such as TEXT."""
+    """Add "all" after each --inside that no part follows: the parser would take the next argument, such as TEXT.
+
+    A misspelt part is taken for one, unless there is a file of that name.
+    """
     named = []
     for arg, after in itertools.pairwise([*args, ""]):
         named.append(arg)
-        if arg == "--inside" and "--" not in named and after not in (*PARTS, ALL_PARTS):
+        is_part = after in (*PARTS, ALL_PARTS)
+        is_misspelt = not is_part and difflib.get_close_matches(after, PARTS) and not os.path.exists(after)
+        if arg == "--inside" and "--" not in named and not (is_part or is_misspelt):
             named.append(ALL_PARTS)
     return named
 
@@ -113,7 +120,7 @@ def choose_parts(names: list[str] | None) -> tuple[str, ...]:
     names = names or []
     for name in names:
         if name not in (*PARTS, ALL_PARTS):
-            raise UsageError(f"--inside {one_line(name)!r} is no part; they are {', '.join(PARTS)}")
+            raise UsageError(f"--inside has no part {one_line(name)!r}; the parts are {', '.join(PARTS)}")
     return PARTS if ALL_PARTS in names else tuple(part for part in PARTS if part in names)
 
 
@@ -179,8 +186,11 @@ def _right_name(name: str, context: Any) -> str:
     root = context.find_root()
     if root is not context and any(name in parameter.opts for parameter in root.command.get_params(root)):
         return f"it comes before the command: charrnn {name} … {context.info_name}"
-    near = difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=0.7)
-    return f"did you mean {near[0]}?" if near else help_hint(context)
+    if name in ("-m", "--model"):  # of sample and eval
+        return f"name the model without it: {context.command_path} MODEL"
+    near = [option for option in known if option.startswith(name)] if name.startswith("--") else []
+    near = near or difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=0.7)
+    return f"did you mean {' or '.join(near[:3])}?" if near else help_hint(context)
 
 
 def help_hint(context: Any) -> str:

@@ -332,7 +332,7 @@ def write_samples(
         return
     output.write_all((([text], stream) for text, stream in selection), separated=several_lines)
     if selection.shortage:
-        raise CharrnnError(selection.shortage)
+        raise CharrnnError(f"{selection.shortage}; raise --max-draws or --temp, or ask for fewer with -N")
     if selection.limit > selection.asked and not output.quiet:
         console.note(f"{selection.asked:,} asked for, {selection.summary()}")
 
@@ -389,11 +389,12 @@ def write_answers(
     its error. Raises its error, or InputError at the end for lines that have become objects.
     """
     from charrnn.sampling.prompts import Failure, answers
-    from charrnn.text.sources import Source
+    from charrnn.text.sources import Source, check_exists
 
     config, one_line = sampler.configure(settings), not (output.json or output.null)
     if not sampler.ends(config):
         raise UsageError("--prompts needs texts that end: give --length, --lines or --stop")
+    check_exists(prompts)
     given_settings, settings = settings, {**settings, "seed": config.seed}
     if one_line and sampler.writes_several_lines(config):
         if config.lines:

@@ -1,12 +1,16 @@
 """The text that a command scores, the network that scores it, and the text that a model was trained on."""
 
+import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charrnn.errors import InputError, UsageError
+from charrnn.files import checkpoints, list_models
 from charrnn.terminal import console
+from charrnn.text.characters import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +19,14 @@ if TYPE_CHECKING:
     from charrnn.evaluation.texts import EvalText
     from charrnn.model.file import ModelFile
     from charrnn.model.network import CharRNN
+
+_ADVICE = "name a TEXT to score another one"
+
+
+def check_no_run(text: str) -> None:
+    """Raise UsageError for the name of a run in place of a text."""
+    if not os.path.exists(text) and text in (path.parent.name for path in list_models(checkpoints())):
+        raise UsageError(f"{one_line(text)} is a run, not a text; use -m {shlex.quote(text)}")
 
 
 def read_texts(
@@ -47,6 +59,8 @@ def read_texts(
             try:
                 corpus = find_training_text(path, file, train_text, cache, max_bytes=max_bytes)
             except InputError as error:
+                if name is None:
+                    raise InputError(f"{error}; {_ADVICE}") from None
                 if needs_corpus:
                     raise
                 console.note(f"no comparison with baselines: {error}")
@@ -80,10 +94,13 @@ def read_same_text(
             console.note(cache.problem)
         if name is not None:
             return separate_texts(files, name, settings, cache)
-        corpora = [
-            find_training_text(path, file, train_text, cache, max_bytes=max_bytes)
-            for path, file in zip(paths, files, strict=True)
-        ]
+        try:
+            corpora = [
+                find_training_text(path, file, train_text, cache, max_bytes=max_bytes)
+                for path, file in zip(paths, files, strict=True)
+            ]
+        except InputError as error:
+            raise InputError(f"{error}; {_ADVICE}") from None
     documents = settings.get("documents", "")
     return [held_out_text(file, corpus, documents=documents) for file, corpus in zip(files, corpora, strict=True)]
 

@@ -158,7 +158,7 @@ def read_training_text(file: ModelFile, paths: Sequence[str], cache: Cache, *, m
     """
     record, config = _text_record(file), read_corpus_config(file)
     if not paths:
-        raise InputError(f"{_describe(record['paths'])}; name it with --train-text FILE, or name a TEXT to score")
+        raise InputError(f"{_describe(record['paths'])}; name it with --train-text FILE")
     if config.valid is not None:
         *paths, valid = paths
         if not paths:
@@ -171,7 +171,7 @@ def read_training_text(file: ModelFile, paths: Sequence[str], cache: Cache, *, m
         find_codec(config.encoding)
     except (LookupError, ValueError):
         raise InputError(
-            f"the training text was read as {quote(config.encoding)}, which Python can't read; name a TEXT to score"
+            f"the training text was read as {quote(config.encoding)}, which this Python can't read"
         ) from None
     try:
         corpus = load_corpus(paths, config, SourceConfig(max_bytes=max_bytes), cache, sha256=record["sha256"])
@@ -184,7 +184,7 @@ def _text_record(file: ModelFile) -> dict[str, Any]:
     """Return what a model file says about its training text: at least `paths` and `sha256`."""
     text, split = (file.provenance.get(name, {}) for name in ("text", "split"))
     if not ({"paths", "sha256"} <= text.keys() and {"num_train", "num_valid"} <= split.keys()):
-        raise InputError("the model has no record of its training text; name a TEXT to score")
+        raise InputError("the model has no record of its training text")
     return dict(text)
 
 
@@ -201,7 +201,7 @@ def _split_as_in_training(file: ModelFile, corpus: Corpus) -> Corpus:
     num_train, num_valid = split["num_train"], split["num_valid"]
     fits = num_train > 0 and num_valid > 0 and num_train + num_valid <= len(corpus.ids)
     if corpus.vocab != file.vocab or not fits:
-        raise InputError("the model's record of its training text is invalid; name a TEXT to score")
+        raise InputError("the model's record of its training text is invalid")
     return replace(corpus, names=tuple(text["paths"]), num_train=num_train, num_valid=num_valid)
 
 

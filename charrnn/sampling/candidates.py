@@ -201,5 +201,4 @@ class Selection:
         """Say that there are fewer samples than asked for; None if there are not. Known once all samples are read."""
         if self.found == self.asked:
             return None
-        advice = "raise --max-draws or --temp, or ask for fewer with -N"
-        return f"found {self.found:,} of {self.asked:,} samples: {self.summary()}; {advice}"
+        return f"found {self.found:,} of {self.asked:,} samples: {self.summary()}"

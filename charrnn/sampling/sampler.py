@@ -13,7 +13,7 @@ from charrnn.config import SampleConfig, overlay
 from charrnn.constraints.guide import Guide, index_runs, make_guide
 from charrnn.data.shuffling import without_labels
 from charrnn.data.vocab import Ids
-from charrnn.errors import UsageError
+from charrnn.errors import UnknownCharacterError, UsageError
 from charrnn.hardware import available_cores, select_precision
 from charrnn.kernels.filters import Constraints, Filters
 from charrnn.kernels.ngrams import no_mixture
@@ -87,7 +87,10 @@ class Sampler:
         """Encode what the texts begin with; for a model of continuous text at least one character."""
         prompt = self.vocab.to_chars(config.prompt)
         if config.unknown == "error":
-            ids = self.vocab.encode(prompt).astype(np.int64)
+            try:
+                ids = self.vocab.encode(prompt).astype(np.int64)
+            except UnknownCharacterError as error:
+                raise UnknownCharacterError(f"{error}; --unknown skip leaves such characters out") from None
         else:
             ids = self.vocab.encode_known(prompt)[0].astype(np.int64)
         is_begun = self.writes_documents or len(ids) > 0

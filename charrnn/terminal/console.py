@@ -157,6 +157,26 @@ def stream(pieces: Iterator[str], *, null: bool = False) -> None:
         write(b"\0")
 
 
+def column_widths(columns: Sequence[Sequence[str]], width: int) -> list[int | None]:
+    """Return the width of each column of a table that is too wide for a terminal, so that no word is broken.
+
+    What is left after the longest words goes to the columns that lack least. None leaves a width to rich: all of
+    them, where the table fits as it is, or where not even the words fit.
+    """
+    from rich.cells import cell_len
+
+    full = [max(cell_len(one_line(cell)) for cell in column) for column in columns]
+    widths = [max(cell_len(word) for cell in column for word in (one_line(cell).split() or [""])) for column in columns]
+    left = width - sum(widths) - _COLUMN_GAP * len(columns) + 2  # 1 at each edge
+    if left < 0 or sum(full) - sum(widths) <= left:
+        return [None] * len(columns)
+    for index in sorted(range(len(columns)), key=lambda index: full[index] - widths[index]):
+        more = min(left, full[index] - widths[index])
+        widths[index] += more
+        left -= more
+    return list(widths)
+
+
 def table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = ()) -> None:
     """Print a table on stdout: aligned on a terminal, tab-separated in a pipe."""
     if not on_terminal():
@@ -170,11 +190,8 @@ def table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = ()) -> None:
 
     grid = Table(box=box.SIMPLE, show_header=bool(header), collapse_padding=True, pad_edge=False)
     columns = list(zip(*(header, *rows) if header else rows, strict=True))
-    longest = [max(len(word) for cell in column for word in (cell.split() or [""])) for column in columns]
-    fits = sum(longest) + _COLUMN_GAP * len(columns) - 2 <= terminal_width()  # 1 at each edge
-    for index, least in enumerate(longest):
-        name = header[index] if header else ""
-        grid.add_column(Text(one_line(name)), min_width=least if fits else None, overflow="fold")
+    for index, width in enumerate(column_widths(columns, terminal_width())):
+        grid.add_column(Text(one_line(header[index]) if header else ""), width=width, overflow="fold")
     for row in rows:
         grid.add_row(*(Text(one_line(cell)) for cell in row))
     Console(file=sys.stdout, highlight=False, width=terminal_width()).print(grid)

@@ -114,8 +114,11 @@ def _check_same(run: Run, settings: Mapping[str, Any], given: Mapping[str, Any])
     """Raise UsageError if a given value differs from the run's."""
     for name, value in given.items():
         if settings.get(name, value) != value:
-            before = quote(settings[name])
-            raise UsageError(f"{flag(name)} {quote(value)} differs from this run's {before}; {advice_for(run)}")
+            before = settings[name]
+            if before is None or before is False or before == "":
+                named = flag(name) if value is True else f"{flag(name)} {quote(value)}"
+                raise UsageError(f"{named}: this run was started without it; {advice_for(run)}")
+            raise UsageError(f"{flag(name)} {quote(value)} differs from this run's {quote(before)}; {advice_for(run)}")
 
 
 def _check_text(run: Run, task: Task, before: SavedText) -> None:

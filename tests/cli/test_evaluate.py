@@ -20,6 +20,7 @@ from tests.cli.conftest import (
     call,
     call_on_terminal,
     empty_cache,
+    make_model,
     posix,
     read_log,
 )
@@ -382,3 +383,18 @@ def test_columns_of_0_still_show_a_table(at_home: Home) -> None:
     code, shown = call_on_terminal("eval", "--no-yardsticks", COLUMNS="0")
     assert code == 0
     assert b"perplexity" in shown
+
+
+def test_a_run_in_place_of_a_text_is_noticed(at_home: Home) -> None:
+    """Other commands name the model first."""
+    assert_refused(call("eval", "poems"), 2, "poems is a run, not a text; use -m poems")
+
+
+def test_what_to_do_without_the_training_text_depends_on_the_command(desk: Path) -> None:
+    """Only eval can score another text."""
+    make_model(desk / "m.safetensors", "ab\n")
+    outcome = call("eval", "-m", "m.safetensors")
+    assert_refused(outcome, 3, "no record of its training text; name a TEXT to score another one")
+    outcome = call("sample", "-m", "m.safetensors", "--no-copy", "5")
+    assert_refused(outcome, 3, "no record of its training text")
+    assert "TEXT" not in outcome.err

@@ -148,7 +148,7 @@ def test_a_text_without_labels_is_scored_by_label_only(at_names: Path) -> None:
 def test_by_label_needs_a_model_with_labels(at_home: object) -> None:
     """And prints nothing else."""
     assert_refused(call("eval", "--by-label"), 2, "needs a model with labels", "--label-from")
-    assert_refused(call("eval", "--by-label", "--per-char"), 2, "--by-label goes with")
+    assert_refused(call("eval", "--by-label", "--per-char"), 2, "--by-label can be combined only with")
 
 
 def test_labels_come_from_folders(desk: Path) -> None:

@@ -196,14 +196,14 @@ def test_a_model_without_a_usable_record_of_its_text_is_refused(trained, cache):
     path, file = trained
     for provenance in ({}, {"text": {"paths": ["a"]}}):
         nameless = dataclasses.replace(file, provenance=provenance)
-        with pytest.raises(InputError, match=r"no record .* TEXT"):
+        with pytest.raises(InputError, match=r"no record of its training text"):
             cached_training_text(nameless, cache)
-        with pytest.raises(InputError, match=r"no record .* TEXT"):
+        with pytest.raises(InputError, match=r"no record of its training text"):
             read_training_text(nameless, [str(path)], cache)
     for split in ({"num_train": 0}, {"num_valid": 11}):
         with pytest.raises(InputError, match="record of its training text is invalid"):
             read_training_text(with_provenance(file, split=split), [str(path)], cache)
     for encoding in ("gone", "zip", "punycode", "a\0b", "x" * 100_000):
-        with pytest.raises(InputError, match=r"was read as .* name a TEXT to score") as caught:
+        with pytest.raises(InputError, match=r"was read as .* which this Python") as caught:
             read_training_text(with_provenance(file, split={"encoding": encoding}), [str(path)], cache)
         assert len(str(caught.value)) < 400

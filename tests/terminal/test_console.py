@@ -64,6 +64,17 @@ def test_a_narrow_table_breaks_between_words_if_it_can(monkeypatch: pytest.Monke
     assert columns < 60 or all(word in shown for word in words)
 
 
+def test_a_table_with_one_long_word_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names beside a checksum wrap, so that its last characters are not cut off."""
+    screen = open_terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "80")
+    console.table([("known documents", "as hashes"), ("text SHA-256", "0123456789abcdef" * 4), ("score", "word " * 40)])
+    lines = screen.reached.getvalue().decode().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "0123456789abcdef" * 4 in screen.reached.getvalue().decode()
+    assert " ".join(lines).split().count("word") == 40
+
+
 def test_a_table_without_rows_is_its_header(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     """An empty list is still a table."""
     console.table([], header=("run", "network"))

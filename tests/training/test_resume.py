@@ -213,7 +213,8 @@ def test_other_settings_are_refused(run, name, value, is_finished):
     before = {**meta["model"], **meta["training"], **meta["corpus"]}[name]
     with pytest.raises(UsageError) as caught:
         make_plan(run, {name: value})
-    for words in ("--" + name.replace("_", "-"), str(value), str(before), "--run", "--fresh"):
+    shown = "started without it" if before in ("", None) else str(before)
+    for words in ("--" + name.replace("_", "-"), str(value), shown, "--run", "--fresh"):
         assert words in str(caught.value)
 
 
