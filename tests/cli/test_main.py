@@ -496,14 +496,12 @@ def test_a_working_directory_that_was_deleted_is_reported(
         os.chdir(tmp_path)
 
 
-def test_numbas_switches_do_not_reach_the_kernels(home: Home) -> None:
+def test_numbas_switches_do_not_reach_the_kernels(at_home: Home) -> None:
     """Without its compiler they would not run, and it refuses zero threads when it is imported."""
-    args = command_line("sample", "-n", "5", "--seed", "1", "-q")
-    outputs = [
-        subprocess.run(args, cwd=home.path, env=environment(**changes), capture_output=True, check=True).stdout
-        for changes in ({}, {"NUMBA_DISABLE_JIT": "1", "NUMBA_NUM_THREADS": "0"})
-    ]
-    assert outputs[0] == outputs[1] != b""
+    args = ("sample", "-n", "5", "--seed", "1", "-q")
+    switches = environment(NUMBA_DISABLE_JIT="1", NUMBA_NUM_THREADS="0")
+    done = subprocess.run(command_line(*args), env=switches, capture_output=True, check=True)
+    assert done.stdout == call(*args).out != b""
 
 
 @posix

@@ -1,12 +1,15 @@
 """How far back a model looks: the cost of forgetting, against reading each place by itself, and on planted texts."""
 
 import dataclasses
+import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import charrnn
 from charrnn.config import CELLS, ModelConfig
 from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scoring import predict_forgetting
@@ -24,7 +27,7 @@ from charrnn.inspection.memory import (
 )
 from charrnn.inspection.sentences import describe_memory
 from charrnn.kernels.ngrams import Mixture
-from charrnn.model.file import ModelFile
+from charrnn.model.file import ModelFile, load_model
 from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import count_ngrams, make_trie
 from tests.conftest import make_model_file, predict_text
@@ -133,6 +136,35 @@ def test_two_grams_need_one_character():
     )
     assert np.abs(found.mixture.bits).max() < 1e-6
     assert found.mixture.num_used == 1
+
+
+@pytest.mark.slow
+def test_a_network_learns_a_planted_dependency(tmp_path, monkeypatch):
+    """A digit comes again exactly 20 characters later: a GRU looks back so far and no farther, a 2-gram doesn't.
+
+    A minute of training is too short for 50 characters.
+    """
+    monkeypatch.chdir(tmp_path)
+    filler = "abcdefghijklmnopqrs"
+    distance, period = len(filler) + 1, len(filler) + 2
+    digits = np.random.default_rng(0).integers(0, 10, 6000)
+    text = "".join(f"{digit}{filler}{digit}" for digit in digits)
+    Path("planted.txt").write_text(text)
+    settings = {"hidden_size": 128, "num_layers": 1, "embedding_dim": 32, "batch_size": 8, "seq_len": 3 * period}
+    rates = {"learning_rate": 0.01, "dropout": 0.0, "weight_drop": 0.0, "weight_decay": 0.0}
+    charrnn.train("planted.txt", steps=3000, seed=1, threads=1, precision="float32", mix=False, **settings, **rates)
+    file = load_model(Path("checkpoints/planted/model.safetensors"))
+    ids = file.vocab.encode(text[:40_000])
+    found = measure(CharRNN.from_arrays(file.config, file.tensors), ids, file=file)
+    ages, cost = np.array(found.ages), np.array(found.network.bits)
+    lost = math.log2(10) / period  # if the second digit is as hard as the first
+    assert (cost[ages < distance - 2] > 0.6 * lost).all()
+    assert (cost[ages > distance + 3] < 0.15 * lost).all()
+    unlearnt = make_model_file(file.config, scale=0.0)
+    network = CharRNN.from_arrays(file.config, unlearnt.tensors)
+    mixture = make_mixture(ids, len(file.vocab), order=2)
+    flat = measure(network, ids, file=unlearnt, mixture=mixture, num_before=5).mixture
+    assert np.abs(flat.bits).max() < 1e-6
 
 
 def test_documents_are_compared_inside():
