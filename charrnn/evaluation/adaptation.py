@@ -25,13 +25,13 @@ from charrnn.evaluation.scores import Evaluation
 from charrnn.evaluation.scoring import WARM_UP, fill_predictions, new_predictions, read_context
 from charrnn.kernels.ngrams import Mixture, no_mixture
 from charrnn.model.gradients import Workers
-from charrnn.model.layers import HiddenState, is_fused
 from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import find_contexts
 
 DECAY = 1e-3  # fraction of the distance to the trained weights that each step goes back
 SEQ_LEN = 32  # T
 _NUM_LANES, _NUM_WINDOWS = 32, 50  # of training text, on which gradients are measured
+_NUM_WORKERS = 2  # that measure them; not the number of threads, on which no score may depend
 _DAMPING = 0.1  # times the mean of all root mean squares is added to each, or weights that hardly ever move would jump
 
 
@@ -61,15 +61,15 @@ def evaluate_adapting(
     targets[ids == rare_id] = IGNORE_INDEX
     state = read_context(model, context[:-1])
     nats, num_chars = 0.0, 0
+    steps = [] if rate == 0 else _measure_steps(model, train, rate)
     with Workers(model, num_workers=1, precision="float32") as workers:
-        steps = [] if rate == 0 else _measure_steps(workers, train, rate)
         trained = [weight.detach().clone() for weight in model.parameters()]
         for start in range(0, len(ids), SEQ_LEN):
             rows = slice(start, start + SEQ_LEN)
             x, is_scored = _column(model, inputs[rows]), targets[rows] != IGNORE_INDEX
             result = workers.compute(x, _column(model, targets[rows]), state)
             if len(mixture.weights) > 0:
-                mixed_nats = _mixed_nats(model, x, state, ids[rows], mixture, contexts[rows])
+                mixed_nats = _mixed_nats(workers, result.features, ids[rows], mixture, contexts[rows])
                 nats += float(mixed_nats[is_scored].sum())
             else:
                 nats += result.nats
@@ -84,13 +84,11 @@ def evaluate_adapting(
 
 @torch.inference_mode()
 def _mixed_nats(
-    model: CharRNN, x: Tensor, state: HiddenState, ids: Ids, mixture: Mixture, contexts: NDArray[np.int32]
+    workers: Workers, features: tuple[Tensor, ...], ids: Ids, mixture: Mixture, contexts: NDArray[np.int32]
 ) -> NDArray[np.float64]:
-    """Return the nats (T,) of ids (T,), which come after x (T, 1), under the network mixed with its n-grams."""
-    packed = model.pack() if is_fused(model) else None
-    h, _ = model.features(x, state, packed=packed)
+    """Return the nats (T,) of ids (T,) under the network, which had the features (T, 1, H), mixed with its n-grams."""
     found = new_predictions(ids[:, None].astype(np.int64), num_top=0, num_experts=2)
-    fill_predictions(model, packed, h, mixture, contexts[:, None], found)
+    fill_predictions(workers.model, workers.packed, torch.cat(features, dim=1), mixture, contexts[:, None], found)
     return found.nats[:, 0]
 
 
@@ -101,22 +99,23 @@ def _learn(model: CharRNN, trained: list[Tensor], gradients: list[Tensor], steps
         weight.lerp_(origin, DECAY).addcmul_(gradient, step, value=-1)
 
 
-def _measure_steps(workers: Workers, train: Ids, rate: float) -> list[Tensor]:
+def _measure_steps(model: CharRNN, train: Ids, rate: float) -> list[Tensor]:
     """Return each weight's step for a gradient of one: the rate over the usual size of its gradient in one lane."""
-    model, cursor = workers.model, Cursor()
+    cursor = Cursor()
     seq_len = min(SEQ_LEN, len(train) - 1)
     num_lanes = max(1, min(_NUM_LANES, len(train) // (seq_len + 1)))
     state = model.initial_state(num_lanes)
     squares = torch.zeros(model.config.num_parameters, device=model.head.weight.device)
-    for _ in range(_NUM_WINDOWS):
-        step = next_step(len(train), cursor, batch_size=num_lanes, seq_len=seq_len, seed=0)
-        if step.starts_pass:
-            state = model.initial_state(num_lanes)
-        x, targets = (torch.from_numpy(part).to(squares.device) for part in read_window(train, step))
-        result = workers.compute(x, targets, state)
-        cursor, state = step.next_cursor, result.state
-        # the mean over independent lanes has a variance smaller by their number
-        squares += (result.gradient / step.num_targets) ** 2 * num_lanes
+    with Workers(model, num_workers=min(_NUM_WORKERS, num_lanes), precision="float32") as workers:
+        for _ in range(_NUM_WINDOWS):
+            step = next_step(len(train), cursor, batch_size=num_lanes, seq_len=seq_len, seed=0)
+            if step.starts_pass:
+                state = model.initial_state(num_lanes)
+            x, targets = (torch.from_numpy(part).to(squares.device) for part in read_window(train, step))
+            result = workers.compute(x, targets, state)
+            cursor, state = step.next_cursor, result.state
+            # the mean over independent lanes has a variance smaller by their number
+            squares += (result.gradient / step.num_targets) ** 2 * num_lanes
     usual = (squares / _NUM_WINDOWS).sqrt()
     return _split(model, rate / (usual + _DAMPING * usual.mean() + 1e-12))
 

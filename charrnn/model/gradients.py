@@ -31,16 +31,21 @@ from charrnn.model.layers import (
     parameter_gradients,
 )
 from charrnn.model.network import CharRNN, PackedNetwork
-from charrnn.model.packing import Layer
+from charrnn.model.packing import Layer, tensor_of
 
 
 @dataclass(frozen=True)
 class WindowResult:
-    """nats: summed over the window's targets; gradient: (P,) of that sum; state: tensors (L, B, H), detached."""
+    """nats: summed over the window's targets; gradient: (P,) of that sum; state: tensors (L, B, H), detached.
+
+    features: what the head read, (T, b, H) for each worker's b lanes. They and the gradient lie in memory that the
+    next window reuses.
+    """
 
     nats: float
     gradient: Tensor
     state: HiddenState
+    features: tuple[Tensor, ...]
 
 
 class Workspace:
@@ -60,7 +65,7 @@ class Workers:
 
     def __init__(self, model: CharRNN, *, num_workers: int, precision: Precision) -> None:
         self.model, self.num_workers, self.precision = model, num_workers, precision
-        self._packed: PackedNetwork | None = None
+        self.packed: PackedNetwork | None = None  # the weights of the latest window, if our kernels run it
         self._workspaces = [Workspace(model) for _ in range(num_workers)] if is_fused(model) else []
         self._pool = worker_pool(num_workers)
 
@@ -103,7 +108,7 @@ class Workers:
         """Run one window with the recurrent weights as they are."""
         if not is_fused(self.model):  # PyTorch has its own threads, and workers must not share graphs
             return autograd_window(self.model, x, targets, state, masks, self.precision)
-        self._packed = packed = self.model.pack(self.precision, out=self._packed, each=self._pool.map)
+        self.packed = packed = self.model.pack(self.precision, out=self.packed, each=self._pool.map)
         futures = [
             self._pool.submit(
                 fused_window,
@@ -126,6 +131,7 @@ class Workers:
             nats=float(torch.tensor([result.nats for result in results], dtype=torch.float64).sum()),
             gradient=gradient,
             state=tuple(torch.cat(part, dim=1) for part in parts),
+            features=tuple(part for result in results for part in result.features),
         )
 
 
@@ -158,7 +164,8 @@ def autograd_window(
     nats = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
     gradients = torch.autograd.grad(nats, list(model.parameters()))
     gradient = torch.cat([part.flatten() for part in gradients])
-    return WindowResult(float(nats.detach()), gradient, tuple(part.detach().to(before[0].dtype) for part in after))
+    state = tuple(part.detach().to(before[0].dtype) for part in after)
+    return WindowResult(float(nats.detach()), gradient, state, (h.detach(),))
 
 
 def fused_window(
@@ -192,7 +199,7 @@ def fused_window(
         embedding, layer = model.embedding.weight if index == 0 else None, cast(Layer, model.layers[index])
         gradients = parameter_gradients(weights, packed_gradients, layer, embedding) + gradients
     gradient = torch.cat([part.flatten() for part in gradients], out=workspace.gradient)
-    return WindowResult(nats, gradient, tuple(map(torch.from_numpy, after)))
+    return WindowResult(nats, gradient, tuple(map(torch.from_numpy, after)), (tensor_of(h),))
 
 
 def _head_gradients(
