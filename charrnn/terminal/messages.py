@@ -44,7 +44,7 @@ def sample_lines(text: str) -> list[str]:
 def result_lines(event: Finished) -> str:
     """Return the final scores, each with what it means."""
     lines = [
-        f"{_loss(event.nats_per_char, event.unit)} on all {event.num_chars:,} held-out {event.unit}s",
+        f"{_loss(event.nats_per_char, event.unit)} on {event.num_chars:,} held-out {event.unit}s",
         f"(best weights: step {event.best_step} of {event.step}; slightly optimistic: this text chose them)",
     ]
     if event.network_nats_per_char is not None and event.ngram_nats_per_char is not None:

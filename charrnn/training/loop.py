@@ -211,7 +211,8 @@ def steps_left(plan: RunPlan, pace: Pace) -> int:
     left = 0
     if pace.is_known(seconds):
         num_counted = min(corpus.num_train, MAX_COUNTED_CHARS) if len(plan.task.train_text.starts) else 0
-        left = pace.steps_left(seconds, num_valid=len(corpus.valid_ids), num_counted=num_counted)
+        num_scored = len(corpus.valid_ids) + len(corpus.test_ids)
+        left = pace.steps_left(seconds, num_scored=num_scored, num_counted=num_counted)
     return plan.environment.ranks.broadcast_number(left)
 
 

@@ -19,6 +19,9 @@ _LONG_TEXT = 500_000  # characters to train on; a shorter text gets a budget of 
 _PASSES = 30
 _FLOPS_PER_THREAD = 2.5e11  # per second, roughly
 _VALID_PART = 1 / 480  # held-out characters scored by each evaluation, per character trained on
+_FINAL_PART = 0.4  # and by the final score of a run with a time budget, unless that is less than
+_MIN_FINAL = 50_000
+_SCORING_COST = 0.5  # the time that the final score takes per character, over that of training on one
 _SECONDS_PER_COUNTED_CHAR = 2.5e-6  # to count its n-grams and fit the mixture weights
 _FIRST_GAP, _GROWING_GAP = 50, 0.2  # between evaluations: steps at first, then a share of the steps done
 
@@ -114,6 +117,16 @@ def valid_part(num_valid: int, train_config: TrainConfig, num_steps: int) -> int
     return min(num_valid, max(1000, int(trained * _VALID_PART)))
 
 
+def final_part(num_chars: int, train_config: TrainConfig, num_steps: int) -> int | None:
+    """How many characters of a text the final score of a run with a time budget is measured on; None for all of it.
+
+    Scoring 2,000,000 characters can take longer than a short budget; this takes at most a fifth of the training's time.
+    """
+    trained = num_steps * train_config.batch_size * train_config.seq_len
+    part = max(_MIN_FINAL, int(trained * _FINAL_PART))
+    return part if part < num_chars else None
+
+
 def evaluation_is_due(done: int, last: int, span: int | None) -> bool:
     """Whether to score the held-out text after `done` of `span` steps. last: the step of the last evaluation.
 
@@ -171,18 +184,19 @@ class Pace:
         """Whether enough steps were measured to plan a budget of so many seconds."""
         return self._steps > self._PROBE_STEPS and self._clock() - self._start > self._PROBE * seconds
 
-    def steps_left(self, seconds: float, *, num_valid: int, num_counted: int) -> int:
+    def steps_left(self, seconds: float, *, num_scored: int, num_counted: int) -> int:
         """The steps that fit the rest of a budget, at least one.
 
-        Evaluations during training and saves take about 5 %. The final evaluation scores all
-        num_valid held-out characters, each at half the cost of training on one. num_counted: the
-        characters whose n-grams are counted at the end.
+        Evaluations during training and saves take about 5 %. num_scored: characters, of which final_part are
+        scored at the end. num_counted: characters whose n-grams are counted at the end.
         """
         now = self._clock()
-        per_step = (now - self._first_step_end) / (self._steps - 1)
-        final = 0.5 * num_valid * per_step / (self._chars / self._steps)
-        final += _SECONDS_PER_COUNTED_CHAR * num_counted
-        return max(1, int(0.95 * (seconds - (now - self._start) - final) / per_step))
+        per_step, chars_per_step = (now - self._first_step_end) / (self._steps - 1), self._chars / self._steps
+        seconds -= now - self._start + _SECONDS_PER_COUNTED_CHAR * num_counted
+        budget = chars_per_step * seconds / per_step  # in characters trained on, of which the final score costs a part
+        part = min(budget - _SCORING_COST * _MIN_FINAL, budget / (1 + _SCORING_COST * _FINAL_PART))
+        num_chars = max(part, budget - _SCORING_COST * num_scored)
+        return max(1, int(0.95 * num_chars / chars_per_step))
 
     def seconds_left(self, num_steps: int) -> float:
         """The time that num_steps more steps take at the average pace so far, evaluations and saves included."""

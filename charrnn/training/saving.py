@@ -32,6 +32,7 @@ from charrnn.text.characters import UNKNOWN, valid_unicode
 from charrnn.training.folder import Run
 from charrnn.training.mixture import fit_mixture
 from charrnn.training.plan import RunPlan
+from charrnn.training.recipe import final_part
 from charrnn.training.state import TrainState
 
 MAX_FAILURES = 3  # of saving a state, in a row
@@ -252,27 +253,33 @@ def is_model_damaged(plan: RunPlan) -> bool:
 
 
 def finish_run(state: TrainState, plan: RunPlan, writer: Writer) -> Iterator[Event]:
-    """Fit the n-gram mixture, score the best model on the whole held-out text and the test text, and save it.
+    """Fit the n-gram mixture, score the best model on the held-out text and the test text, and save it.
 
-    n-grams that make the held-out score worse are left out: the end of a text can be unlike the rest.
+    With a time budget, long texts are scored in part. n-grams that make the held-out score worse are left out: the
+    end of a text can be unlike the rest.
     """
     corpus, ranks = plan.task.corpus, plan.environment.ranks
     file, network = load_best_model(plan)
     file = replace(file, ngram=fit_mixture(network, plan.task.train_text))
-    score = score_held_out(network, corpus, ranks, mixture=file.mixture)
+    num_valid = num_test = None
+    if plan.budget.minutes is not None and state.span is not None:
+        num_valid = final_part(len(corpus.valid_ids), plan.task.training, state.span)
+        num_test = final_part(len(corpus.test_ids), plan.task.training, state.span)
+    score = score_held_out(network, corpus, ranks, num_scored=num_valid, mixture=file.mixture)
     if score.experts and score.nats > score.experts[0]:
         mixed = score.nats_per_char
-        file, score = replace(file, ngram={}), score_held_out(network, corpus, ranks)
+        file, score = replace(file, ngram={}), score_held_out(network, corpus, ranks, num_scored=num_valid)
         yield Warned(
             state.step,
             f"n-grams left out: they raise the held-out loss from {score.nats_per_char:.4f} to {mixed:.4f} nats",
         )
-    record = score_record(score, step=state.best_step, whole=True)
+    record = score_record(score, step=state.best_step, whole=num_valid is None)
     if len(corpus.test_ids) > 0:
         score = evaluate(
             network,
             corpus.test_ids,
             context=corpus.ids[: -len(corpus.test_ids)],
+            num_scored=num_test,
             rare_id=corpus.vocab.id_of(UNKNOWN),
             mixture=file.mixture,
             ranks=ranks,

@@ -62,11 +62,11 @@ DESCRIBED: list[tuple[Event, list[str]]] = [
     (Saved(9, path="checkpoints/poems/model.safetensors"), [""]),
     (Warned(9, "a state is damaged"), ["warning: a state is damaged"]),
     (Stopped(18, best_step=15), ["stopped early: no improvement since step 15"]),
-    (FINISHED, ["1.0000 nats, 1.443 bits per character on all 4,070 held-out characters", SELECTED]),
+    (FINISHED, ["1.0000 nats, 1.443 bits per character on 4,070 held-out characters", SELECTED]),
     (
         replace(FINISHED, network_nats_per_char=1.5, ngram_nats_per_char=2.0),
         [
-            "1.0000 nats, 1.443 bits per character on all 4,070 held-out characters",
+            "1.0000 nats, 1.443 bits per character on 4,070 held-out characters",
             SELECTED,
             "(with n-grams mixed in; the network alone 1.5000 nats, n-grams alone 2.0000)",
         ],
@@ -74,7 +74,7 @@ DESCRIBED: list[tuple[Event, list[str]]] = [
     (
         replace(FINISHED, test_nats_per_char=2.0, num_test_chars=1234),
         [
-            "1.0000 nats, 1.443 bits per character on all 4,070 held-out characters",
+            "1.0000 nats, 1.443 bits per character on 4,070 held-out characters",
             SELECTED,
             "2.0000 nats, 2.885 bits per character on 1,234 test characters",
             "(unbiased: this text chose nothing)",
@@ -149,5 +149,5 @@ def test_a_model_of_bytes_has_bits_per_byte() -> None:
     evaluated = Evaluated(9, 1.0, 1.442695, 1000, whole=False, best=False, unit="byte")
     assert messages.describe(evaluated) == "step 9: 1.443 bits/byte held out"
     finished = messages.describe(replace(FINISHED, unit="byte"))
-    assert finished.startswith("1.0000 nats, 1.443 bits per byte on all 4,070 held-out bytes\n")
+    assert finished.startswith("1.0000 nats, 1.443 bits per byte on 4,070 held-out bytes\n")
     assert messages.plan_lines(replace(PLAN, unit="byte")).startswith("poems.txt: 4,068 bytes, 20 distinct;")

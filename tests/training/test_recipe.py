@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn.config import SECONDS_BETWEEN_STATES, TrainConfig
-from charrnn.training.recipe import NUM_EVALUATIONS, Pace, StopRequest, evaluation_is_due, valid_part
+from charrnn.training.recipe import NUM_EVALUATIONS, Pace, StopRequest, evaluation_is_due, final_part, valid_part
 
 
 class Clock:
@@ -51,9 +51,9 @@ def measure_speed(pace, clock, budget, *, first, seconds, num_chars=100):
     return count
 
 
-def steps_left(pace, budget, *, num_valid=0, num_counted=0):
+def steps_left(pace, budget, *, num_scored=0, num_counted=0):
     """The steps that fit the rest of a budget."""
-    return pace.steps_left(budget, num_valid=num_valid, num_counted=num_counted)
+    return pace.steps_left(budget, num_scored=num_scored, num_counted=num_counted)
 
 
 # evaluations
@@ -131,7 +131,7 @@ def test_the_final_evaluation_is_planned_for(clock):
     """Each held-out character takes half the time of training on one: here 10 s, which are 0.95 * 100 steps."""
     pace = make_pace(clock)
     measure_speed(pace, clock, 60.0, first=0.1, seconds=0.1, num_chars=100)
-    assert steps_left(pace, 60.0) - steps_left(pace, 60.0, num_valid=20_000) == pytest.approx(95, abs=1)
+    assert steps_left(pace, 60.0) - steps_left(pace, 60.0, num_scored=20_000) == pytest.approx(95, abs=1)
 
 
 def test_counting_n_grams_is_planned_for(clock):
@@ -141,12 +141,32 @@ def test_counting_n_grams_is_planned_for(clock):
     assert steps_left(pace, 60.0) - steps_left(pace, 60.0, num_counted=2_000_000) == pytest.approx(47.5, abs=1)
 
 
-@pytest.mark.parametrize("num_valid", [0, 10**9])
-def test_at_least_one_step_is_left(clock, num_valid):
+def test_the_final_score_takes_at_most_a_fifth_of_the_time(clock):
+    """However long the held-out text is: here 58.9 s fit 0.95 * 589 / 1.2 steps."""
+    pace = make_pace(clock)
+    measure_speed(pace, clock, 60.0, first=0.1, seconds=0.1, num_chars=2000)
+    left = steps_left(pace, 60.0, num_scored=2_000_000)
+    assert left == steps_left(pace, 60.0, num_scored=10**9)
+    assert left == pytest.approx(steps_left(pace, 60.0) / 1.2, abs=1)
+    config = TrainConfig(batch_size=40, seq_len=50, dropout=0.0, learning_rate=1e-3)
+    part = final_part(2_000_000, config, left)
+    assert part == int(0.4 * 2000 * left)
+
+
+def test_a_short_text_is_scored_as_a_whole_at_the_end():
+    """So is any text after enough steps."""
+    config = TrainConfig(batch_size=32, seq_len=64, dropout=0.0, learning_rate=1e-3)
+    assert final_part(50_000, config, 1) is None
+    assert final_part(111_540, config, 1) == 50_000
+    assert final_part(111_540, config, 200) is None
+
+
+@pytest.mark.parametrize("num_scored", [0, 10**9])
+def test_at_least_one_step_is_left(clock, num_scored):
     """Even if the time is over, or the final evaluation alone takes longer than the budget."""
     pace = make_pace(clock)
     take_steps(pace, clock, 6, seconds=100.0)
-    assert steps_left(pace, 60.0, num_valid=num_valid) == 1
+    assert steps_left(pace, 60.0, num_scored=num_scored) == 1
 
 
 def test_the_speed_is_known_after_a_part_of_the_budget(clock):
