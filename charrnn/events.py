@@ -141,7 +141,7 @@ class Stopped(Event):
 
 @dataclass(frozen=True)
 class Finished(Event):
-    """The run is complete. The score is that of the best weights on the held-out text, or on parts of it after a short time budget.
+    """The run is complete. The score is that of the best weights on the held-out text, or on parts of a long one.
 
     best_step: the step of those weights. The test text, if there is one, played no part in
     choosing them. If n-grams are mixed in, network and n-grams also have separate scores.
