@@ -19,7 +19,6 @@ from charrnn.events import bits
 from charrnn.text.characters import one_line, printable, visible_chars
 
 MAX_HALF = 600  # characters of an error's beginning, which names a file, and of its end, which says what to do
-_COLUMN_GAP = 3  # between two columns of a table, at most
 NOTICE_DELAY = 1.0  # seconds that something takes before a notice says what it is
 
 
@@ -157,24 +156,23 @@ def stream(pieces: Iterator[str], *, null: bool = False) -> None:
         write(b"\0")
 
 
-def column_widths(columns: Sequence[Sequence[str]], width: int) -> list[int | None]:
-    """Return the width of each column of a table that is too wide for a terminal, so that no word is broken.
+def column_widths(columns: Sequence[Sequence[str]], room: int) -> list[int] | None:
+    """Return the widths of columns that have room for so many characters together; None if a word would be broken.
 
-    What is left after the longest words goes to the columns that lack least. None leaves a width to rich: all of
-    them, where the table fits as it is, or where not even the words fit.
+    What is left after the longest words goes to the columns that lack least.
     """
     from rich.cells import cell_len
 
     full = [max(cell_len(one_line(cell)) for cell in column) for column in columns]
     widths = [max(cell_len(word) for cell in column for word in (one_line(cell).split() or [""])) for column in columns]
-    left = width - sum(widths) - _COLUMN_GAP * len(columns) + 2  # 1 at each edge
-    if left < 0 or sum(full) - sum(widths) <= left:
-        return [None] * len(columns)
+    left = room - sum(widths)
+    if left < 0:
+        return None
     for index in sorted(range(len(columns)), key=lambda index: full[index] - widths[index]):
         more = min(left, full[index] - widths[index])
         widths[index] += more
         left -= more
-    return list(widths)
+    return widths
 
 
 def table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = ()) -> None:
@@ -188,10 +186,15 @@ def table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = ()) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=box.SIMPLE, show_header=bool(header), collapse_padding=True, pad_edge=False)
     columns = list(zip(*(header, *rows) if header else rows, strict=True))
-    for index, width in enumerate(column_widths(columns, terminal_width())):
-        grid.add_column(Text(one_line(header[index]) if header else ""), width=width, overflow="fold")
+    room = terminal_width() - len(columns) - 1  # a space around each column
+    widths, padding = column_widths(columns, room - len(columns) + 1), 1
+    if widths is None:
+        widths, padding = column_widths(columns, room), 0
+    grid = Table(box=box.SIMPLE, show_header=bool(header), collapse_padding=True, pad_edge=False, padding=(0, padding))
+    for index in range(len(columns)):
+        name, width = header[index] if header else "", None if widths is None else widths[index]
+        grid.add_column(Text(one_line(name)), width=width, overflow="fold")
     for row in rows:
         grid.add_row(*(Text(one_line(cell)) for cell in row))
     Console(file=sys.stdout, highlight=False, width=terminal_width()).print(grid)

@@ -124,6 +124,15 @@ def test_every_command_works_on_other_systems(desk: Path, monkeypatch: pytest.Mo
     assert names == ["log.jsonl", "model.safetensors", names[-2], "state-20.safetensors"]
 
 
+@pytest.mark.parametrize("name", [*NOT_ON_MACOS, "fork", "O_NOFOLLOW", "statvfs", "SIGHUP", "SIGTSTP", "SIGUSR1"])
+def test_no_single_call_of_posix_is_needed(desk: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Each may be missing where the others exist."""
+    use_modules(monkeypatch, os=without(os, name), signal=without(signal, name))
+    assert call("train", "poems.txt", "--steps", "1", *TINY).code == 0
+    assert call("sample", "-n", "5").code == 0
+    assert call("eval", "poems.txt", "--no-yardsticks").code == 0
+
+
 @linux
 def test_a_command_that_fails_leaves_no_folder_on_windows(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lock is released before its file is removed."""

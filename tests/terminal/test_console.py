@@ -75,6 +75,14 @@ def test_a_table_with_one_long_word_loses_nothing(monkeypatch: pytest.MonkeyPatc
     assert " ".join(lines).split().count("word") == 40
 
 
+def test_columns_move_together_before_a_word_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one space between them instead of two."""
+    screen = open_terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "32")
+    console.table([("aaaaaaaaa", "bbbbbbbbb", "ccccccccc")], header=("one", "two", "three"))
+    assert " aaaaaaaaa bbbbbbbbb ccccccccc " in screen.reached.getvalue().decode()
+
+
 def test_a_table_without_rows_is_its_header(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     """An empty list is still a table."""
     console.table([], header=("run", "network"))
