@@ -1,9 +1,12 @@
+const FRAMES = 3;  // in which the page may still move after the cursor did
+
 // A cursor over a text, moved by the pointer and by keys. The text consists of blocks, each a line or a part of one.
 // Positions are counted in code points. onMove(position) is called whenever the cursor moves. cover: the element that may
 // cover the text from below.
 function makeReader(text, onMove, cover) {
   const blocks = [], starts = [0], endsLine = [], numbers = new Map();
   let current = 0, column = 0;  // the position of the cursor, and the column that up and down keep to
+  let nextFrame = 0;
   const countPoints = (string) => string.length - (string.match(/[\ud800-\udbff]/g) ?? []).length;
   const numPoints = () => starts[starts.length - 1];
 
@@ -21,6 +24,7 @@ function makeReader(text, onMove, cover) {
   }
 
   function clear() {
+    cancelAnimationFrame(nextFrame);
     numbers.clear();
     blocks.length = endsLine.length = 0;
     starts.length = 1;
@@ -74,14 +78,12 @@ function makeReader(text, onMove, cover) {
     const range = rangeOf(index);
     if (typeof Highlight !== "undefined") CSS.highlights.set("cursor", new Highlight(range));
     else getSelection().setBaseAndExtent(range.startContainer, range.startOffset, range.endContainer, range.endOffset);
-    return range;
   }
 
   function moveTo(index) {
     current = index;
-    const range = highlight(index);
+    highlight(index);
     onMove(index);
-    return range;
   }
 
   // Return the first and last position of a line, which can span several blocks.
@@ -113,14 +115,13 @@ function makeReader(text, onMove, cover) {
 
   // Place the cursor; up and down then keep to its column.
   function place(index) {
-    const range = moveTo(index);
+    moveTo(index);
     column = index - lineOf(index)[0];
-    return range;
   }
 
-  // Scroll the box with the text, if it scrolls, and then the window, so far that nothing covers the range.
-  function scrollToRange(range) {
-    const outer = text.getBoundingClientRect(), inner = range.getBoundingClientRect();
+  // Scroll the box with the text, if it scrolls, and then the window, so far that nothing covers the cursor.
+  function scrollToCursor() {
+    const range = rangeOf(current), outer = text.getBoundingClientRect(), inner = range.getBoundingClientRect();
     if (inner.top < outer.top + 16) text.scrollTop += inner.top - outer.top - 16;
     else if (inner.bottom > outer.bottom - 24) text.scrollTop += inner.bottom - outer.bottom + 24;
     const place = range.getBoundingClientRect(), low = Math.min(cover.getBoundingClientRect().top, innerHeight) - 24;
@@ -128,14 +129,21 @@ function makeReader(text, onMove, cover) {
     if (over) scrollBy({ top: over, behavior: "instant" });
   }
 
+  // The browser lays out the blocks that came into view in the next frames. Its scroll anchoring may then move the page.
+  function keepInSight(numFrames) {
+    cancelAnimationFrame(nextFrame);
+    scrollToCursor();
+    if (numFrames > 0) nextFrame = requestAnimationFrame(() => keepInSight(numFrames - 1));
+  }
+
   function onKey(event) {
     if (!numPoints() || event.altKey || event.metaKey || event.shiftKey) return;
     const next = target(event.key, event.ctrlKey);
     if (next === null) return;
     event.preventDefault();
-    const range = event.key === "ArrowUp" || event.key === "ArrowDown" ? moveTo(next) : place(next);
+    if (event.key === "ArrowUp" || event.key === "ArrowDown") moveTo(next); else place(next);
     blocks[blockOf(next)].scrollIntoView({ block: "nearest", behavior: "instant" });
-    scrollToRange(range);
+    keepInSight(FRAMES);
   }
 
   function onPoint(event) {

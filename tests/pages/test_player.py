@@ -562,6 +562,23 @@ def test_the_page_fits_and_can_be_read(play, scheme, size):
         page.wait_for_function(IN_SIGHT)  # the page may scroll with its next frame
 
 
+def test_the_cursor_stays_in_sight_if_the_browser_moves_the_page(play):
+    """As Chromium's scroll anchoring does now and then in the frame after a key."""
+    page = play(size=(360, 740), fragment="#seed=1&length=3000")
+    page.check("#surprisal")
+    page.focus("#text")
+    page.evaluate("""() => new Promise((resolve) => {
+      const key = new KeyboardEvent("keydown", { key: "End", ctrlKey: true, bubbles: true });
+      document.getElementById("text").dispatchEvent(key);
+      const turn = (number) => requestAnimationFrame(() => {
+        if (number === 1) scrollBy({ top: -433, behavior: "instant" });
+        if (number < 4) turn(number + 1); else resolve();
+      });
+      turn(1);
+    })""")
+    assert page.evaluate(IN_SIGHT)
+
+
 def test_it_works_at_twice_the_size(play):
     """A window of 1200 by 900 pixels at 200 % has 600 by 450; the text has room above the controls."""
     page = play(size=(600, 450), fragment="#seed=1")
