@@ -13,7 +13,7 @@ from charrnn.errors import InputError, UsageError
 from charrnn.events import bits, bits_per
 from charrnn.terminal import cards, completion, console
 from charrnn.terminal.completion import one_of
-from charrnn.text.characters import END
+from charrnn.text.characters import END, LABEL_END
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from charrnn.training.folder import Run
 
 MAX_SCORED = 20_000  # characters on which the cost is measured
-_SHOWN = ("network", "parameters", "n-grams", "vocabulary", "split", "score", "test score")  # on every page's card
+# on every page's card
+_SHOWN = ("network", "parameters", "n-grams", "vocabulary", "labels", "split", "score", "test score")
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,6 @@ def export(
     target = Path(f"{page_title(path)}.html" if output is None else output)
     check_target(str(target), option="--output", example="poems.html")
     file = load_model(path)
-    if file.labels:
-        raise UsageError(f"{path}: a model with labels can't be exported, because the page has no menu for them yet")
     with console.slow_notice("packing the model", quiet=quiet):
         stored, size = write_player(
             target,
@@ -214,7 +213,11 @@ def write_text(file: "ModelFile") -> "tuple[NDArray[Any], NDArray[Any]]":
     sampler = Sampler(file)
     length = 500 if sampler.writes_documents else MAX_SCORED
     config = SampleConfig(length=length, temperature=1.0, seed=0, num_samples=MAX_SCORED // length)
-    texts = [file.vocab.to_chars("".join(stream)) for stream in sampler.streams(config)]
+    texts = []
+    for stream in sampler.streams(config):
+        label = stream.opening.label
+        start = "" if label is None else file.vocab.to_chars(label) + LABEL_END
+        texts.append(start + file.vocab.to_chars("".join(stream)))
     return file.vocab.encode(END.join(texts))[:MAX_SCORED], sampler.encode_prompt(config)
 
 

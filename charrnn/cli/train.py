@@ -205,8 +205,6 @@ def train(
     """
     if not 0 <= save_every <= 1e6:
         raise UsageError(f"--save-every must lie between 0 and 1,000,000, not {save_every}")
-    if export and (label or label_from):
-        raise UsageError("--export can't be combined with labels, because the page has no menu for them yet")
     settings = given(
         minutes=minutes,
         steps=steps,

@@ -1,8 +1,8 @@
 """The page of an exported model: it writes text in any browser, without a server.
 
 The page holds the model as arrays in fewer bytes (model/quantization.py), compressed and in base64, and the engine
-that draws from them (network.js, engine.js), which runs in a worker. The characters, the title and the card are
-untrusted.
+that draws from them (network.js, drawing.js, engine.js), which runs in a worker. The characters, the labels, the title
+and the card are untrusted.
 """
 
 import base64
@@ -22,6 +22,7 @@ from charrnn.pages.page import json_for_script, read_resource, render_page
 from charrnn.text.characters import END, label, name
 
 MAX_PAGE_BYTES = 4_000_000  # of a page with n-grams, unless the user says more
+_MAX_OPTIONS = 30  # labels in a menu; more are a field that completes what is typed
 _MAX_CARD_BYTES = 1 << 14  # of a title and a card
 _FORMAT = 1
 
@@ -77,7 +78,7 @@ def pack(model: StoredModel) -> str:
 
 def engine_source() -> str:
     """Return the script of the page's worker."""
-    return read_resource("network.js") + read_resource("engine.js")
+    return "".join(map(read_resource, ("network.js", "drawing.js", "engine.js")))
 
 
 def render_player(model: StoredModel, title: str, card: Sequence[tuple[str, str]]) -> str:
@@ -87,6 +88,7 @@ def render_player(model: StoredModel, title: str, card: Sequence[tuple[str, str]
     facts = {
         "unit": vocab.unit,
         "documents": has_documents,
+        "labels": list(model.exact.labels),
         "levels": SCALES["surprisal"].limits,
         "defaults": {
             "length": -1 if has_documents else defaults.length,
@@ -104,6 +106,8 @@ def render_player(model: StoredModel, title: str, card: Sequence[tuple[str, str]
         title=title,
         card=card,
         unit=vocab.unit,
+        num_labels=len(model.exact.labels),
+        max_options=_MAX_OPTIONS,
         levels=SCALES["surprisal"].legend(),
         facts=json_for_script(facts),
         engine=Markup(engine_source()),

@@ -6,6 +6,7 @@
 // Letters: L layers, H hidden size, E embedding, V vocabulary, N gates * H.
 
 const END = 0xdc00, UNKNOWN = 0xdc01;  // the end of a document; a character too rare for the vocabulary
+const LABEL_END = 0xdc02;  // stands between a document's label and its text
 const FIRST_BYTE = 0xdc80, LAST_BYTE = 0xdcff;  // stand for the bytes 0x80 to 0xff in a model of bytes
 
 // The payload, which docs/formats.md describes
@@ -28,9 +29,12 @@ async function unpackModel(payload) {
     const array = tensors[name], scale = tensors[`${name}.scale`];
     return scale ? scaleRows(array, scale) : array instanceof Uint16Array ? widen(array) : array;
   };
+  const ids = new Map(header.chars.map((point, id) => [point, id]));
   return {
-    labels: header.labels, points: header.chars, ids: new Map(header.chars.map((point, id) => [point, id])),
+    labels: header.labels, points: header.chars, ids, labelEnd: ids.get(LABEL_END) ?? -1,
+    neverDrawn: [UNKNOWN, LABEL_END].filter((point) => ids.has(point)).map((point) => ids.get(point)),
     hasBytes: header.chars.some((point) => point >= FIRST_BYTE && point <= LAST_BYTE),
+    opened: new Map(), weighed: {},  // what drawing computes once: the state after a label, the weights of all labels
     network: makeNetwork(header, weights), ngrams: tensors["ngram.char"] ? makeNgrams(tensors) : null,
   };
 }
@@ -47,8 +51,7 @@ function scaleRows(values, scale) {
 }
 
 function makeNetwork({ cell, hidden_size: size, num_layers: numLayers, chars }, weights) {
-  const bias = Float32Array.from(weights("head.bias")), layers = [];
-  if (chars.includes(UNKNOWN)) bias[chars.indexOf(UNKNOWN)] = -Infinity;  // stands for many, so it is never drawn
+  const layers = [];
   for (let k = 0; k < numLayers; k++) {
     const [input, recurrent, inputBias, recurrentBias] = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"].map(
       (name) => weights(`layers.${k}.${name}_l0`));
@@ -56,7 +59,7 @@ function makeNetwork({ cell, hidden_size: size, num_layers: numLayers, chars }, 
     layers.push({ input, recurrent, inputBias, recurrentBias, projected: new Float64Array(length), gates: new Float64Array(length) });
   }
   const embedding = weights("embedding.weight");
-  return { cell, size, layers, embedding, table: new Map(), head: weights("head.weight"), bias, logits: new Float32Array(chars.length) };
+  return { cell, size, layers, embedding, table: new Map(), head: weights("head.weight"), bias: weights("head.bias"), logits: new Float32Array(chars.length) };
 }
 
 // out[i] = bias[i] + the sum over j of weights[i, j] * x[j]. Four rows at once, because each number of x is read once.
@@ -88,9 +91,13 @@ function product(weights, x, bias, out) {
 
 function newState({ network, ngrams }) {
   const zeros = () => network.layers.map(() => new Float32Array(network.size));
-  const contexts = new Int32Array(ngrams ? ngrams.order : 0).fill(-1);
-  contexts[0] = 0;
+  const contexts = new Int32Array(ngrams ? ngrams.order : 0);
+  restartContexts(contexts);
   return { h: zeros(), c: zeros(), contexts };
+}
+
+function copyState({ h, c, contexts }) {
+  return { h: h.map((layer) => layer.slice()), c: c.map((layer) => layer.slice()), contexts: contexts.slice() };
 }
 
 // The first layer's input projection of a character (N,), computed when it is first needed.
@@ -106,7 +113,7 @@ function projectChar({ table, layers, embedding }, id) {
 const sigmoid = (x) => 1 / (1 + Math.exp(-x));
 
 // Feed a character, given by its id.
-function step({ network, ngrams }, { h, c, contexts }, id) {
+function step({ network, ngrams, labelEnd }, { h, c, contexts }, id) {
   const { cell, size, layers } = network;
   layers.forEach(({ input, recurrent, inputBias, recurrentBias, projected, gates }, k) => {
     if (k > 0) product(input, h[k - 1], inputBias, projected);
@@ -127,6 +134,7 @@ function step({ network, ngrams }, { h, c, contexts }, id) {
       }
     }
   });
+  if (id === labelEnd) restartContexts(contexts);  // n-grams do not reach back into a label
   if (ngrams) extendContexts(ngrams, contexts, id);
 }
 
@@ -163,6 +171,11 @@ function findChild({ firstChild, char }, node, id) {
 }
 
 // contexts: the nodes of the last 0, 1, 2, … characters; 0 is the root, -1 none, else the index in char plus 1.
+function restartContexts(contexts) {
+  contexts.fill(-1);
+  contexts[0] = 0;
+}
+
 function extendContexts(ngrams, contexts, id) {
   for (let length = contexts.length - 1; length > 0; length--) {
     const node = contexts[length - 1];

@@ -7,6 +7,7 @@
   const settingsButton = byId("open-settings");
   const prompt = byId("prompt"), temperature = byId("temperature"), topP = byId("top-p");
   const length = byId("length"), seed = byId("seed"), keepSeed = byId("keep-seed"), surprisal = byId("surprisal");
+  const label = byId("label"), textLabel = byId("text-label");  // label: only for a model with labels
   const buttons = { continue: byId("continue"), text: byId("copy-text"), link: byId("copy-link") };
   const LARGEST_SEED = 2n ** 63n - 1n, MAX_LENGTH = Number(length.max);
   const MAX_SHORT = 60, MAX_EARLIER = 100;
@@ -18,7 +19,13 @@
   const reader = makeReader(text, showExpected, form);
   const written = makeWritten(text, reader, classes, facts.levels);
 
-  let labels = [];  // [label, name] of each id
+  const shownNames = new Map();  // of the labels of texts: what is shown of each; all differ
+  for (const name of facts.labels) {
+    let shown = [...name].map(visible).join("");
+    while ([...shownNames.values()].includes(shown)) shown += "′";
+    shownNames.set(name, shown);
+  }
+  let chars = [];  // [label, name] of each id
   let isReady = false, isWriting = false, isAsked = false;  // asked: to write as soon as the model is ready
   let current = null;  // the text on the page: its settings, and once it is done its number of units and why it ended
   let job = 0;
@@ -30,19 +37,21 @@
   const worker = new Worker(engine);
   const answers = {
     ready(message) {
-      labels = message.labels;
+      chars = message.labels;
       isReady = true;
       say("Ready.");
       if (isAsked || (form.checkValidity() && document.activeElement !== prompt)) write();
     },
     failed: (message) => fail(message.message),
     text(message) {
+      showLabel(message.label);
       written.add(message);
       isShort &&= String(written).length <= MAX_SHORT;
       text.classList.toggle("short", isShort);
       worker.postMessage({ type: "seen", job });  // it draws no faster than the page can show
     },
     done(message) {
+      showLabel(message.label);
       Object.assign(current, { count: message.count, reason: message.reason });
       isWriting = false;
       say(describeEnd(message));
@@ -73,7 +82,15 @@
 
   function describeEnd({ reason, count, bitsPerChar }) {
     const rate = count ? `, ${bitsPerChar.toFixed(2)} bits each` : "";
-    return `${reason === "stopped" ? "Stopped" : "Done"}: ${countUnits(count)}${rate}, seed ${current.seed}.`;
+    const its = current.label === null ? "" : `, label ${shownNames.get(current.label)}`;
+    return `${reason === "stopped" ? "Stopped" : "Done"}: ${countUnits(count)}${rate}${its}, seed ${current.seed}.`;
+  }
+
+  // Show the label of the text that is being written, which is null until it is drawn.
+  function showLabel(name) {
+    current.label = name;
+    textLabel.textContent = name === null ? "" : shownNames.get(name);
+    textLabel.hidden = name === null;
   }
 
   // Say that the prompt has characters that the model doesn't know, and offer to remove them.
@@ -98,27 +115,32 @@
     if (!isLinked && location.hash) history.replaceState(null, "", location.pathname + location.search);
     isLinked = false;
     problem.hidden = true;
+    if (facts.documents) listEarlier(String(written), current?.label ?? null);
     current = {
       prompt: prompt.value,
+      wanted: chosenLabel(),
       temperature: Number(temperature.value),
       topP: Number(topP.value),
       length: chosenLength(),
       seed: String(BigInt(seed.value)),
     };
-    if (facts.documents) listEarlier(String(written));
+    showLabel(null);
     written.clear();
     written.addPrompt(current.prompt);
     panel.replaceChildren(make("p", HINT, "hint"));
     if (text.getBoundingClientRect().top < 0) text.scrollIntoView({ behavior: "instant" });
-    const { prompt: beginning, ...chosen } = current;
-    start({ type: "write", job: ++job, prompt: beginning, settings: { ...defaults, ...chosen } });
+    const { prompt: beginning, wanted, label: _, ...chosen } = current;
+    const labels = wanted === null ? facts.labels : [wanted];
+    start({ type: "write", job: ++job, prompt: beginning, labels, settings: { ...defaults, ...chosen } });
   }
 
   // Keep the documents that were written before, the latest first.
-  function listEarlier(document) {
+  function listEarlier(document, name) {
     if (!document) return;
-    earlier.prepend(make("li", [...document].map((point) => (point === "\n" ? point : visible(point))).join("")));
-    earlier.firstChild.dir = "auto";
+    const item = make("li", [...document].map((point) => (point === "\n" ? point : visible(point))).join(""));
+    item.dir = "auto";
+    if (name !== null) item.append(" ", make("small", shownNames.get(name)));
+    earlier.prepend(item);
     if (earlier.children.length > MAX_EARLIER) earlier.lastChild.remove();
   }
 
@@ -134,6 +156,7 @@
     start({ type: "continue", job, length: chosenLength() });
   }
 
+  const chosenLabel = () => facts.labels.find((name) => shownNames.get(name) === label.value) ?? null;
   const chosenLength = () => (length.value ? Number(length.value) : -1);
   const drawSeed = () => String(crypto.getRandomValues(new Uint32Array(1))[0] >>> 1);
   const canContinue = () => !isWriting && ["length", "stopped"].includes(current?.reason);
@@ -141,10 +164,10 @@
   function showExpected(position) {
     const found = written.at(position);
     if (!found) return panel.replaceChildren(make("p", "This character is part of the prompt.", "hint"));
-    const character = found.numUnits === 1 ? labels[found.id] :
+    const character = found.numUnits === 1 ? chars[found.id] :
       [found.char, `${found.numUnits} bytes; the list is for the first`];
     const likeliest = found.likeliest.map(
-      ([id, probability]) => [labels[id], Math.round(1000 * probability), id === found.id]);
+      ([id, probability]) => [chars[id], Math.round(1000 * probability), id === found.id]);
     showCharacter(panel, character, `${found.bits.toFixed(2)} bits`,
       `, probability ${formatPercent(Math.round(1000 * 2 ** -found.bits)).replace(" ", "\u00a0")}`, likeliest);
   }
@@ -165,6 +188,7 @@
       if (inRange(number(field.id), Number(field.min), Number(field.max))) field.value = number(field.id);
     if (given.get("length") === "endless") length.value = "";
     else if (Number.isInteger(Number(wantedLength)) && inRange(wantedLength, 1, MAX_LENGTH)) length.value = wantedLength;
+    if (label) label.value = shownNames.get(given.get("label")) ?? "";
     prompt.value = (given.get("prompt") ?? "").slice(0, prompt.maxLength);
     return true;
   }
@@ -176,6 +200,7 @@
     const given = new URLSearchParams({
       seed: current.seed, temperature: current.temperature, "top-p": current.topP,
       length: shown < 0 ? "endless" : shown, prompt: current.prompt });
+    if (current.wanted !== null) given.set("label", current.wanted);
     return `${location.href.split("#")[0]}#${given}`;
   }
 
@@ -201,6 +226,19 @@
     topP.value = defaults.topP;
     length.value = defaults.length < 0 ? "" : defaults.length;
     prompt.value = "";
+    if (label) label.value = "";
+  }
+
+  function fillMenu() {
+    for (const shown of shownNames.values()) {
+      const option = new Option(shown, shown);
+      option.dir = "auto";
+      (byId("labels") ?? label).append(option);
+    }
+    label.addEventListener("input", () => {
+      const isKnown = !label.value || chosenLabel() !== null;
+      label.setCustomValidity(isKnown ? "" : "The model has no such label.");
+    });
   }
 
   function update() {
@@ -235,7 +273,7 @@
     if (isWriting) worker.postMessage({ type: "stop", job });
     else write();
   });
-  form.addEventListener("invalid", () => openSettings(true), true);
+  form.addEventListener("invalid", (event) => { if (settings.contains(event.target)) openSettings(true); }, true);
   settingsButton.addEventListener("click", () => openSettings(settings.hidden));
   form.addEventListener("input", update);
   seed.addEventListener("input", () => {
@@ -256,6 +294,7 @@
   buttons.text.addEventListener("click", () => { if (current) copy(String(written), "text"); });
   buttons.link.addEventListener("click", () => { if (current) copy(makeLink(), "link"); });
 
+  if (label) fillMenu();
   fillFields();
   let isLinked = readLink();  // the next text is the one that the address names
   addEventListener("hashchange", () => {

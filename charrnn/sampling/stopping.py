@@ -41,7 +41,7 @@ class LengthLimit:
 def missing_bytes(text: str) -> int:
     """Return how many bytes the UTF-8 character lacks that a text of bytes ends in; 0 if it is complete."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    decoder.decode(text.encode("ascii", "surrogateescape"))
+    decoder.decode(text.rpartition(END)[2].encode("ascii", "surrogateescape"))
     begun, _ = decoder.getstate()
     if not begun:
         return 0

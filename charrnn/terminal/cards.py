@@ -7,13 +7,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from charrnn.events import bits, bits_per
-from charrnn.text.characters import END, LABEL_END, UNKNOWN
+from charrnn.text.characters import END, LABEL_END, UNKNOWN, one_line
 
 if TYPE_CHECKING:
     from charrnn.model.file import ModelFile
 
 CARD_HEADER = ("run", "network", "parameters", "score", "held-out bits", "trained on")
-MAX_SHOWN = 200  # characters of a vocabulary
+MAX_SHOWN, MAX_NAMED = 200, 10  # characters of a vocabulary; labels
 
 
 def cache_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -80,6 +80,7 @@ def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
         *([("n-grams", _ngrams(card["ngram"]))] if card.get("ngram") else []),
         *([("known documents", _known(card["known_documents"]))] if card.get("known_documents") else []),
         ("vocabulary", _vocabulary(card["vocab"], unit)),
+        *([("labels", _labels(text["labels"]))] if text.get("labels") else []),
         ("text", ", ".join(text.get("paths", ["?"]))),
         ("text SHA-256", str(text.get("sha256", "?"))),
         ("split", f"{split.get('num_train', 0):,} {unit}s for training, {split.get('num_valid', 0):,} held out"),
@@ -96,6 +97,13 @@ def network(config: Mapping[str, Any]) -> str:
 
 def _ngrams(ngram: Mapping[str, Any]) -> str:
     return f"{ngram['num_ngrams']:,} of up to {ngram['order']} characters, {ngram['num_bytes'] / 1e6:.1f} MB"
+
+
+def _labels(counts: Mapping[str, int]) -> str:
+    """Return the number of labels and the most frequent ones."""
+    names = sorted(counts, key=lambda name: -counts[name])
+    more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
+    return f"{len(names):,}: {', '.join(map(one_line, names[:MAX_NAMED]))}{more}"
 
 
 def _known(count: int) -> str:

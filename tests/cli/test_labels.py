@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from charrnn.cli.export import write_text
+from charrnn.model.file import load_model
+from charrnn.text.characters import END, LABEL_END
 from tests.cli.conftest import TINY, Outcome, assert_refused, call
 
 SMALL = ("--hidden-size", "48", "--batch-size", "16", "--seq-len", "16", "--threads", "1", "--steps", "200")
@@ -191,8 +194,17 @@ def test_a_model_of_labels_gives_a_head_start_to_one_of_labels_only(at_names: Pa
     assert outcome.code == 0, outcome.err
 
 
-def test_a_model_with_labels_is_not_exported(at_names: Path) -> None:
-    """The page could not say for which label it writes."""
-    assert_refused(call("export", "names"), 2, "a model with labels can't be exported")
-    words = ("train", "names.csv", "--column", "name", "--label", "country", "--run", "x", "--export")
-    assert_refused(call(*words), 2, "--export can't be combined with labels")
+def test_a_model_with_labels_is_exported_with_them(at_names: Path) -> None:
+    """Rounding is measured on held-out names, or on names with labels that the model writes."""
+    assert " of held-out text)" in call("export", "names").err
+    file = load_model(at_names / "checkpoints/names/model.safetensors")
+    page = (at_names / "names.html").read_text(encoding="utf-8")
+    facts = json.loads(page.split('id="facts">')[1].split("<")[0])
+    assert facts["labels"] == list(file.labels)
+    assert "<dd>3: Irish, Greek, Thai</dd>" in page
+    assert "labels\t3: Irish, Greek, Thai\n" in call("info", "names").text
+    ids, _ = write_text(file)
+    documents = "".join(file.vocab.chars[one] for one in ids).split(END)
+    assert {document.split(LABEL_END)[0] for document in documents[:-1]} == set(SYLLABLES)
+    call("train", "names.csv", "--column", "name", "--label", "country", *SMALL, "--export")
+    assert (at_names / "checkpoints/names/player.html").read_text(encoding="utf-8") == page

@@ -1,6 +1,6 @@
 // An engine that writes a given text from a place that depends on the settings. Its model is JSON:
 // units: [string, id]; labels: of each id; slice: units per message; waits: whether loading waits for go().
-// For the prompt "?" it writes its settings. It doesn't know "☃", and a unit "END" ends the text.
+// The label is the last of those to choose from. For the prompt "?" it writes its settings. It doesn't know "☃", and a unit "END" ends the text.
 let model, job, stopped = 0, go, seen;
 
 function begin({ seed, temperature, topP }) {
@@ -26,11 +26,11 @@ async function draw(number) {
         out.probabilities.push(rank < model.labels.length ? 2 ** -(rank + 1) : 0);
       }
     }
-    postMessage({ type: "text", job: number, chars: out.chars, ids: Uint32Array.from(out.ids), bits: Float32Array.from(out.bits),
+    postMessage({ type: "text", job: number, label: job.label, chars: out.chars, ids: Uint32Array.from(out.ids), bits: Float32Array.from(out.bits),
       top: Uint32Array.from(out.top), probabilities: Float32Array.from(out.probabilities) });
     await new Promise((resume) => { seen = resume; });
   }
-  if (job.number === number) postMessage({ type: "done", job: number, reason, count: job.count, seconds: 1, bitsPerChar: 2.25 });
+  if (job.number === number) postMessage({ type: "done", job: number, label: job.label, reason, count: job.count, seconds: 1, bitsPerChar: 2.25 });
 }
 
 onmessage = async ({ data }) => {
@@ -42,7 +42,7 @@ onmessage = async ({ data }) => {
   } else if (data.type === "write") {
     if (data.prompt.includes("☃")) return postMessage({ type: "refused", job: data.job, unknown: ["☃"] });
     const { length } = data.settings;
-    job = { number: data.job, count: 0, start: begin(data.settings), length };
+    job = { number: data.job, count: 0, start: begin(data.settings), length, label: data.labels.at(-1) ?? null };
     if (data.prompt === "?") {
       model.units = [...JSON.stringify(data.settings)].map((char) => [char, 0]).concat([["END", 0]]);
       job.start = 0;

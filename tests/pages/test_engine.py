@@ -17,7 +17,8 @@ from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import count_ngrams
 from charrnn.pages.export import engine_source, pack, store_model
 from charrnn.sampling.sampler import Sampler
-from charrnn.text.characters import END, UNKNOWN, label, name, valid_unicode
+from charrnn.text.characters import END, LABEL_END, UNKNOWN, bytes_as_chars, label, name, valid_unicode
+from tests import labelled
 from tests.conftest import make_model_file, make_text
 
 NODE = shutil.which("node")
@@ -51,7 +52,7 @@ const vm = require("vm");
       const seen = posted.length;
       await receive({ ...message, job: number });
       const until = message.until ?? ["done", "refused"];
-      await wait((one, place) => place >= seen && until.includes(one.type));
+      if (until.length) await wait((one, place) => place >= seen && until.includes(one.type));
     }
     results.push(posted.slice(first));
   }
@@ -78,9 +79,9 @@ def run_engine(stored, jobs=(), fed=()):
     return json.loads(done.stdout)
 
 
-def write(prompt="", **settings):
-    """The message that asks for a text."""
-    return {"type": "write", "prompt": prompt, "settings": {**DEFAULTS, **settings}}
+def write(prompt="", *, labels=(), **settings):
+    """The message that asks for a text. labels: those to choose from."""
+    return {"type": "write", "prompt": prompt, "labels": labels, "settings": {**DEFAULTS, **settings}}
 
 
 def text_of(messages):
@@ -93,8 +94,9 @@ def sampler_settings(message):
     names = {"temperature": "temperature", "topK": "top_k", "topP": "top_p", "minP": "min_p", "length": "length"}
     settings = message["settings"]
     given = {ours: settings[theirs] for theirs, ours in names.items()}
+    label = message["labels"][0] if len(message["labels"]) == 1 else None
     return SampleConfig(
-        prompt=message["prompt"], no_repeat_ngram=settings["noRepeat"], seed=int(settings["seed"]), **given
+        prompt=message["prompt"], label=label, no_repeat_ngram=settings["noRepeat"], seed=int(settings["seed"]), **given
     )
 
 
@@ -108,7 +110,7 @@ def assert_same_texts(file: ModelFile, precision, messages):
         text = valid_unicode("".join(stream))
         assert text_of(posted) == text
         done = posted[-1]
-        assert done["type"] == "done"
+        assert (done["type"], done["label"]) == ("done", stream.opening.label)
         assert done["reason"] == ("end" if stream._stop.reached else "length")
         assert done["bitsPerChar"] == pytest.approx(bits(stream.nats / stream.num_drawn), abs=1e-4)
 
@@ -191,6 +193,34 @@ def test_ngrams_are_mixed_in():
     assert_same_texts(make_model("rnn", 1, documents, ngram_text=documents), "float32", [write(length=-1), write("ab")])
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_labels_are_given_or_drawn_as_the_samplers(mixed):
+    """With and without a prompt, whose rare characters count; the repeat guard begins after the label."""
+    file = labelled.make_file(mixed=mixed)
+    file.tensors["head.bias"][[file.vocab.id_of(symbol) for symbol in (UNKNOWN, LABEL_END)]] = 3.0
+    labels = list(labelled.LABELS)
+    messages = [write(prompt, labels=[label], length=30) for label in labels for prompt in ("", "cab")]
+    messages += [write(labels=["ab"], length=20, noRepeat=2, temperature=0)]
+    for seed in range(25):
+        messages += [write(prompt, labels=labels, seed=str(seed), length=30) for prompt in ("", "ca?")]
+    assert_same_texts(file, "float32", messages)
+    assert_same_texts(file, "int8", messages[-12:])
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_labels_of_bytes_and_of_every_cell(cell):
+    """A label with characters of several bytes; only one label."""
+    chars = "".join(sorted(set("ab" + bytes_as_chars("é\U0001f600") + END + LABEL_END)))
+    symbols = {"reset_id": chars.index(END), "label_id": chars.index(LABEL_END)}
+    file = make_model_file(ModelConfig(cell, len(chars), 10, 16, 2, **symbols), scale=2.5, chars=chars)
+    labels = ["é\U0001f600", "ab", "b"]
+    file = replace(file, provenance={"text": {"labels": dict.fromkeys(labels, 1)}})
+    messages = [write(prompt, labels=labels, seed=str(seed), length=20) for seed in range(9) for prompt in ("", "aé")]
+    assert_same_texts(file, "float32", [*messages, write(labels=labels[:1], length=20)])
+    only = replace(file, provenance={"text": {"labels": {"ab": 3}}})
+    assert_same_texts(only, "float32", [write(labels=["ab"], length=20)])
+
+
 def test_logits_are_the_networks_to_four_digits():
     """In float32, of each cell, after each of 300 characters."""
     ids = np.random.default_rng(0).integers(0, len(PRINTABLE), 300)
@@ -226,6 +256,17 @@ def test_an_endless_text_stops_when_it_is_told_to():
     assert len(text_of(stopped)) == stopped[-1]["count"] > 0
     reasons = [message["reason"] for message in replaced if message["type"] == "done"]
     assert reasons == ["stopped", "length"]
+
+
+def test_a_text_that_is_stopped_while_its_label_is_drawn_goes_on():
+    """To the text that would have been written without the stop."""
+    file = labelled.make_file(mixed=True)
+    stored = store_model(file, "float32", max_ngram_bytes=10**9)
+    whole = write("cab" * 3000, labels=list(labelled.LABELS), length=30, seed="2")
+    stop, more = {"type": "stop"}, {"type": "continue", "length": 30}
+    stopped, at_once = run_engine(stored, [[{**whole, "until": []}, stop, more], [whole]])["results"]
+    assert (stopped[0]["type"], stopped[0]["label"], stopped[0]["count"]) == ("done", None, 0)
+    assert text_of(stopped) == text_of(at_once)
 
 
 def test_a_prompt_with_unknown_characters_is_refused_and_names_them():
@@ -268,23 +309,28 @@ def test_each_character_comes_with_its_surprisal_and_the_likeliest():
 
 
 def test_the_engine_draws_no_faster_than_the_page_shows():
-    """Two messages that nobody has seen are the most; a text is stopped meanwhile, and then goes on."""
+    """Two messages that nobody has seen are the most, also after a stop and a continue at once."""
     stored = store_model(make_model("rnn", 1, "abc"), "int8", max_ngram_bytes=0)
     source = """const cut = serve; serve = (post) => {
       const receive = cut(post);
       return async (message) => {
-        if (message.type !== "stop") return message.type === "seen" ? null : receive(message);
+        if (message.type !== "stop" || message.until) return message.type === "seen" ? null : receive(message);
         for (let turn = 0; turn < 100; turn++) await new Promise(setImmediate);
         await receive(message);
       };
     };"""
-    job = [{**write(length=-1), "until": ["text"]}, {"type": "stop"}]
-    facts = {"source": engine_source() + source, "payload": pack(stored), "jobs": [job], "fed": []}
+    endless, at_once = {**write(length=-1), "until": ["text"]}, {"until": []}
+    jobs = [
+        [endless, {"type": "stop"}],
+        [endless | at_once, {"type": "stop"} | at_once, {"type": "continue", "length": -1} | at_once, {"type": "stop"}],
+    ]
+    facts = {"source": engine_source() + source, "payload": pack(stored), "jobs": jobs, "fed": []}
     done = subprocess.run([NODE, "-e", HARNESS], input=json.dumps(facts), capture_output=True, text=True, check=True)
-    messages = json.loads(done.stdout)["results"][0]
-    assert [message["type"] for message in messages] == ["text", "text", "done"]
-    assert all(len(message["chars"]) <= 1000 for message in messages[:2])
-    assert messages[2]["reason"] == "stopped"
+    for messages, stops in zip(json.loads(done.stdout)["results"], (1, 2), strict=True):
+        shown = [message for message in messages if message["type"] == "text"]
+        assert len(shown) == 2
+        assert all(len(message["chars"]) <= 1000 for message in shown)
+        assert [message["reason"] for message in messages if message["type"] == "done"] == ["stopped"] * stops
 
 
 def test_a_damaged_payload_fails_with_a_message():

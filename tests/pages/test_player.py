@@ -5,13 +5,16 @@ import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 
-from charrnn.config import ModelConfig
+from charrnn.config import ModelConfig, SampleConfig
 from charrnn.pages.export import engine_source, pack, render_player, store_model
 from charrnn.pages.page import json_for_script
+from charrnn.sampling.sampler import Sampler
 from charrnn.text.characters import END, bytes_as_chars, label, name, readable
+from tests import labelled
 from tests.conftest import draw_text, make_model_file, make_text
 from tests.pages.conftest import CONTRAST, PANEL
 from tests.pages.reports import HOSTILE
@@ -31,25 +34,26 @@ IN_SIGHT = """() => {
 
 
 @cache
-def empty_player(chars: str) -> str:
+def empty_player(chars: str, labels: tuple[str, ...]) -> str:
     """Render the page of a tiny model, with places for the fake engine and its model."""
     config = ModelConfig("rnn", vocab_size=len(chars), embedding_dim=2, hidden_size=2, num_layers=1)
-    stored = store_model(make_model_file(config, chars=chars), "int8", max_ngram_bytes=None)
+    file = replace(make_model_file(config, chars=chars), provenance={"text": {"labels": dict.fromkeys(labels, 1)}})
+    stored = store_model(file, "int8", max_ngram_bytes=None)
     card = [("network", "GRU, 1 layer of 512"), ("trained on", "<img src=x onerror=alert(4)>\u202e.txt")]
     page = render_player(stored, "</title><script>alert(3)</script>", card)
     return page.replace(engine_source(), ENGINE).replace(pack(stored), "MODEL")
 
 
-def make_player(text=TEXT, *, units=None, kind="characters", **model) -> str:
+def make_player(text=TEXT, *, units=None, kind="characters", labels=(), **model) -> str:
     """Render the page with the fake engine. units: pairs of a string and an id; model: more for the engine."""
     chars = "".join(sorted(set(text)))
+    code = empty_player({"characters": "ab", "bytes": "ab\udcff", "documents": "ab" + END}[kind], tuple(labels))
     found = {
         "units": units or [[char, chars.index(char)] for char in text],
         "labels": [[label(char), name(char)] for char in chars],
         "slice": 60,
     }
-    vocab = {"characters": "ab", "bytes": "ab\udcff", "documents": "ab" + END}[kind]
-    return empty_player(vocab).replace("MODEL", json_for_script(found | model))
+    return code.replace("MODEL", json_for_script(found | model))
 
 
 @cache
@@ -286,6 +290,90 @@ def clipboard(page) -> str:
 
 
 CLIPBOARD = ["clipboard-read", "clipboard-write"]
+
+
+def copied_link(page) -> str:
+    """What follows # in the link of the text on the page."""
+    page.click("#copy-link")
+    wait_for(page, "Copied the link.")
+    return clipboard(page).split("#")[1]
+
+
+STRANGE = [
+    "Irish",
+    "</script><b>",
+    "\u202eevil",
+    "\u202devil",
+    "a\nb",
+    "q\"uote'",
+    "\U0001f600&amp;",
+    "עברית",
+    "x" * 64,
+]
+
+
+def make_labelled(count: int) -> str:
+    """Render the page of a model of documents with so many labels."""
+    names = (STRANGE + [f"label {number}" for number in range(count)])[:count]
+    units = [[char, 0] for char in "Aurelina"] + [["END", 0]]
+    return make_player(units=units, kind="documents", labels=names)
+
+
+@pytest.mark.parametrize("count", [9, 40])
+def test_a_label_is_chosen_or_drawn_and_shown(play, count):
+    """In a menu, or a field if there are many; in the status, above the text, beside earlier texts, in the link."""
+    page = play(make_labelled(count), fragment="#seed=3", permissions=CLIPBOARD)
+    assert page.get_by_role("combobox", name="Label").count() == 1
+    options = page.eval_on_selector_all("#dock option", "all => all.map((one) => one.value).filter(Boolean)")
+    assert len(options) == count
+    assert options[:5] == ["Irish", "</script><b>", "\ufffdevil", "\ufffdevil′", "a↵b"]
+    assert page.inner_text("#text-label") == options[-1]
+    assert f", label {options[-1]}, seed 3." in status(page)
+    assert "label" not in copied_link(page)
+    for strange, option in zip(STRANGE, options, strict=False):
+        if count == 9:
+            page.select_option("#label", option)
+        else:
+            page.fill("#label", option)
+        write(page)
+        assert page.text_content("#text-label") == option
+        link = copied_link(page)
+        assert parse_qs(link)["label"] == [strange]
+    assert page.text_content("#earlier li:last-child small") == options[-1]
+    assert page.locator("script").count() == 3
+    for fragment, value, drawn in [(link, option, option), ("seed=3&label=__proto__", "", options[-1])]:
+        again = play(make_labelled(count), fragment=f"#{fragment}")
+        assert again.input_value("#label") == value
+        assert again.text_content("#text-label") == drawn
+
+
+def test_a_label_that_the_model_does_not_know_is_refused(play):
+    """Nothing is written, and the settings stay closed."""
+    page = play(make_labelled(40), fragment="#seed=3")
+    before = shown(page)
+    page.fill("#label", "label 99")
+    page.press("#label", "Enter")
+    assert page.evaluate("document.activeElement.id") == "label"
+    assert page.is_hidden("#settings")
+    assert (shown(page), page.locator("#earlier li").count()) == (before, 0)
+    page.fill("#label", "label 30")
+    page.press("#label", "Enter")
+    wait_for(page, "label label 30")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("count", [9, 40])
+def test_the_menu_of_labels_fits_a_phone_and_can_be_read(play, scheme, count):
+    """With a long label; the tab key reaches it before the prompt."""
+    page = play(make_labelled(count), size=(360, 740), scheme=scheme, fragment=f"#seed=3&label={'x' * 64}")
+    assert page.text_content("#text-label") == "x" * 64
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
+    assert min(page.eval_on_selector_all("#label, #text-label, #status", f"all => all.map({CONTRAST})")) >= 4.5
+    page.evaluate("document.body.focus()")
+    for field in ("label", "prompt"):
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.id") == field
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
 def test_a_link_gives_the_same_text_again(play):
@@ -667,6 +755,22 @@ def test_print_shows_the_text_alone(play):
 
 
 # the whole way
+
+
+def test_the_page_writes_for_the_samplers_labels(play):
+    """Drawn or chosen, with a prompt and n-grams."""
+    stored = store_model(labelled.make_file(mixed=True), "int8", max_ngram_bytes=None)
+    sampler, drawn = Sampler(stored.rounded, threads=1), set()
+    page = play(render_player(stored, "m", []), fragment="#seed=100&length=20")
+    for seed, (chosen, prompt) in enumerate([(None, "")] * 6 + [(None, "ca"), ("c", ""), ("b", "ca")]):
+        link = f"seed={seed}&length=20&prompt={prompt}" + (f"&label={chosen}" if chosen else "")
+        page.evaluate("fragment => { location.hash = fragment; }", link)
+        wait_for(page, f"seed {seed}.")
+        stream = sampler.stream(SampleConfig(prompt=prompt, label=chosen, seed=seed, length=20))
+        assert shown(page) == prompt + "".join(stream)
+        assert page.inner_text("#text-label") == stream.opening.label
+        drawn.add(stream.opening.label)
+    assert len(drawn) > 1
 
 
 @pytest.mark.parametrize("kind", ["characters", "bytes", "documents"])
