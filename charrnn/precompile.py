@@ -74,7 +74,7 @@ def score_toy() -> None:
 
     model, ids = CharRNN(_TOY), np.zeros(50_000, np.uint8)
     evaluate(model, ids[:2], context=ids[:1])
-    fit_mixture(model, make_train_text(ids, vocab_size=2))
+    fit_mixture(model, make_train_text(ids, vocab_size=2), num_counted=len(ids))
     ids.flags.writeable = False  # as the ids of a mapped file are; kernels are compiled for both kinds
     find_copied([ids[:1]], ids)
 

@@ -343,7 +343,7 @@ def run_plan(plan: "RunPlan", view: TrainView, *, save_every: float, fresh: bool
 
 def compare(plan: "RunPlan") -> None:
     """Compare a finished run's score with baselines."""
-    from charrnn.data.batches import MAX_COUNTED_CHARS
+    from charrnn.data.batches import LAST_PART
     from charrnn.evaluation.assessment import compute_baselines
     from charrnn.evaluation.scores import Assessment, Evaluation
     from charrnn.evaluation.texts import held_out_text
@@ -354,7 +354,7 @@ def compare(plan: "RunPlan") -> None:
         text = held_out_text(file, corpus)
         nats, num_chars = file.scores["nats_per_char"], file.scores["num_chars"]
         baselines = compute_baselines(
-            corpus.train_ids, text.ids, context=text.context, vocab=file.vocab, max_read=MAX_COUNTED_CHARS
+            corpus.train_ids, text.ids, context=text.context, vocab=file.vocab, max_read=LAST_PART
         )
         score = Evaluation(nats * num_chars, num_chars, {})
         console.paragraph(tables.comparison_lines(Assessment(score, baselines, unit=file.vocab.unit)))

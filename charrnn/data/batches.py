@@ -5,9 +5,9 @@ into G contiguous lanes whose lengths differ by at most one; a step reads the ne
 of each lane. A cursor is two integers, so a checkpoint needs to store nothing else.
 
 `TrainText` withholds a few pieces of the text from the network; they serve to fit the mixture
-weights of network and n-grams. The pieces are spread evenly over the part whose n-grams are
-counted, because texts change along their length: a network that has not seen the end of a text
-would be a poor stand-in for the final one.
+weights of network and n-grams. The pieces are spread evenly over the last part of the text, because
+texts change along their length: a network that has not seen the end of a text would be a poor
+stand-in for the final one.
 
 Letters: N characters, G lanes, T steps in a window, K pieces.
 """
@@ -24,7 +24,7 @@ from charrnn.data.vocab import Ids
 ALL_LANES = slice(None)
 IGNORE_INDEX = -100  # a target that isn't scored; PyTorch's default for this
 PIECE_SIZE = 1000  # characters in a withheld piece
-MAX_COUNTED_CHARS = 2_000_000  # n-grams are counted in at most this many characters: limits time and file size
+LAST_PART = 2_000_000  # characters at the end of the text, among which pieces are withheld
 MAX_MIXED_VOCAB = 1 << 14  # with more characters, computing their distributions would dominate the run
 _WITHHELD_RATIO = 40  # one character in this many is withheld
 _MAX_PIECES = 50
@@ -55,13 +55,13 @@ class TrainText:
 
 def make_train_text(ids: Ids, vocab_size: int) -> TrainText:
     """Choose evenly spread pieces to withhold: none if the text is too short or the vocabulary too large."""
-    start = max(0, len(ids) - MAX_COUNTED_CHARS)
-    num_counted = len(ids) - start
+    start = max(0, len(ids) - LAST_PART)
+    num_last = len(ids) - start
     num_pieces = 0
     if vocab_size <= MAX_MIXED_VOCAB:
         most = max(1, _MAX_LOGITS // (vocab_size * PIECE_SIZE))
-        num_pieces = min(num_counted // (_WITHHELD_RATIO * PIECE_SIZE), _MAX_PIECES, most)
-    middles = start + (2 * np.arange(num_pieces) + 1) * num_counted // (2 * max(1, num_pieces))
+        num_pieces = min(num_last // (_WITHHELD_RATIO * PIECE_SIZE), _MAX_PIECES, most)
+    middles = start + (2 * np.arange(num_pieces) + 1) * num_last // (2 * max(1, num_pieces))
     return TrainText(ids, middles - PIECE_SIZE // 2)
 
 

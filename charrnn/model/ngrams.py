@@ -123,7 +123,7 @@ def count_ngrams(train: NDArray[Any], order: int, *, vocab_size: int) -> Arrays:
     Long n-grams that occur once are pruned. If the rest is too large, shorter ones are pruned too,
     the longest first.
 
-    train: ids, at least one. Counting takes about 60 bytes per character of train.
+    train: ids, at least one. Counting takes about 30 bytes per character of a usual text, 110 of noise.
     """
     levels, shorter = [], None
     train = _common_type(train, vocab_size)

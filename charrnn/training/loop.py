@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 
 from charrnn.config import SECONDS_BETWEEN_STATES, TrainConfig
-from charrnn.data.batches import MAX_COUNTED_CHARS, Step, next_step, read_window
+from charrnn.data.batches import Step, next_step, read_window
 from charrnn.distributed import Ranks
 from charrnn.errors import CharrnnError, DivergenceError, Interrupted
 from charrnn.events import Event, Finished, Progress, Resumed, Stopped, Warned
@@ -22,7 +22,7 @@ from charrnn.model.gradients import WindowResult, Workers
 from charrnn.model.network import CharRNN
 from charrnn.training.folder import SESSION_EVENTS
 from charrnn.training.plan import RunPlan
-from charrnn.training.recipe import Pace, StopRequest, evaluation_is_due, valid_part
+from charrnn.training.recipe import Pace, StopRequest, counted_part, evaluation_is_due, valid_part
 from charrnn.training.saving import (
     Writer,
     evaluate_and_save,
@@ -210,8 +210,10 @@ def steps_left(plan: RunPlan, pace: Pace) -> int:
         return 0
     left = 0
     if pace.is_known(seconds):
-        num_counted = min(corpus.num_train, MAX_COUNTED_CHARS) if len(plan.task.train_text.starts) else 0
         num_scored = len(corpus.valid_ids) + len(corpus.test_ids)
+        most = pace.steps_left(seconds, num_scored=num_scored, num_counted=0)
+        counts = len(plan.task.train_text.starts) > 0
+        num_counted = counted_part(corpus.num_train, plan.task.training, most) if counts else 0
         left = pace.steps_left(seconds, num_scored=num_scored, num_counted=num_counted)
     return plan.environment.ranks.broadcast_number(left)
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import ModelConfig
-from charrnn.data.batches import MAX_COUNTED_CHARS, PIECE_SIZE, TrainText
+from charrnn.data.batches import PIECE_SIZE, TrainText
 from charrnn.data.vocab import Ids
 from charrnn.evaluation.scoring import compute_logits
 from charrnn.kernels.ngrams import Mixture, fill_distributions
@@ -32,9 +32,10 @@ _FIRST_GUESS = (0.7, 0.3)  # weights of network and n-grams
 _MAX_ITERATIONS = 20
 
 
-def fit_mixture(network: CharRNN, text: TrainText) -> Arrays:
+def fit_mixture(network: CharRNN, text: TrainText, *, num_counted: int) -> Arrays:
     """Count a training text's n-grams and fit the mixture weights on its withheld pieces; return a model file's arrays.
 
+    num_counted: how many characters at the end of the text to count in, at least LAST_PART or all of them.
     Returns none if nothing was withheld or if the n-grams gain less than MIN_GAIN.
     """
     if len(text.starts) == 0:
@@ -42,7 +43,7 @@ def fit_mixture(network: CharRNN, text: TrainText) -> Arrays:
     vocab_size = network.config.vocab_size
     places = text.starts + np.arange(PIECE_SIZE)[:, None]  # (T, B)
     targets = text.ids[places].astype(np.int64)
-    first = max(0, len(text.ids) - MAX_COUNTED_CHARS)
+    first = max(0, len(text.ids) - num_counted)
     remaining = text.remaining_ids(first)
     order = MAX_MIXED_ORDER
     if len(remaining) <= _LONG_TEXT:

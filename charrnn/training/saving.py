@@ -32,7 +32,7 @@ from charrnn.text.characters import UNKNOWN, valid_unicode
 from charrnn.training.folder import Run
 from charrnn.training.mixture import fit_mixture
 from charrnn.training.plan import RunPlan
-from charrnn.training.recipe import final_part
+from charrnn.training.recipe import counted_part, final_part
 from charrnn.training.state import TrainState
 
 MAX_FAILURES = 3  # of saving a state, in a row
@@ -260,7 +260,8 @@ def finish_run(state: TrainState, plan: RunPlan, writer: Writer) -> Iterator[Eve
     """
     corpus, ranks = plan.task.corpus, plan.environment.ranks
     file, network = load_best_model(plan)
-    file = replace(file, ngram=fit_mixture(network, plan.task.train_text))
+    num_counted = counted_part(corpus.num_train, plan.task.training, state.span or 0)
+    file = replace(file, ngram=fit_mixture(network, plan.task.train_text, num_counted=num_counted))
     num_valid = num_test = None
     if plan.budget.minutes is not None and state.span is not None:
         num_valid = final_part(len(corpus.valid_ids), plan.task.training, state.span)

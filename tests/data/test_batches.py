@@ -170,7 +170,7 @@ def test_nothing_is_withheld_with_a_very_large_vocabulary():
 
 def test_pieces_of_a_long_text_lie_where_ngrams_are_counted(monkeypatch):
     """That is its end."""
-    monkeypatch.setattr(batches, "MAX_COUNTED_CHARS", 100_000)
+    monkeypatch.setattr(batches, "LAST_PART", 100_000)
     text = make_train_text(np.zeros(1_000_000, np.uint8), 65)
     assert len(text.starts) == 2
     assert text.starts.min() >= 900_000

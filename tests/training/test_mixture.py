@@ -333,13 +333,16 @@ def test_n_grams_are_mixed_in_if_they_gain_enough():
     model, ids = CharRNN(config), make_ids(90_000)
     text = make_train_text(ids, 6)
     assert len(text.starts) == 2
-    arrays = fit_mixture(model, text)
+    arrays = fit_mixture(model, text, num_counted=len(text.ids))
     score = evaluate(model, ids[-2000:], context=ids[:-2000], mixture=make_mixture(arrays, vocab_size=6))
     assert score.nats < score.experts[0] - MIN_GAIN * score.num_chars
-    again = fit_mixture(model, text)
+    again = fit_mixture(model, text, num_counted=len(text.ids))
     assert all((array == again[name]).all() for name, array in arrays.items())
     order = len(arrays["ngram.weights"])
     assert (arrays["ngram.char"] == count_ngrams(ids, order, vocab_size=6)["ngram.char"]).all()
+    part = fit_mixture(model, text, num_counted=50_000)
+    order = len(part["ngram.weights"])
+    assert (part["ngram.kept"] == count_ngrams(ids[-50_000:], order, vocab_size=6)["ngram.kept"]).all()
 
 
 def test_n_grams_that_gain_nothing_are_left_out():
@@ -348,6 +351,6 @@ def test_n_grams_that_gain_nothing_are_left_out():
     model, noise = CharRNN(config), np.random.default_rng(0).integers(0, 6, 50_000).astype(np.uint8)
     zeros = {name: np.zeros(shape, np.float32) for name, shape in config.tensor_shapes().items()}
     model.load_arrays(zeros)  # a uniform model, which is right about noise
-    assert fit_mixture(model, make_train_text(noise, 6)) == {}
-    assert fit_mixture(model, make_train_text(noise[:30_000], 6)) == {}
-    assert fit_mixture(model, TrainText(noise, np.empty(0, np.int64))) == {}
+    assert fit_mixture(model, make_train_text(noise, 6), num_counted=len(noise)) == {}
+    assert fit_mixture(model, make_train_text(noise[:30_000], 6), num_counted=30_000) == {}
+    assert fit_mixture(model, TrainText(noise, np.empty(0, np.int64)), num_counted=len(noise)) == {}

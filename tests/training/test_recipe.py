@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn.config import SECONDS_BETWEEN_STATES, TrainConfig
-from charrnn.training.recipe import NUM_EVALUATIONS, Pace, StopRequest, evaluation_is_due, final_part, valid_part
+from charrnn.training.recipe import (
+    NUM_EVALUATIONS,
+    Pace,
+    StopRequest,
+    counted_part,
+    evaluation_is_due,
+    final_part,
+    valid_part,
+)
 
 
 class Clock:
@@ -135,7 +143,7 @@ def test_the_final_evaluation_is_planned_for(clock):
 
 
 def test_counting_n_grams_is_planned_for(clock):
-    """Each character takes 2.5 microseconds: here 5 s, which are 0.95 * 50 steps."""
+    """Each character takes 2.5 microseconds, fitting included: here 5 s, which are 0.95 * 50 steps."""
     pace = make_pace(clock)
     measure_speed(pace, clock, 60.0, first=0.1, seconds=0.1)
     assert steps_left(pace, 60.0) - steps_left(pace, 60.0, num_counted=2_000_000) == pytest.approx(47.5, abs=1)
@@ -159,6 +167,14 @@ def test_a_short_text_is_scored_as_a_whole_at_the_end():
     assert final_part(50_000, config, 1) is None
     assert final_part(111_540, config, 1) == 50_000
     assert final_part(111_540, config, 200) is None
+
+
+def test_a_longer_run_counts_n_grams_in_more_of_a_long_text():
+    """In the last two million characters at least, and up to twenty million."""
+    config = TrainConfig(batch_size=32, seq_len=64, dropout=0.0, learning_rate=1e-3)
+    parts = [counted_part(60_000_000, config, num_steps) for num_steps in (0, 100, 1000, 10_000)]
+    assert parts == [2_000_000, 2_000_000, 10_240_000, 20_000_000]
+    assert counted_part(500_000, config, 10_000) == 500_000
 
 
 @pytest.mark.parametrize("num_scored", [0, 10**9])
