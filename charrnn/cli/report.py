@@ -28,6 +28,8 @@ NUM_HARDEST = 20  # lines on a page
 def check_target(path: str, option: str = "--html", example: str = "report.html") -> None:
     """Check that the page that an option names can be written, before the work is done."""
     folder = os.path.dirname(path) or "."
+    if path == "-":
+        raise UsageError(f"{option} - would write a file named '-'; for a pipe use {option} /dev/stdout")
     if os.path.isdir(path) or not path:
         raise UsageError(f"{option} {path!r} is not a file name; name one, for example {option} {example}")
     if not os.path.isdir(folder) or not os.access(path if os.path.exists(path) else folder, os.W_OK):

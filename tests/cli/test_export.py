@@ -105,6 +105,7 @@ def test_mistakes_are_refused_before_anything_is_written(copied_home):
     assert_refused(call("export", "--ngrams", "-1"), 2, "--ngrams must lie between 0 and")
     assert_refused(call("export", "nothing"), 4, "nothing: neither a model file nor a run")
     assert_refused(call("export", "-o", "checkpoints"), 2, "--output 'checkpoints' is not a file name")
+    assert_refused(call("export", "-o", "-"), 2, "--output - would write a file named '-'")
     assert_refused(call("export", "-o", "no/page.html"), 1, "no/page.html: can't be written")
     (copied_home / MODEL).write_bytes(b"damaged")
     assert_refused(call("export"), 4, "damaged")
