@@ -47,7 +47,7 @@ def export(
         typer.Argument(
             metavar="[MODEL]",
             help="Run name or model file.",
-            show_default="the newest model in ./checkpoints",
+            show_default="the newest model",
             autocompletion=completion.runs,
         ),
     ] = None,

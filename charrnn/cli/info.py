@@ -16,7 +16,7 @@ def info(
         typer.Argument(
             metavar="[MODEL]",
             help="Run name or model file.",
-            show_default="all runs in ./checkpoints",
+            show_default="all runs",
             autocompletion=completion.runs,
         ),
     ] = None,
@@ -25,7 +25,7 @@ def info(
     ] = False,
     json: Json = False,
 ) -> None:
-    """List the runs in ./checkpoints, or describe one model.
+    """List the runs, or describe one model.
 
     \b
     Examples:

@@ -310,7 +310,7 @@ ModelNames = Annotated[
         "--model",
         metavar="MODEL",
         help="Run name or model file; repeat it to compare models on the same text.",
-        show_default="the newest model in ./checkpoints",
+        show_default="the newest model",
         autocompletion=completion.runs,
     ),
 ]
@@ -324,7 +324,7 @@ ModelName = Annotated[
         "--model",
         metavar="MODEL",
         help="Run name or model file.",
-        show_default="the newest model in ./checkpoints",
+        show_default="the newest model",
         autocompletion=completion.runs,
     ),
 ]

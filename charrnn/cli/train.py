@@ -61,7 +61,7 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Name of the run's folder in ./checkpoints or $CHARRNN_CHECKPOINTS.",
+            help="Name of the run and its folder.",
             show_default="the text's name",
             autocompletion=completion.runs,
         ),
@@ -191,7 +191,7 @@ def train(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn from TEXT and save the best model in ./checkpoints.
+    """Learn from TEXT and save the best model.
 
     Prints the model's path. Network, settings and budget follow from the text: 30 passes over a
     short text, 5 minutes for a long one. Training stops early if the model no longer improves.
