@@ -173,10 +173,7 @@ def read_training_text(file: ModelFile, paths: Sequence[str], cache: Cache, *, m
         raise InputError(
             f"the training text was read as {quote(config.encoding)}, which this Python can't read"
         ) from None
-    try:
-        corpus = load_corpus(paths, config, SourceConfig(max_bytes=max_bytes), cache, sha256=record["sha256"])
-    except InputError as error:
-        raise InputError(f"{error} (the training text; if it has moved, use --train-text FILE)") from None
+    corpus = load_corpus(paths, config, SourceConfig(max_bytes=max_bytes), cache, sha256=record["sha256"])
     return _split_as_in_training(file, corpus)
 
 

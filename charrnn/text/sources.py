@@ -342,7 +342,7 @@ def _explaining_errors(name: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise InputError(f"{name}: no such file; name a text file, a folder, or - for stdin") from None
+        raise InputError(f"{name}: no such file or folder; - is stdin") from None
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise InputError(f"{name}: damaged or cut short ({str(error).rstrip('.')})") from None
     except OSError as error:

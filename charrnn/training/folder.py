@@ -326,7 +326,10 @@ def find_training_text(
     if corpus is not None:
         return corpus
     paths = _recorded_texts(path, file.provenance["text"]["sha256"])
-    return read_training_text(file, paths, cache, max_bytes=max_bytes)
+    try:
+        return read_training_text(file, paths, cache, max_bytes=max_bytes)
+    except InputError as error:
+        raise InputError(f"{error} (the training text; if it has moved, use --train-text FILE)") from None
 
 
 def _recorded_texts(model_path: Path, sha256: str) -> list[str]:

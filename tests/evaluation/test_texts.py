@@ -104,11 +104,11 @@ def test_another_text_is_refused_and_not_cached(tmp_path, trained, cache):
     other.write_text("abcdefghij" * 9 + "bcdefghija", encoding="utf-8")
     for _ in range(2):
         before = cached_files(cache)
-        with pytest.raises(InputError, match=r"other\.txt: not the text the model was trained on .*--train-text"):
+        with pytest.raises(InputError, match=r"other\.txt: not the text the model was trained on$"):
             read_training_text(file, [str(other)], cache)
         assert cached_files(cache) == before
         load_corpus([str(other)], CorpusConfig(), SourceConfig(), cache)  # then the user has cached it himself
-    with pytest.raises(InputError, match=r"gone\.txt: no such file; .*--train-text"):
+    with pytest.raises(InputError, match=r"gone\.txt: no such file or folder"):
         read_training_text(file, [str(tmp_path / "gone.txt")], cache)
 
 

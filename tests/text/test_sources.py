@@ -330,7 +330,7 @@ def test_a_missing_file_is_named(tmp_path):
         with pytest.raises(InputError) as caught:
             find(*names)
         assert str(caught.value).startswith(f"{gone}: no such file")
-        assert "- for stdin" in str(caught.value)
+        assert "- is stdin" in str(caught.value)
     assert "no such file" in refusal(gone, tmp_path)
 
 
