@@ -116,7 +116,7 @@ def test_a_text_that_changed_is_refused(desk: Path) -> None:
     assert_refused(call("eval"), 3, "poems.txt", "--train-text")
     named = call("eval", "--train-text", "poems.txt")
     assert_refused(named, 3, "poems.txt: not the text the model was trained on")
-    assert "if it has moved" not in named.stderr
+    assert "if it has moved" not in named.err
 
 
 def test_a_model_trained_on_stdin_needs_its_text(desk: Path) -> None:
