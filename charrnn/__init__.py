@@ -23,3 +23,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module 'charrnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names, which `help` and tab completion then show."""
+    return __all__

@@ -38,6 +38,7 @@ def test_five_names_are_public():
     """Nothing else is promised; `import charrnn` alone loads neither torch nor numba."""
     assert sorted(charrnn.__all__) == ["CharrnnError", "Model", "__version__", "load", "train"]
     assert all(getattr(charrnn, name) is not None for name in charrnn.__all__)
+    assert dir(charrnn) == sorted(charrnn.__all__)  # what help(charrnn) describes
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = charrnn.nothing
     assert (Path(charrnn.__file__).parent / "py.typed").exists()
