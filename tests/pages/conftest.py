@@ -38,28 +38,51 @@ def browser():
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def tab(browser):
+    """The page in which the tests open one file after the other: a new page takes longer to open than the file."""
+    return browser.new_page()
+
+
 @pytest.fixture
-def visit(browser):
-    """A function that opens a file; at the end, its pages must have had no errors and loaded nothing."""
+def visit(browser, tab):
+    """A function that opens a file; at the end, its pages must have had no errors and loaded nothing.
+
+    It leaves the file that it opened before, unless either needs a browser with other abilities.
+    """
     contexts, trouble, requests, paths = [], [], [], set()
+    listeners = {
+        "console": lambda message: trouble.append(message.text),
+        "pageerror": lambda error: trouble.append(str(error)),
+        "dialog": lambda dialog: (trouble.append(dialog.message), dialog.dismiss()),
+        "request": lambda request: requests.append(request.url.split("#")[0]),
+    }
+    for event, hear in listeners.items():
+        tab.on(event, hear)
 
     def open_file(path, *, fragment="", size=(1200, 900), scheme="light", script="", **more):
-        """script: runs before the page's own."""
-        paths.add(path.as_uri())
-        viewport = {"width": size[0], "height": size[1]}
-        contexts.append(browser.new_context(viewport=viewport, color_scheme=scheme, **more))
-        page = contexts[-1].new_page()
-        page.on("console", lambda message: trouble.append(message.text))
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("dialog", lambda dialog: (trouble.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: requests.append(request.url.split("#")[0]))
-        if script:
+        """script: runs before the page's own. more: options of a new browser context."""
+        page = tab
+        if script or more:
+            contexts.append(browser.new_context(**more))
+            page = contexts[-1].new_page()
             page.add_init_script(script)
+            for event, hear in listeners.items():
+                page.on(event, hear)
+        elif path.as_uri() in paths:
+            page.goto("about:blank")  # another fragment alone would load nothing
+        paths.add(path.as_uri())
+        page.mouse.move(0, 0)
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        page.emulate_media(media="screen", color_scheme=scheme)
         page.goto(path.as_uri() + fragment)
         return page
 
     yield open_file
     for context in contexts:
         context.close()
+    for event, hear in listeners.items():
+        tab.remove_listener(event, hear)
     assert trouble == []
-    assert {url for url in requests if not url.startswith("blob:")} == paths  # a worker's script is a blob
+    # A worker's script is a blob.
+    assert {url for url in requests if not url.startswith(("blob:", "about:"))} == paths
