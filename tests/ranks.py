@@ -1,9 +1,11 @@
 """Programs that a rank runs in the tests of several processes, started with torchrun's environment variables.
 
-python -m tests.ranks FOLDER TASK...      run tasks, leave their results in FOLDER/<rank>.json
+python -m tests.ranks FOLDER TASK...      run tasks, leave their results in FOLDER/<rank>.json, then the command in
+                                          FOLDER/command.json, if there is one
 python -m tests.ranks train ...           run `charrnn train` with the fault named by $FAULT
 """
 
+import contextlib
 import json
 import math
 import os
@@ -185,12 +187,23 @@ def train_with_fault():
     main()
 
 
+def run_command(folder):
+    """Run `charrnn` in the folder."""
+    os.chdir(folder)
+    sys.argv = ["charrnn", *json.loads(Path("command.json").read_text())]
+    with contextlib.suppress(SystemExit):
+        main()
+    sys.stdout.flush()
+
+
 def run_tasks(folder, names):
     """Run tasks in one process group and write their results."""
     torch.set_num_threads(1)
     with process_group(Ranks.from_environment(), device="auto") as ranks:
         results = {name: globals()[name](ranks, folder) for name in names}
     (folder / f"{ranks.rank}.json").write_text(json.dumps(results))
+    if (folder / "command.json").exists():
+        run_command(folder)
     os._exit(0)  # PyTorch's threads may abort an interpreter that shuts down, which is not tested here
 
 

@@ -28,6 +28,7 @@ from tests.conftest import digests, make_corpus, make_new_plan, make_text, plan_
 ROOT = Path(__file__).parent.parent
 TRAIN = ["--hidden-size", "16", "--num-layers", "2", "--batch-size", "9", "--seq-len", "16", "--no-mix"]
 TRAIN += ["--precision", "float32", "--threads", "1", "--seed", "1", "-q"]
+COMMAND = ["train", "made.txt", *TRAIN, "--steps", "100"]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
 
 
@@ -66,6 +67,8 @@ def run_tasks(size, folder, *tasks, last_code=0):
     folder.mkdir(exist_ok=True, parents=True)
     printed, codes = wait_for(start_ranks(size, "tests.ranks", folder, *tasks))
     assert codes == [*[0] * (size - 1), last_code], printed
+    if (folder / "command.json").exists():
+        assert [out for out, _ in printed] == ["checkpoints/made/model.safetensors\n", *[""] * (size - 1)]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size) if codes[rank] == 0]
 
 
@@ -287,10 +290,18 @@ def test_an_unreachable_store_is_explained():
 # two processes
 
 
+def write_text(folder):
+    """Write the text that commands train on."""
+    (folder / "made.txt").write_text(make_text(6000), encoding="utf-8")
+    os.utime(folder / "made.txt", (1e9, 1e9))
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """Run these tasks in two processes; return their folder and results."""
+    """Run these tasks and a command in two processes; return their folder and results."""
     folder = tmp_path_factory.mktemp("two")
+    write_text(folder)
+    (folder / "command.json").write_text(json.dumps(COMMAND))
     program.stop_single(SINGLE, folder)
     tasks = ["exchange", "train_gru", "stop_two", "resume", "resume_single", "diverge", "score"]
     return folder, run_tasks(2, folder, *tasks)
@@ -416,8 +427,7 @@ def test_a_lost_rank_is_reported_by_all_others(tmp_path):
 @pytest.fixture
 def folder(tmp_path):
     """A folder with a text."""
-    (tmp_path / "made.txt").write_text(make_text(6000), encoding="utf-8")
-    os.utime(tmp_path / "made.txt", (1e9, 1e9))
+    write_text(tmp_path)
     return tmp_path
 
 
@@ -441,21 +451,17 @@ def read_log(folder, run):
 
 
 @posix
-def test_a_killed_rank_is_restarted_and_the_run_ends_the_same(folder):
+def test_a_killed_rank_is_restarted_and_the_run_ends_the_same(two, folder):
     """torchrun restarts the processes; the model is bit-identical, even if the command says --fresh."""
-    command = ["train", "made.txt", *TRAIN, "--steps", "100"]
-    printed, codes = wait_for(start_ranks(2, "charrnn", *command, "--run", "a", cwd=folder))
-    assert codes == [0, 0], printed
-    assert [out for out, _ in printed] == ["checkpoints/a/model.safetensors\n", ""]
+    command = [*COMMAND, "--fresh", "--save-every", "0"]
     options = ("--standalone", "--max-restarts", "2")
-    command += ["--run", "b", "--fresh", "--save-every", "0"]
     killed = start_torchrun(folder, *command, module="tests.ranks", options=options, fault="kill")
     ((_, err),), codes = wait_for([killed])
     assert codes == [0], err
     assert "another process of this run is gone" in err
-    assert any(event["event"] == "resumed" and event["step"] > 0 for event in read_log(folder, "b"))
-    models = [(folder / "checkpoints" / run / "model.safetensors").read_bytes() for run in "ab"]
-    assert models[0] == models[1]
+    assert any(event["event"] == "resumed" and event["step"] > 0 for event in read_log(folder, "made"))
+    whole, resumed = (root / "checkpoints" / "made" / "model.safetensors" for root in (two[0], folder))
+    assert resumed.read_bytes() == whole.read_bytes()
 
 
 @posix
