@@ -14,20 +14,25 @@ from charrnn.text.characters import END, bytes_as_chars, name, visible
 from tests.pages.conftest import CONTRAST, PANEL
 from tests.pages.reports import HOSTILE, make_inside, make_report, random_predictions
 
-# Scroll to a character of the text, given by its position in code points, and return the middle of its box.
-PLACE = """(index) => {
+# Scroll to a character of the text, given by its position in code points, and return the middle of its box. Blocks that
+# come into view are laid out then, and move the text, so this waits until a frame has moved nothing.
+PLACE = """async (index) => {
   for (const block of document.getElementById("text").children) {
     const walker = document.createTreeWalker(block, NodeFilter.SHOW_TEXT);
     for (let node; (node = walker.nextNode()); ) {
       let start = 0;
       for (const point of node.data) {
         if (index-- === 0) {
-          block.scrollIntoView({ block: "center", behavior: "instant" });
           const range = document.createRange();
           range.setStart(node, start);
           range.setEnd(node, start + point.length);
-          const box = range.getBoundingClientRect();
-          return [box.left + box.width / 2, box.top + box.height / 2];
+          for (let before = null, box; ; before = box) {
+            block.scrollIntoView({ block: "center", behavior: "instant" });
+            for (let frames = 0; frames < 2; frames++) await new Promise(requestAnimationFrame);
+            box = range.getBoundingClientRect();
+            if (before && box.top === before.top && box.left === before.left)
+              return [box.left + box.width / 2, box.top + box.height / 2];
+          }
         }
         start += point.length;
       }
