@@ -34,7 +34,7 @@ def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
 
 
 def name_problem(name: str) -> str:
-    """Say why a folder can't have this name on Linux, macOS and Windows alike, or nothing. People copy folders."""
+    """Say why Linux, macOS or Windows refuses a folder of this name; empty if none does. People copy folders."""
     if name in ("", ".", ".."):
         return "it names no folder of its own"
     if len(os.fsencode(name)) > 255:

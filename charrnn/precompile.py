@@ -16,24 +16,21 @@ from charrnn.model.file import ModelFile
 from charrnn.sampling.sampler import Sampler
 
 _TOY = ModelConfig("gru", vocab_size=2, embedding_dim=1, hidden_size=2, num_layers=2)
-_SAMPLING, _SCORING, _COUNTING = "sample_toy('float32')", "score_toy()", "count_toy()"
+_SAMPLING, _SCORING = "sample_toy('float32')", "score_toy()"
 
 
 def for_training(precision: Precision) -> None:
     """Compile and load the kernels for training, scoring and sampling."""
-    # queues of about equal length; a layer's forward pass is compiled by the first in time for scoring
-    _compile([f"train_toy({precision!r})", _COUNTING], [_SAMPLING, _SCORING])
+    _compile([f"train_toy({precision!r})"], [_SAMPLING, _SCORING])
     train_toy(precision)
     score_toy()
-    count_toy()
     sample_toy("float32")
 
 
 def for_scoring() -> None:
     """Compile and load the kernels for scoring, and for the samples that a score comes with."""
-    _compile([_SCORING, _COUNTING], [_SAMPLING])
+    _compile([_SCORING], [_SAMPLING])
     score_toy()
-    count_toy()
     sample_toy("float32")
 
 
@@ -68,23 +65,16 @@ def train_toy(precision: Precision) -> None:
 
 
 def score_toy() -> None:
-    """Score a text."""
-    from charrnn.evaluation.scoring import evaluate
-    from charrnn.model.network import CharRNN
-
-    ids = np.zeros(2, np.uint8)
-    evaluate(CharRNN(_TOY), ids, context=ids[:1])
-
-
-def count_toy() -> None:
-    """Count a text's n-grams, fit their mixture with a network, and look for copied text."""
+    """Score a text, fit its n-grams and look for copied text."""
     from charrnn.data.batches import make_train_text
     from charrnn.evaluation.copying import find_copied
+    from charrnn.evaluation.scoring import evaluate
     from charrnn.model.network import CharRNN
     from charrnn.training.mixture import fit_mixture
 
-    ids = np.zeros(50_000, np.uint8)
-    fit_mixture(CharRNN(_TOY), make_train_text(ids, vocab_size=2), num_counted=len(ids))
+    model, ids = CharRNN(_TOY), np.zeros(50_000, np.uint8)
+    evaluate(model, ids[:2], context=ids[:1])
+    fit_mixture(model, make_train_text(ids, vocab_size=2), num_counted=len(ids))
     ids.flags.writeable = False  # as the ids of a mapped file are; kernels are compiled for both kinds
     find_copied([ids[:1]], ids)
 

@@ -70,9 +70,9 @@ def test_no_kernel_is_left_to_compile(tmp_path, precision):
     [
         (
             lambda: precompile.for_training("float32"),
-            [["train_toy('float32')", "count_toy()"], ["sample_toy('float32')", "score_toy()"]],
+            [["train_toy('float32')"], ["sample_toy('float32')", "score_toy()"]],
         ),
-        (precompile.for_scoring, [["score_toy()", "count_toy()"], ["sample_toy('float32')"]]),
+        (precompile.for_scoring, [["score_toy()"], ["sample_toy('float32')"]]),
         (lambda: precompile.for_sampling("float32"), [["sample_toy('float32')"]]),
     ],
     ids=["training", "scoring", "sampling"],
@@ -86,7 +86,7 @@ def test_children_compile_what_this_process_then_loads(monkeypatch, prepare, que
         return ["no memory"]
 
     monkeypatch.setattr(precompile, "compile_in_children", compile_in_children)
-    for name in ("train_toy", "score_toy", "count_toy", "sample_toy"):
+    for name in ("train_toy", "score_toy", "sample_toy"):
         monkeypatch.setattr(
             precompile, name, lambda *args, name=name: made.append(f"{name}({', '.join(map(repr, args))})")
         )
@@ -97,8 +97,7 @@ def test_children_compile_what_this_process_then_loads(monkeypatch, prepare, que
 
 
 def test_the_toys_run():
-    """They call the kernels of training, scoring, counting and sampling."""
+    """They call the kernels of training, scoring and sampling."""
     precompile.train_toy("float32")
     precompile.score_toy()
-    precompile.count_toy()
     precompile.sample_toy("float32")

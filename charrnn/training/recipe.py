@@ -76,7 +76,7 @@ def recommend(
         minutes, steps = default_budget(num_chars, training)
         seconds = None if minutes is None else 60 * minutes
     if steps is not None:
-        passes = steps * training.batch_size * training.seq_len / num_chars
+        passes = _num_trained(training, steps) / num_chars
         budget = f"{steps:,} steps"
     else:
         assert seconds is not None
@@ -117,8 +117,7 @@ def valid_part(num_valid: int, train_config: TrainConfig, num_steps: int) -> int
     About two dozen evaluations together take about 5 % of the run: scoring a character takes
     a third of the time of training on one, and warming up the lanes doubles that.
     """
-    trained = num_steps * train_config.batch_size * train_config.seq_len
-    return min(num_valid, max(1000, int(trained * _VALID_PART)))
+    return min(num_valid, max(1000, int(_num_trained(train_config, num_steps) * _VALID_PART)))
 
 
 def final_part(num_chars: int, train_config: TrainConfig, num_steps: int) -> int | None:
@@ -126,8 +125,7 @@ def final_part(num_chars: int, train_config: TrainConfig, num_steps: int) -> int
 
     Scoring 2,000,000 characters can take longer than a short budget; this takes at most a fifth of the training's time.
     """
-    trained = num_steps * train_config.batch_size * train_config.seq_len
-    part = max(_MIN_FINAL, int(trained * _FINAL_PART))
+    part = max(_MIN_FINAL, int(_num_trained(train_config, num_steps) * _FINAL_PART))
     return part if part < num_chars else None
 
 
@@ -136,8 +134,13 @@ def counted_part(num_train: int, train_config: TrainConfig, num_steps: int) -> i
 
     That takes less than a tenth of the training's time, and about 30 bytes of memory per character of a usual text.
     """
-    trained = num_steps * train_config.batch_size * train_config.seq_len
-    return min(num_train, max(LAST_PART, min(_COUNTED_PER_TRAINED * trained, _MAX_COUNTED)))
+    wanted = _COUNTED_PER_TRAINED * _num_trained(train_config, num_steps)
+    return min(num_train, max(LAST_PART, min(wanted, _MAX_COUNTED)))
+
+
+def _num_trained(train_config: TrainConfig, num_steps: int) -> int:
+    """The number of characters that so many steps train on."""
+    return num_steps * train_config.batch_size * train_config.seq_len
 
 
 def evaluation_is_due(done: int, last: int, span: int | None) -> bool:
