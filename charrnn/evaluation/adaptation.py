@@ -76,7 +76,7 @@ def evaluate_adapting(
             state, num_scored = result.state, int(is_scored.sum())
             num_chars += num_scored
             if steps and num_scored > 0:
-                _learn(model, trained, _split(model, result.gradient / num_scored), steps)
+                _learn(model, trained, _split(model, result.gradient), steps, num_scored)
     if not math.isfinite(nats):
         raise DivergenceError("the adapting model diverged; use a smaller --adapt-rate")
     return Evaluation(nats, num_chars, {})
@@ -93,10 +93,12 @@ def _mixed_nats(
 
 
 @torch.no_grad()
-def _learn(model: CharRNN, trained: list[Tensor], gradients: list[Tensor], steps: list[Tensor]) -> None:
-    """Update the weights in place: back towards the trained ones, then down the gradients."""
+def _learn(
+    model: CharRNN, trained: list[Tensor], gradients: list[Tensor], steps: list[Tensor], num_scored: int
+) -> None:
+    """Update the weights in place: back towards the trained ones, then down the gradients of so many characters."""
     for weight, origin, gradient, step in zip(model.parameters(), trained, gradients, steps, strict=True):
-        weight.lerp_(origin, DECAY).addcmul_(gradient, step, value=-1)
+        weight.lerp_(origin, DECAY).addcmul_(gradient, step, value=-1 / num_scored)
 
 
 def _measure_steps(model: CharRNN, train: Ids, rate: float) -> list[Tensor]:

@@ -17,7 +17,7 @@ from charrnn.evaluation.texts import EvalText
 from charrnn.inspection.findings import Reach
 from charrnn.model.layers import Buffers, HiddenState, backward_window, forward_window, is_fused
 from charrnn.model.network import CharRNN
-from charrnn.model.packing import Layer, multiply, pack_weight
+from charrnn.model.packing import Layer, multiply
 
 NUM_TARGETS, NUM_STEPS = 64, 256
 NUM_WARM_UP = 16  # steps before those: in a state of zeros, which no text leaves behind, gradients are far larger
@@ -99,5 +99,5 @@ def input_gradients(model: CharRNN, x: Tensor, target: Tensor, state: HiddenStat
         d_state = np.zeros((2, *last.shape), np.float32)
         d_h, gradients = backward_window(layer, activations, d_h, (d_state[0], d_state[1]), memory)
     weight = cast(Layer, model.layers[0]).get_parameter("weight_ih_l0").detach()
-    d_embedding = multiply(torch.from_numpy(gradients.table), pack_weight(weight, "float32")[1], weight.shape[1])
+    d_embedding = multiply(torch.from_numpy(gradients.table), weight)
     return d_embedding.reshape(num_steps, num_lanes, -1)

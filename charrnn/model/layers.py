@@ -21,7 +21,7 @@ from charrnn.kernels.cells import LSTM, RNN
 from charrnn.kernels.products import add_outer_product, new_outer_buffers, padded
 from charrnn.kernels.recurrent import Activations, PackedLayer, WeightGradients
 from charrnn.kernels.vectors import Floats
-from charrnn.model.packing import LAYERS, Layer, array_of, multiply, pack_weight, tensor_of
+from charrnn.model.packing import LAYERS, Layer, array_of, multiply, tensor_of
 
 HiddenState = tuple[Tensor, ...]  # h, and for the LSTM also c; each (B, H) for one layer
 
@@ -199,7 +199,7 @@ def parameter_gradients(
     d_weight_ih = torch.from_numpy(gradients.input)
     if embedding is not None:  # the table is embedding @ weight_ih.T + bias
         table = gradients.table
-        first = [multiply(torch.from_numpy(table), pack_weight(weight_ih, "float32")[1], input_size)]
+        first = [multiply(torch.from_numpy(table), weight_ih)]
         d_weight_ih = torch.zeros(num_gates, padded(input_size))
         outer_buffers = new_outer_buffers(table, *weight_ih.shape)
         add_outer_product(table, array_of(embedding), d_weight_ih.numpy(), outer_buffers)

@@ -4,7 +4,7 @@ Letters: T steps, B lanes, E embedding, H hidden, L layers, V vocabulary.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -15,7 +15,7 @@ from charrnn.config import ModelConfig, Precision
 from charrnn.kernels.head import PackedHead
 from charrnn.kernels.recurrent import PackedLayer
 from charrnn.model.layers import HiddenState, make_layer, run_layer, run_stock_layer
-from charrnn.model.packing import Layer, pack_layer, pack_weight
+from charrnn.model.packing import Each, Layer, pack_layer, pack_weight
 
 
 class PackedNetwork(NamedTuple):
@@ -84,18 +84,20 @@ class CharRNN(nn.Module):
         precision: Precision = "float32",
         *,
         out: PackedNetwork | None = None,
-        each: Callable[..., Iterable[PackedLayer]] = map,
+        each: Each = map,
     ) -> PackedNetwork:
         """Pack the current weights for the CPU kernels.
 
-        out: what this returned before the weights changed; its memory is reused. each: a
-        function like `map`, which is called with the layers.
+        out: what this returned before the weights changed; its memory is reused. each: may pack on several threads.
         """
         rest = [None] * (len(self.layers) - 1)
         embeddings, layers = [self.embedding.weight, *rest], out.layers if out else [None, *rest]
         head = pack_weight(self.head.weight, precision, (out.head.weight, out.head.weight_backward) if out else None)
         return PackedNetwork(
-            layers=tuple(each(pack_layer, self.layers, embeddings, itertools.repeat(precision), layers)),
+            layers=tuple(
+                pack_layer(cast(Layer, layer), embedding, precision, packed, each)
+                for layer, embedding, packed in zip(self.layers, embeddings, layers, strict=True)
+            ),
             head=PackedHead(*head, self.head.bias.detach().numpy()),
         )
 

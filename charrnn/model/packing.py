@@ -3,6 +3,7 @@
 Letters: M rows, I input size, H hidden size, N gates * H, V vocabulary, E embedding.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ Layer = nn.RNN | nn.GRU | nn.LSTM
 LAYERS: dict[str, type[Layer]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 PARAMETERS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 PackedPair = tuple[NDArray[Any], NDArray[Any]]  # a weight packed for the forward and for the backward pass
+Each = Callable[..., Iterable[Any]]  # a function like `map`, which may call on several threads
 
 
 def array_of(tensor: Tensor) -> NDArray[Any]:
@@ -34,23 +36,31 @@ def tensor_of(array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(array)
 
 
-def pack_weight(weight: Tensor, precision: Precision, out: PackedPair | None = None) -> PackedPair:
+def pack_weight(weight: Tensor, precision: Precision, out: PackedPair | None = None, each: Each = map) -> PackedPair:
     """Pack a weight (N, K) for products x W^T, and for products x W, which the backward pass needs.
 
     out: what this returned before the weight changed; its memory is reused.
     """
     stored = array_of(weight.to(getattr(torch, precision)))
     forward, backward = out or (new_packed(stored, weight.shape[1], weight.shape[0]), new_packed(stored, *weight.shape))
-    pack_transposed(stored, forward)
-    pack(stored, backward)
+    list(each(lambda kernel, packed: kernel(stored, packed), (pack_transposed, pack), (forward, backward)))
     return forward, backward
 
 
-def multiply(a: Tensor, packed: NDArray[Any], num_columns: int) -> Tensor:
-    """Multiply a (M, K) by a packed matrix in float32: (M, num_columns).
+def multiply(a: Tensor, weight: Tensor, *, transposed: bool = False) -> Tensor:
+    """Multiply a (M, K) by a weight (K, N), or by the transpose of one (N, K), in float32: (M, N).
 
     PyTorch's own product rounds differently depending on the alignment of the memory.
     """
+    stored = array_of(weight)
+    if transposed:
+        num_columns, depth = weight.shape
+        packed = new_packed(stored, depth, num_columns)
+        pack_transposed(stored, packed)
+    else:
+        depth, num_columns = weight.shape
+        packed = new_packed(stored, depth, num_columns)
+        pack(stored, packed)
     out = torch.empty(len(a), padded(num_columns))
     product(array_of(a.contiguous()), packed, out.numpy())
     return out[:, :num_columns]
@@ -58,14 +68,13 @@ def multiply(a: Tensor, packed: NDArray[Any], num_columns: int) -> Tensor:
 
 def make_table(embedding: Tensor, weight_ih: Tensor, bias: NDArray[Any]) -> NDArray[Any]:
     """Compute the first layer's input projection of each character: (V, N)."""
-    products = multiply(embedding.detach(), pack_weight(weight_ih, "float32")[0], len(bias))
-    table: NDArray[Any] = products.numpy() + bias
+    table: NDArray[Any] = multiply(embedding.detach(), weight_ih, transposed=True).numpy() + bias
     return table
 
 
 @torch.no_grad()
 def pack_layer(
-    layer: Layer, embedding: Tensor | None, precision: Precision, out: PackedLayer | None = None
+    layer: Layer, embedding: Tensor | None, precision: Precision, out: PackedLayer | None = None, each: Each = map
 ) -> PackedLayer:
     """Pack a layer's weights. embedding: (V, E) for the first layer, None for the others.
 
@@ -74,10 +83,10 @@ def pack_layer(
     cell = next(name for name, kind in LAYERS.items() if isinstance(layer, kind))
     weight_ih, weight_hh, bias_ih, bias_hh = (layer.get_parameter(name).detach() for name in PARAMETERS)
     bias, inner_bias = fold_biases(cell, bias_ih.numpy(), bias_hh.numpy())
-    recurrent = pack_weight(weight_hh, precision, out and (out.recurrent, out.recurrent_backward))
+    recurrent = pack_weight(weight_hh, precision, out and (out.recurrent, out.recurrent_backward), each)
     if embedding is None:
         table = np.zeros((0, len(bias)), np.float32)
-        inputs = pack_weight(weight_ih, precision, out and (out.input, out.input_backward))
+        inputs = pack_weight(weight_ih, precision, out and (out.input, out.input_backward), each)
     else:
         table, empty = make_table(embedding, weight_ih, bias), np.zeros((0, 0, 0), recurrent[0].dtype)
         inputs = empty, empty
