@@ -362,7 +362,7 @@ def print_assessment(
         return
     from charrnn.evaluation.verdict import sentences
 
-    console.table(tables.score_rows(str(path), text.name, found.score, assessment.unit))
+    console.facts(tables.score_rows(str(path), text.name, found.score, assessment.unit))
     if assessment.baselines or assessment.adapted or found.score.experts:
         console.table(tables.comparison_rows(assessment), header=tables.comparison_header(assessment))
     console.sentences(sentences(assessment))

@@ -49,7 +49,7 @@ def compare(
         for one in found:
             console.result_json({"model": one.model, "text": texts[0].name, "unit": unit, **one.record()})
     else:
-        console.table(tables.compared_facts(texts[0].name, unit, found))
+        console.facts(tables.compared_facts(texts[0].name, unit, found))
         console.table([tables.compared_row(one) for one in found], header=tables.compared_header(unit))
 
 
@@ -101,7 +101,7 @@ def evaluate_labels(
 
 def print_labels(path: Path, text: str, scores: "LabelScores", unit: str) -> None:
     """Print scores given the labels and without, and how well the model tells the labels."""
-    console.table(tables.label_facts(str(path), text, scores, unit))
+    console.facts(tables.label_facts(str(path), text, scores, unit))
     if scores.accuracy is None:
         return
     console.table(tables.label_rows(scores), header=tables.label_header(unit))

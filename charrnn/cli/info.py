@@ -58,7 +58,7 @@ def info(
         for card in facts:
             console.result_json(card)
     elif which is not None:
-        console.table(cards.card_rows(facts[0]))
+        console.facts(cards.card_rows(facts[0]))
     else:
         console.table([cards.card_line(card) for card in facts], header=cards.CARD_HEADER)
 
@@ -80,7 +80,7 @@ def show_cache(*, json: bool) -> None:
     if json:
         console.result_json(facts)
     else:
-        console.table(cards.cache_rows(facts))
+        console.facts(cards.cache_rows(facts))
 
 
 def show_machine() -> None:
@@ -107,4 +107,4 @@ def show_machine() -> None:
         ("cache", str(user_cache())),
         ("kernels", str(kernel_cache())),
     ]
-    console.table(rows)
+    console.facts(rows)

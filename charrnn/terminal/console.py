@@ -19,6 +19,7 @@ from charrnn.events import bits
 from charrnn.text.characters import one_line, printable, visible_chars
 
 MAX_HALF = 600  # characters of an error's beginning, which names a file, and of its end, which says what to do
+MIN_ROOM = 20  # columns of a terminal; a text is not wrapped to less
 NOTICE_DELAY = 1.0  # seconds that something takes before a notice says what it is
 
 
@@ -66,7 +67,7 @@ def sentences(texts: Iterable[str]) -> None:
 
 def wrapped(text: str) -> str:
     """Wrap a text's lines between words to the width of the terminal; what continues a line is indented more."""
-    width = max(20, terminal_width())
+    width = max(MIN_ROOM, terminal_width())
     lines = []
     for line in text.split("\n"):
         indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
@@ -175,26 +176,59 @@ def column_widths(columns: Sequence[Sequence[str]], room: int) -> list[int] | No
     return widths
 
 
-def table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = ()) -> None:
+def tab_separated(rows: Iterable[Sequence[str]]) -> None:
+    """Print rows on stdout with tabs between their cells."""
+    for row in rows:
+        result("\t".join(one_line(cell) for cell in row))
+
+
+def facts(rows: Sequence[tuple[str, str]]) -> None:
+    """Print names and their values on stdout: aligned on a terminal, tab-separated in a pipe.
+
+    On a terminal a value wraps between words. If there is too little room beside the names, the value starts on the
+    next line, where only words longer than the line are broken.
+    """
+    if not on_terminal():
+        tab_separated(rows)
+        return
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.text import Text
+
+    screen, names = Console(file=sys.stdout), max(len(name) for name, _ in rows)
+    lines = []
+    for name, value in rows:
+        label, shown = f" {name:<{names}}  ", one_line(value)
+        room = terminal_width() - len(label)
+        words = shown.split() if room >= MIN_ROOM else [shown]
+        if max(map(cell_len, words), default=0) > room:
+            lines.append(f" {name}")
+            label = "   "
+        for line in Text(shown).wrap(screen, max(MIN_ROOM, terminal_width() - len(label)), overflow="fold"):
+            lines.append(f"{label}{line.plain}".rstrip())
+            label = " " * len(label)
+    result("\n".join(["", *lines, ""]))
+
+
+def table(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> None:
     """Print a table on stdout: aligned on a terminal, tab-separated in a pipe."""
     if not on_terminal():
-        for row in [header, *rows] if header else rows:
-            result("\t".join(one_line(cell) for cell in row))
+        tab_separated([header, *rows])
         return
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    columns = list(zip(*(header, *rows) if header else rows, strict=True))
+    columns = list(zip(header, *rows, strict=True))
     room = terminal_width() - len(columns) - 1  # a space around each column
     widths, padding = column_widths(columns, room - len(columns) + 1), 1
     if widths is None:
         widths, padding = column_widths(columns, room), 0
-    grid = Table(box=box.SIMPLE, show_header=bool(header), collapse_padding=True, pad_edge=False, padding=(0, padding))
+    grid = Table(box=box.SIMPLE, collapse_padding=True, pad_edge=False, padding=(0, padding))
     for index in range(len(columns)):
-        name, width = header[index] if header else "", None if widths is None else widths[index]
-        grid.add_column(Text(one_line(name)), width=width, overflow="fold")
+        width = None if widths is None else widths[index]
+        grid.add_column(Text(one_line(header[index])), width=width, overflow="fold")
     for row in rows:
         grid.add_row(*(Text(one_line(cell)) for cell in row))
     Console(file=sys.stdout, highlight=False, width=terminal_width()).print(grid)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from charrnn.errors import CharrnnError, OutputClosed
 from charrnn.terminal import console
@@ -25,8 +26,8 @@ def test_a_table_in_a_pipe_is_tab_separated(capsysbinary: pytest.CaptureFixture[
 
 def test_a_cell_in_a_pipe_cannot_break_its_row(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     """Tabs, newlines and escapes inside a cell are shown as escapes."""
-    console.table([("a\tb", "c\nd", "\x1b[31m", "[/]é")])
-    assert capsysbinary.readouterr().out == r"a\tb	c\nd	\x1b[31m	[/]é".encode() + b"\n"
+    console.facts([("a\tb", "c\nd"), ("\x1b[31m", "[/]é")])
+    assert capsysbinary.readouterr().out == "a\\tb\tc\\nd\n\\x1b[31m\t[/]é\n".encode()
 
 
 def test_a_table_on_a_terminal_shows_markup_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,15 +39,6 @@ def test_a_table_on_a_terminal_shows_markup_as_text(monkeypatch: pytest.MonkeyPa
     assert rb"\x1b[31m[bold]red[/bold]" in shown
     assert rb"[/]title\x1b" in shown
     assert b"\x1b[31m" not in shown
-
-
-def test_a_long_cell_on_a_terminal_is_folded_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path longer than the window is shown whole."""
-    terminal = open_terminal(monkeypatch)
-    path = "/".join(f"folder{number}" for number in range(20))
-    console.table([("model", path)])
-    shown = terminal.reached.getvalue().decode()
-    assert path in "".join(line.removeprefix(" model").strip() for line in shown.splitlines())
 
 
 @pytest.mark.parametrize("columns", [44, 52, 60, 100])
@@ -64,15 +56,36 @@ def test_a_narrow_table_breaks_between_words_if_it_can(monkeypatch: pytest.Monke
     assert columns < 60 or all(word in shown for word in words)
 
 
-def test_a_table_with_one_long_word_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The names beside a checksum wrap, so that its last characters are not cut off."""
+def test_only_a_value_longer_than_the_line_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has no room beside the names starts on the next line; other values wrap between words."""
     screen = open_terminal(monkeypatch)
-    monkeypatch.setenv("COLUMNS", "80")
-    console.table([("known documents", "as hashes"), ("text SHA-256", "0123456789abcdef" * 4), ("score", "word " * 40)])
+    monkeypatch.setenv("COLUMNS", "50")
+    path, checksum, other = "checkpoints/poems/model.safetensors", "0123456789abcdef" * 4, "stop after two steps"
+    console.facts([("known documents", path), ("text SHA-256", checksum), ("training", f"{other}, {other}"), ("é", "")])
+    assert screen.reached.getvalue().decode().splitlines() == [
+        "",
+        " known documents",
+        f"   {path}",
+        " text SHA-256",
+        f"   {checksum[:47]}",
+        f"   {checksum[47:]}",
+        " training         stop after two steps, stop after",
+        "                  two steps",
+        " é",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("columns", [1, 20, 50, 80])
+def test_facts_lose_nothing_at_any_width(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """Wide characters fit as well."""
+    screen = open_terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    value = "春眠不觉晓" * 20
+    console.facts([("vocabulary", value)])
     lines = screen.reached.getvalue().decode().splitlines()
-    assert max(map(len, lines)) <= 80
-    assert "0123456789abcdef" * 4 in screen.reached.getvalue().decode()
-    assert " ".join(lines).split().count("word") == 40
+    assert max(cell_len(line) for line in lines) <= max(23, columns)
+    assert "".join(line.strip() for line in lines).removeprefix("vocabulary") == value
 
 
 def test_columns_move_together_before_a_word_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
