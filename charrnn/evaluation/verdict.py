@@ -23,7 +23,7 @@ def verdict(found: Assessment) -> str:
         return f"No verdict: {found.score.num_chars:,} {found.unit}s are too few; at least {MIN_CHARS:,} are needed."
     if found.copied and (known := _known_part(found.copied.text)):
         return f"No verdict: {known} in the training text. Score a text that the model has not seen."
-    return f"{_compare(found, best)} Perplexity {found.score.perplexity:.1f}."
+    return _compare(found, best)
 
 
 def _known_part(text: Copied) -> str:

@@ -41,7 +41,7 @@ def comparison_header(found: Assessment) -> tuple[str, ...]:
 
 def comparison_rows(found: Assessment) -> list[tuple[str, str, str]]:
     """Return the scores of the model, its parts and the baselines on the same characters, the model first."""
-    rows = [("this model", f"{found.score.bits_per_char:.3f}", f"perplexity {found.score.perplexity:.2f}")]
+    rows = [("this model", f"{found.score.bits_per_char:.3f}", "")]
     if found.score.experts:
         names = ("its network alone", "its n-grams alone")
         for name, nats in zip(names, found.score.experts, strict=True):
@@ -53,9 +53,9 @@ def comparison_rows(found: Assessment) -> list[tuple[str, str, str]]:
 
 
 def comparison_lines(found: Assessment) -> str:
-    """Return the comparison and its summary, which has the perplexity, as lines of text."""
+    """Return the comparison, with the model's perplexity, and its summary as lines of text."""
     (own, figure, _), *others = comparison_rows(found)
-    rows = [(own, figure, ""), *others]
+    rows = [(own, figure, f"perplexity {found.score.perplexity:.2f}"), *others]
     width = max(len(name) for name, _, _ in rows)
     lines = [
         f"{name:<{width}}  {figure} {bits_per(found.unit)}{f' ({note})' if note else ''}" for name, figure, note in rows

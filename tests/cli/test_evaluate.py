@@ -65,6 +65,7 @@ def test_a_pipe_gets_tab_separated_lines(at_home: Home) -> None:
     assert outcome.code == 0
     assert rows["characters scored"] == "3,999"
     assert float(rows["perplexity"]) == pytest.approx(2 ** float(rows["bits per character"]), rel=1e-4)
+    assert outcome.text.lower().count("perplexity") == 1
 
 
 def test_stdin_and_a_file_get_the_same_score(copied_home: Path) -> None:

@@ -41,7 +41,7 @@ def test_stderr_is_for_people(home: Home) -> None:
     err = home.trained.err
     assert "poems.txt: 4,000 characters" in err
     assert re.search(r"step 20: \d\.\d{3} bits/char held out", err)
-    assert re.search(r"^this model +\d\.\d{3} bits/char$", err, re.M)
+    assert re.search(r"^this model +\d\.\d{3} bits/char \(perplexity \d+\.\d\d\)$", err, re.M)
     assert re.search(r"^uniform +\d\.\d{3} bits/char", err, re.M)
     assert err.endswith("\nnext: charrnn sample -m poems --temp 0.8\n")
     assert "\x1b" not in err

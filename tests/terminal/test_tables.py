@@ -45,16 +45,16 @@ def test_the_comparison_has_the_model_and_its_parts_first() -> None:
     mixed = replace(score(2.0), experts=(2500 * math.log(2), 3000 * math.log(2)))
     found = Assessment(mixed, (baseline("xz", 3.0, "after it"),), adapted=score(1.5))
     assert tables.comparison_rows(found) == [
-        ("this model", "2.000", "perplexity 4.00"),
+        ("this model", "2.000", ""),
         ("its network alone", "2.500", ""),
         ("its n-grams alone", "3.000", ""),
         ("adapting to the text", "1.500", "dynamic evaluation: learns from the text as it reads"),
         ("xz", "3.000", "after it"),
     ]
     assert tables.comparison_lines(replace(found, score=score(2.0), adapted=None)).split("\n") == [
-        "this model  2.000 bits/char",
+        "this model  2.000 bits/char (perplexity 4.00)",
         "xz          3.000 bits/char (after it)",
-        "Good: 33% fewer bits than the best baseline (xz). Perplexity 4.0.",
+        "Good: 33% fewer bits than the best baseline (xz).",
     ]
 
 
@@ -69,5 +69,5 @@ def test_a_model_of_bytes_has_bits_per_byte() -> None:
         "unknown bytes",
     ]
     found = Assessment(score(2.0), (baseline("xz", 3.0),), unit="byte")
-    assert tables.comparison_lines(found).startswith("this model  2.000 bits/byte\n")
+    assert tables.comparison_lines(found).startswith("this model  2.000 bits/byte (perplexity 4.00)\n")
     assert tables.comparison_header(found)[1] == tables.line_header([], "byte")[1] == "bits/byte"
