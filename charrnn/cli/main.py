@@ -161,7 +161,10 @@ def complain_of_system(error: Exception) -> int:
         complain("out of memory; train with a smaller --batch-size, --seq-len or --hidden-size, sample with fewer -N")
         return ResourceError.exit_code
     if isinstance(error, ModuleNotFoundError) and error.name == "torch":
-        complain("this needs PyTorch, which is not installed; install it with: pip install torch")
+        complain(
+            "this needs PyTorch, which is not installed; on Linux without a GPU: pip install torch "
+            "--extra-index-url https://download.pytorch.org/whl/cpu; otherwise: pip install torch"
+        )
         return ResourceError.exit_code
     if not isinstance(error, OSError):
         raise error

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -32,6 +33,8 @@ from tests.cli.conftest import (
     start,
     tree,
 )
+
+INSTALLATION = Path(__file__).parent.parent.parent / "docs/install.md"
 
 # folders
 
@@ -120,10 +123,11 @@ def test_the_machine_is_described_for_a_report_of_a_bug(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("args", [("train", "poems.txt"), ("eval",), ("eval", "poems.txt"), ("eval", "--inside")])
 def test_without_pytorch_one_line_says_so(copied_home: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str]) -> None:
-    """And how to install it, before anything is written."""
+    """And how to install it, as the documentation does but without a checkout, before anything is written."""
     monkeypatch.setitem(sys.modules, "torch", None)
     before = tree(Path("checkpoints"))
-    assert_refused(call(*args), 6, "PyTorch", "pip install torch")
+    (advice,) = re.findall(r"^pip install -c constraints\.txt (torch .*)$", INSTALLATION.read_text(), re.M)
+    assert_refused(call(*args), 6, "PyTorch", f"pip install {advice};", "otherwise: pip install torch")
     assert tree(Path("checkpoints")) == before
 
 
