@@ -650,6 +650,34 @@ def test_the_page_fits_and_can_be_read(play, scheme, size):
         page.wait_for_function(IN_SIGHT)  # the page may scroll with its next frame
 
 
+@pytest.mark.parametrize("size", [(1200, 900), (360, 740)], ids=["wide", "phone"])
+@pytest.mark.parametrize("kind", ["characters", "documents"])
+def test_the_model_follows_the_controls_without_a_gap(play, kind, size):
+    """After a short text the controls are at the bottom of the window, and what is below them begins there."""
+    units = [[char, 0] for char in "Aurelina"] + [["END", 0]]
+    page = play(make_player(units=units, kind=kind), size=size, fragment="#seed=1&length=8")
+    below = page.evaluate("document.querySelector('section').getBoundingClientRect().top")
+    assert page.evaluate("document.getElementById('dock').getBoundingClientRect().bottom") == pytest.approx(size[1])
+    assert size[1] < below <= size[1] + 80  # its margin
+
+
+@pytest.mark.parametrize("width", [320, 360])
+def test_a_phone_shows_the_whole_placeholder(play, width):
+    """Beside the wider of the button's names."""
+    page = play(make_player(units=[["A", 0], ["END", 0]], kind="documents"), size=(width, 740), fragment="#seed=1")
+    assert page.inner_text("#write") == "Another"
+    needed, room = page.eval_on_selector(
+        "#prompt",
+        """(field) => {
+          const style = getComputedStyle(field), context = document.createElement("canvas").getContext("2d");
+          context.font = `${style.fontSize} ${style.fontFamily}`;
+          const padding = parseFloat(style.paddingLeft) + parseFloat(style.paddingRight);
+          return [context.measureText(field.placeholder).width, field.clientWidth - padding];
+        }""",
+    )
+    assert 0 < needed <= room
+
+
 def test_the_cursor_stays_in_sight_if_the_browser_moves_the_page(play):
     """As Chromium's scroll anchoring does now and then in the frame after a key."""
     page = play(size=(360, 740), fragment="#seed=1&length=3000")
