@@ -218,7 +218,7 @@ def held_out_text(file: ModelFile, corpus: Corpus, *, documents: str = "") -> Ev
     names = [os.path.basename(name) for name in corpus.names]
     more = ", …" if len(names) > 3 else ""
     return EvalText(
-        name=valid or " ".join(names),
+        name=valid or ", ".join(names),
         title=valid or f"Held-out part of {', '.join(names[:3])}{more}",
         ids=corpus.valid_ids,
         context=corpus.valid_context,

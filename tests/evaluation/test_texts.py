@@ -90,6 +90,8 @@ def test_the_held_out_text_is_found_again(tmp_path, trained, cache):
     found = held_out_text(file, read_training_text(file, [str(path)], cache))
     assert (len(found.context), len(found.ids)) == (90, 10)
     assert (found.name, found.title) == ("text.txt", "Held-out part of text.txt")
+    several = dataclasses.replace(read_training_text(file, [str(path)], cache), names=("a/one.txt", "b/two.txt"))
+    assert held_out_text(file, several).name == "one.txt, two.txt"
     key = load_corpus([str(path)], CorpusConfig(), SourceConfig(), cache).key
     path.unlink()
     cached = cached_training_text(with_provenance(file, text={"key": key}), cache)
