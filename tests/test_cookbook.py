@@ -24,7 +24,12 @@ SHORT = ("--steps", "3", "--hidden-size", "32")
 MOST = 16  # lines of a recipe
 CODE = re.compile(r"```(\w+)\n(.*?)```", re.S)
 TUNE = "X:{}\nT:Untitled\nM:6/8\nL:1/8\nK:D\nABc def|gab c3|\n\n"
-RDKIT = "class Chem:\n    MolFromSmiles = staticmethod(lambda smiles: smiles[0] == 'C')\n"
+RDKIT = """
+class RDLogger:
+    DisableLog = staticmethod(lambda name: None)
+class Chem:
+    MolFromSmiles = staticmethod(lambda smiles: smiles[0] == "C")
+"""
 
 pytestmark = posix
 
@@ -67,6 +72,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     (tmp_path / "today.log").write_text("".join(f"{line}\n" for line in lines[:20]) + "%%%% 17\n")
     (tmp_path / "poems.txt").write_text(stanzas + "The kettle sang.\n")
     (tmp_path / "more.txt").write_text(make_text(1000, seed=1))
+    (tmp_path / "newest.txt").write_text(make_text(1000, seed=2))
     (tmp_path / "molecules.smi").write_text("".join(f"C{'CO' * (k % 7)}N{'C' * (k % 5)}\n" for k in range(200)))
     (tmp_path / "tunes.abc").write_text("".join(TUNE.format(k) for k in range(1, 60)))
     with (tmp_path / "films.csv").open("w", newline="") as file:
