@@ -193,6 +193,8 @@ class CorpusConfig(Checked):
             raise UsageError("--valid and --test-fraction can't be combined; score a test text by charrnn eval")
 
     def _check_records(self) -> None:
+        if self.column and self.label_from:
+            raise UsageError("--label-from and --column can't be combined; --label NAME reads labels from a column")
         if self.column and self.documents:
             raise UsageError("--documents has no effect on records, each of which is a document; leave it out")
         for name, allowed in (("format", FORMATS), ("label_from", ("file", "folder"))):

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from charrnn.cli.options import Json
-from charrnn.errors import ModelFileError
+from charrnn.errors import ModelFileError, UsageError
 from charrnn.terminal import cards, completion, console
 
 
@@ -37,6 +37,8 @@ def info(
     from charrnn.model.file import load_model
     from charrnn.training import folder
 
+    if cache and which is not None:
+        raise UsageError("--cache and MODEL can't be combined; leave out one of them")
     if cache:
         show_cache(json=json)
         return

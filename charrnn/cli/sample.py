@@ -76,7 +76,7 @@ def sample(
             "-n",
             "--length",
             help="Characters to write; -1 = endless. A model of bytes counts bytes, up to 3 more to end a character.",
-            show_default=default(SampleConfig, "length"),
+            show_default=f"{default(SampleConfig, 'length')}, or to the end of a document",
         ),
     ] = None,
     label: Annotated[

@@ -112,7 +112,7 @@ def _known(count: int) -> str:
 
 def _vocabulary(chars: str, unit: str) -> str:
     """Describe a vocabulary in a line: its size, its special symbols, its first characters."""
-    symbols = {END: "end of document", LABEL_END: "end of label", UNKNOWN: "rare character"}
+    symbols = {END: "the end of a document", LABEL_END: "the end of a label", UNKNOWN: "rare characters"}
     special = "".join(f", 1 symbol for {meaning}" for symbol, meaning in symbols.items() if symbol in chars)
     chars = "".join(char for char in chars if char not in symbols)
     return f"{len(chars):,} {unit}s{special}: {json.dumps(chars[:MAX_SHOWN], ensure_ascii=False)[1:-1]}"

@@ -155,7 +155,9 @@ def _find_delimiter(first: str, wanted: list[str]) -> str:
 def _find_place(column: str, header: list[str] | BadRecord | None, name: str, line: int) -> int:
     """Return which field of a row is a column, from 0. Raises InputError if the header, in a line, doesn't name it."""
     if not header:
-        if header is None and column.isdecimal() and int(column) > 0:
+        if header is None and column.isdecimal():
+            if not int(column):
+                raise InputError(f"{name}: no column {column}; the first one is column 1")
             return int(column) - 1
         raise InputError(f"{name}: no column {quoted(column)}; the text is empty")
     if isinstance(header, BadRecord):
@@ -167,7 +169,7 @@ def _find_place(column: str, header: list[str] | BadRecord | None, name: str, li
         raise InputError(f"{name}: {names.count(column)} columns are called {quoted(column)}; rename one of them")
     raise InputError(
         f"{name}: no column {quoted(column)}; line {line} names {_list_names(names)}. "
-        "Without such a line, give the columns as numbers"
+        "If that line is not a header, give the columns as numbers"
     )
 
 

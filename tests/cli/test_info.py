@@ -86,6 +86,7 @@ def test_the_cache_is_described(at_home: Home) -> None:
     assert re.fullmatch(r"[\d,.]+ MB", rows["compiled kernels"])
     assert facts["kernel_bytes"] > 0
     assert rows["to empty it"] == facts["empty"] == f"rm -r {shlex.quote(facts['folder'])}"
+    assert_refused(call("info", "toy", "--cache"), 2, "--cache and MODEL can't be combined")
 
 
 @posix

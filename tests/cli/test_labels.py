@@ -177,7 +177,7 @@ def test_labels_come_from_folders(desk: Path) -> None:
         (("--column", "name", "--format", "xml"), ("--format must be csv, tsv, jsonl or fasta, not 'xml'",)),
         (("--label-from", "file"), ("--label-from needs --documents",)),
         (("--documents", "lines", "--label-from", "name"), ("--label-from must be file or folder, not 'name'",)),
-        (("--column", "name", "--label", "country", "--label-from", "file"), ("--label-from needs --documents",)),
+        (("--column", "name", "--label-from", "file"), ("--label-from and --column can't be combined",)),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(at_names: Path, words: tuple[str, ...], parts: tuple) -> None:

@@ -112,7 +112,7 @@ def test_help_shows_defaults_from_the_settings(monkeypatch: pytest.MonkeyPatch) 
     """They are written once, in config.py; a float has no more digits than needed."""
     monkeypatch.setenv("COLUMNS", "80")
     sample = " ".join(call("sample", "--help").text.split())
-    assert f"3 more to end a character. [default: {SampleConfig().length}]" in sample
+    assert f"3 more to end a character. [default: {SampleConfig().length}, or to the end of a document]" in sample
     assert f"0 always takes the likeliest character. [default: {SampleConfig().temperature}]" in sample
     assert "[default: the newest model]" in sample
     train = " ".join(call("train", "--help").text.split())

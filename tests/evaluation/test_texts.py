@@ -74,8 +74,14 @@ def test_a_string_is_scored_like_a_file_that_holds_it(tmp_path, trained, cache, 
     assert from_string.ids.tolist() == from_file.ids.tolist()
     assert from_string.context.tolist() == from_file.context.tolist()
     assert from_string.unknown == from_file.unknown == {"X": 1}
-    with pytest.raises(InputError, match="scoring needs"):
+    with pytest.raises(InputError, match="the text is empty"):
         text_of_string(file, "")
+
+
+def test_a_text_of_unknown_characters_is_not_called_empty(trained):
+    """The message says how many of its characters the model knows."""
+    with pytest.raises(InputError, match="knows 0 of its characters; scoring needs at least 2"):
+        text_of_string(trained[1], "☃☃")
 
 
 def cached_files(cache):

@@ -77,6 +77,6 @@ def test_a_vocabulary_shows_its_special_symbols() -> None:
     """The end of a document, the symbol for rare characters, and bytes."""
     model = small_model("".join(sorted(["a", "b", END, UNKNOWN])))
     rows = dict(cards.card_rows(cards.card("m", model)))
-    assert rows["vocabulary"] == "2 characters, 1 symbol for end of document, 1 symbol for rare character: ab"
+    assert rows["vocabulary"] == "2 characters, 1 symbol for the end of a document, 1 symbol for rare characters: ab"
     rows = dict(cards.card_rows(cards.card("m", small_model("a\udcff"))))
     assert rows["vocabulary"].startswith("2 bytes: ")

@@ -250,6 +250,11 @@ def test_a_column_number_beyond_the_last_is_refused():
     assert "no column 3; line 1 has 2 fields" in refusal("a,b\n", column="3")
 
 
+def test_column_zero_is_refused():
+    """Numbers begin at 1, and the text isn't to blame."""
+    assert refusal("a,b\n", column="0").endswith("no column 0; the first one is column 1")
+
+
 def test_fasta_begins_with_a_description():
     """Anything else is another format."""
     assert "line 2 comes before the first line" in refusal("\nMK\n>a\n", "a.fa", column="sequence")
