@@ -19,11 +19,13 @@ from typing import Any, ClassVar, TypeVar, cast
 import numba
 from filelock import FileLock
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.runtime import rtsys
 
 from charrnn.files import kernel_cache, make_private, user_cache
 
 F = TypeVar("F", bound=Callable[..., Any])
 _PREFIX = "charrnn-"
+_LAST_TESTED = (0, 68)  # version of numba whose compiled code runs before numba is ready to compile
 _NUM_VERSIONS = 4  # of the sources, whose kernels stay: some 5 MB each
 
 
@@ -96,9 +98,24 @@ class _LocatedCache(CompileResultCacheImpl):
 
 
 class _Cache(FunctionCache):
-    """numba's cache with a lock: two processes that write at once could give two variants of a function one file."""
+    """numba's cache, but quicker to read, and with a lock.
+
+    Without it two processes that write at once could give two variants of a function one file.
+    """
 
     _impl_class = _LocatedCache
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Load what was compiled for a signature.
+
+        numba would first register its implementations of Python and numpy, which takes a third of a command's start
+        and which only compilation needs. Compiled code needs its runtime alone.
+        """
+        if numba.version_info.short > _LAST_TESTED:
+            return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+        rtsys.initialize(target_context)  # type: ignore[no-untyped-call]
+        with self._guard_against_spurious_io_errors():  # type: ignore[no-untyped-call]
+            return self._load_overload(sig, target_context)  # type: ignore[no-untyped-call]
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Write what was compiled for a signature. In a folder that can't be written to nothing is saved."""

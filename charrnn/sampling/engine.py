@@ -61,12 +61,10 @@ class Engine:
     def __init__(
         self, config: ModelConfig, tensors: Mapping[str, Any], threads: int, precision: Precision, mixture: Mixture
     ) -> None:
-        """Lay the tensors out for as many threads as the network can keep busy, at most `threads`."""
+        """tensors: a model's, by name. threads: to draw with, at most."""
         self.config, self.mixture, self._free = config, mixture, free_text(config.vocab_size)
         self.dtype: type[np.generic] = np.uint16 if precision == "bfloat16" else np.float32
-        most = min(config.num_parameters // _WEIGHTS_PER_THREAD, -(-config.hidden_size // WIDTH))
-        self.shards = make_shards(config, tensors, max(1, min(threads, most)), self.dtype)
-        self._threads, self._tensors = threads, tensors if config.num_parameters <= _MAX_COPIED else None
+        self._threads, self._tensors = threads, tensors
         self._lock = threading.Lock()  # two draws at once could each wait for threads that the other occupies
 
     def new_state(self) -> StreamState:
@@ -159,11 +157,18 @@ class Engine:
             raise ResourceError(f"{error}; use fewer --threads") from None
 
     @cached_property
+    def shards(self) -> list[Shard]:
+        """The network, laid out for as many threads as it can keep busy."""
+        most = min(self.config.num_parameters // _WEIGHTS_PER_THREAD, -(-self.config.hidden_size // WIDTH))
+        return make_shards(self.config, self._tensors, max(1, min(self._threads, most)), self.dtype)
+
+    @cached_property
     def _network(self) -> Shard | None:
         """The whole network for one thread; None if it is too large to be laid out a second time."""
         if len(self.shards) == 1:
             return self.shards[0]
-        return None if self._tensors is None else make_shards(self.config, self._tensors, 1, self.dtype)[0]
+        is_small = self.config.num_parameters <= _MAX_COPIED
+        return make_shards(self.config, self._tensors, 1, self.dtype)[0] if is_small else None
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
