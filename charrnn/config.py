@@ -11,7 +11,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from charrnn.errors import UsageError
 
@@ -55,8 +55,9 @@ class Checked:
     """Base class of the settings: checks each field's type and range when an instance is created."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(cast(Any, self)):
-            value, kind = getattr(self, field.name), cast(Any, field.type)
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # its subclasses are dataclasses
+            value = getattr(self, field.name)
+            kind: Any = field.type
             if kind in (str, bool, str | None) and not isinstance(value, kind):
                 expected = "yes or no" if kind is bool else "a text"
                 raise UsageError(f"{flag(field.name)} must be {expected}, not {value!r}")

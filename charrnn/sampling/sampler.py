@@ -24,12 +24,14 @@ from charrnn.sampling.prompts import Opening
 from charrnn.sampling.streams import Stream, StreamBatch
 from charrnn.text.characters import END, UNKNOWN, describe
 
+_DEFAULTS = SampleConfig()
+
 
 class Sampler:
     """A model ready to draw text."""
 
     def __init__(self, model: ModelFile, *, threads: int | None = None, precision: str = "float32") -> None:
-        """Lay the model's weights out for the kernels.
+        """Prepare to draw; the weights are laid out for the kernels before the first text.
 
         threads: the most to use; None means one per core. precision: number format of the weights and
         products: float32, bfloat16 or auto (the faster one here).
@@ -70,8 +72,8 @@ class Sampler:
 
         Raises UsageError for a value out of range.
         """
-        config = overlay(SampleConfig(seed=random_seed()), given)
-        return replace(config, length=-1) if self.writes_documents and "length" not in given else config
+        defaults = {"seed": random_seed()} | ({"length": -1} if self.writes_documents else {})
+        return overlay(_DEFAULTS, {**defaults, **given})
 
     def encode_prompt(self, config: SampleConfig) -> NDArray[np.int64]:
         """Encode the prompt that the first character follows, at least one id.
@@ -158,7 +160,7 @@ class Sampler:
         self.labels.check(config.label)
         text = self._encode_text(config)
         label = self._choose_label(config, text, seed, number)
-        return self._open(replace(config, label=label), text, seed)
+        return self._open(config if label == config.label else replace(config, label=label), text, seed)
 
     def _choose_label(self, config: SampleConfig, text: NDArray[np.int64], seed: int, number: int) -> str | None:
         if config.label is not None or not self.labels.names:
