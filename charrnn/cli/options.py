@@ -259,7 +259,7 @@ Column = Annotated[
     text_option(
         metavar="NAME",
         help="Column with the text, in CSV, TSV, JSON Lines or FASTA; each record is a document. "
-        "A number, from 1, if no first line names the columns.",
+        "A number, from 1, if there is no header.",
     ),
 ]
 Label = Annotated[
