@@ -120,12 +120,13 @@ def valid_part(num_valid: int, train_config: TrainConfig, num_steps: int) -> int
     return min(num_valid, max(1000, int(_num_trained(train_config, num_steps) * _VALID_PART)))
 
 
-def final_part(num_chars: int, train_config: TrainConfig, num_steps: int) -> int | None:
+def final_part(num_chars: int, train_config: TrainConfig, num_steps: int, *, num_texts: int = 1) -> int | None:
     """How many characters of a text the final score of a run with a time budget is measured on; None for all of it.
 
-    Scoring 2,000,000 characters can take longer than a short budget; this takes at most a fifth of the training's time.
+    Scoring 2,000,000 characters can take longer than a short budget; this takes at most a fifth of the training's
+    time for all texts that are scored. num_texts: 2 if there is a test text.
     """
-    part = max(_MIN_FINAL, int(_num_trained(train_config, num_steps) * _FINAL_PART))
+    part = max(_MIN_FINAL, int(_num_trained(train_config, num_steps) * _FINAL_PART)) // num_texts
     return part if part < num_chars else None
 
 

@@ -264,8 +264,9 @@ def finish_run(state: TrainState, plan: RunPlan, writer: Writer) -> Iterator[Eve
     file = replace(file, ngram=fit_mixture(network, plan.task.train_text, num_counted=num_counted))
     num_valid = num_test = None
     if plan.budget.minutes is not None and state.span is not None:
-        num_valid = final_part(len(corpus.valid_ids), plan.task.training, state.span)
-        num_test = final_part(len(corpus.test_ids), plan.task.training, state.span)
+        config, num_texts = plan.task.training, 2 if len(corpus.test_ids) else 1
+        num_valid = final_part(len(corpus.valid_ids), config, state.span, num_texts=num_texts)
+        num_test = final_part(len(corpus.test_ids), config, state.span, num_texts=num_texts)
     score = score_held_out(network, corpus, ranks, num_scored=num_valid, mixture=file.mixture)
     if score.experts and score.nats > score.experts[0]:
         mixed = score.nats_per_char

@@ -167,6 +167,7 @@ def test_a_short_text_is_scored_as_a_whole_at_the_end():
     assert final_part(50_000, config, 1) is None
     assert final_part(111_540, config, 1) == 50_000
     assert final_part(111_540, config, 200) is None
+    assert final_part(111_540, config, 1, num_texts=2) == 25_000  # the other text gets as many
 
 
 def test_a_longer_run_counts_n_grams_in_more_of_a_long_text():
