@@ -19,7 +19,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import numba
 from filelock import FileLock
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
-from numba.core.runtime import rtsys
+from numba.core.runtime.nrt import rtsys
 
 from charrnn.files import kernel_cache, make_private, user_cache
 
@@ -100,7 +100,7 @@ class _LocatedCache(CompileResultCacheImpl):
 class _Cache(FunctionCache):
     """numba's cache, but quicker to read, and with a lock.
 
-    Without it two processes that write at once could give two variants of a function one file.
+    Without the lock two processes that write at once could give two variants of a function one file.
     """
 
     _impl_class = _LocatedCache
@@ -113,8 +113,8 @@ class _Cache(FunctionCache):
         """
         if numba.version_info.short > _LAST_TESTED:
             return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
-        rtsys.initialize(target_context)  # type: ignore[no-untyped-call]
-        with self._guard_against_spurious_io_errors():  # type: ignore[no-untyped-call]
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
             return self._load_overload(sig, target_context)  # type: ignore[no-untyped-call]
 
     def save_overload(self, sig: Any, data: Any) -> None:
