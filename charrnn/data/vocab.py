@@ -125,10 +125,10 @@ class Vocab:
             return np.uint8
         return np.uint16 if len(self) <= 65536 else np.uint32
 
-    def encode(self, text: str) -> Ids:
+    def encode(self, text: str, *, name: str = "text") -> Ids:
         """Convert text to ids, (len(text),) of `dtype`; UNKNOWN, if included, replaces other characters.
 
-        Raises UnknownCharacterError, which names the first character that has no id.
+        name: what an error calls the text. Raises UnknownCharacterError, which names the first character without an id.
         """
         ids, start = np.empty(len(text), self.dtype), 0
         unknown_id = self.id_of(UNKNOWN)
@@ -137,7 +137,7 @@ class Vocab:
             missing = found < 0
             if missing.any():
                 if unknown_id is None:
-                    raise UnknownCharacterError(self._explain(text, start + int(np.argmax(missing))))
+                    raise UnknownCharacterError(self._explain(text, start + int(np.argmax(missing)), name))
                 found[missing] = unknown_id
             ids[start : start + len(points)] = found
             start += len(points)
@@ -192,11 +192,11 @@ class Vocab:
         """Return the code points of ids, (N,)."""
         return self._points[ids]
 
-    def _explain(self, text: str, index: int) -> str:
-        message = f"the model does not know {describe(text[index])}, character {index + 1} of the text"
+    def _explain(self, text: str, index: int, name: str) -> str:
+        message = f"the model does not know {describe(text[index])}, character {index + 1} of the {name}"
         for form in ("NFC", "NFD", "NFKC"):
             if (self._id_table[_code_points(unicodedata.normalize(form, text))] >= 0).all():
-                return f"{message}; convert the text to the Unicode normal form {form}, which it knows"
+                return f"{message}; convert the {name} to the Unicode normal form {form}, which it knows"
         return message
 
 

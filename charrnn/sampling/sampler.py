@@ -90,7 +90,7 @@ class Sampler:
         prompt = self.vocab.to_chars(config.prompt)
         if config.unknown == "error":
             try:
-                ids = self.vocab.encode(prompt).astype(np.int64)
+                ids = self.vocab.encode(prompt, name="prompt").astype(np.int64)
             except UnknownCharacterError as error:
                 raise UnknownCharacterError(f"{error}; --unknown skip leaves such characters out") from None
         else:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from charrnn.data.vocab import Vocab, count_points
 from charrnn.errors import InputError, UnknownCharacterError
-from charrnn.text.characters import END, UNKNOWN, describe
+from charrnn.text.characters import END, LABEL_END, UNKNOWN, describe
 
 ANY_CHARS = st.one_of(  # astral planes, combining marks and lone surrogates more often than by chance
     st.characters(codec=None),
@@ -249,12 +249,13 @@ def test_position_of_unknown_character_counts_earlier_pieces():
         Vocab("a").encode("aaaaaaab")
 
 
+@example(["a" + LABEL_END], 2)
 @settings(max_examples=40)
 @given(st.lists(ANY_TEXT, max_size=5), st.integers(1, 4))
 def test_rare_characters_become_unknown(pieces, min_count):
-    """Characters with a smaller count have no id of their own; END always has one."""
+    """Characters with a smaller count have no id of their own; the marks of documents always have one."""
     text = "".join(pieces)
-    frequent = {char for char, count in Counter(text).items() if count >= min_count or char == END}
+    frequent = {char for char, count in Counter(text).items() if count >= min_count or char in (END, LABEL_END)}
     vocab = Vocab.from_counts(count_points(pieces), min_count=min_count)
     rare = set(text) - frequent
     assert set(vocab.chars) == frequent | ({UNKNOWN} if rare else set())
