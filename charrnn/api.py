@@ -232,5 +232,5 @@ def _check_names(settings: dict[str, Any], *configs: type) -> dict[str, Any]:
     known = sorted({field.name for config in configs for field in fields(config)} - derived)
     for name in settings:
         if name not in known:
-            raise UsageError(f"no setting named {name!r}; there are {', '.join(known)}")
+            raise UsageError(f"no setting named {name!r}; the settings are {', '.join(known)}")
     return settings

@@ -59,7 +59,7 @@ class Checked:
             value = getattr(self, field.name)
             kind: Any = field.type
             if kind in (str, bool, str | None) and not isinstance(value, kind):
-                expected = "yes or no" if kind is bool else "a text"
+                expected = "true or false" if kind is bool else "a text"
                 raise UsageError(f"{flag(field.name)} must be {expected}, not {value!r}")
             if "range" not in field.metadata or (value is None and field.default is None):
                 continue

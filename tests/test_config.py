@@ -178,7 +178,7 @@ def test_texts_are_strings(kind, name, value):
 @pytest.mark.parametrize("value", [0, 1, None, "no"], ids=repr)
 def test_switches_are_booleans(value):
     """Other types are refused, whatever they might stand for."""
-    with pytest.raises(UsageError, match=r"^--bytes must be yes or no"):
+    with pytest.raises(UsageError, match=r"^--bytes must be true or false"):
         make(CorpusConfig, bytes=value)
 
 

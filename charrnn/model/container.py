@@ -63,7 +63,8 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, NDArray[Any]], dic
     if _digest(memoryview(data), _find_digest(memoryview(data))) != document["file_sha256"]:
         raise _damaged(path, "its checksum does not match")
     if document.get("kind") != kind:
-        raise ModelFileError(f"{path}: a {quote(document.get('kind'))} file, not a {kind} file")
+        advice = "; name the model.safetensors in its folder" if kind == "model" else ""
+        raise ModelFileError(f"{path}: a {quote(document.get('kind'))} file, not a {kind} file{advice}")
     if not _is_canonical(data, header, document):
         raise foreign(path, kind, "not as charrnn writes it, though its checksum matches")
     try:

@@ -190,7 +190,7 @@ def read_line(line: bytes, *, has_bytes: bool) -> dict[str, Any]:
         raise InputError(f"not a JSON object, though it begins with a brace ({error})") from None
     for name in settings:
         if name not in _SETTINGS:
-            raise UsageError(f"no setting named {name!r}; there are {', '.join(_SETTINGS)}")
+            raise UsageError(f"no setting named {name!r}; the settings are {', '.join(_SETTINGS)}")
     if isinstance(settings.get("stop"), list):
         settings["stop"] = tuple(settings["stop"])
     return {"prompt": "", **settings}

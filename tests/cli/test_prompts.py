@@ -133,7 +133,7 @@ def test_in_json_a_line_without_an_answer_is_an_object_and_the_rest_goes_on(at_h
     assert (
         outcome.objects[2]["text"] == call("sample", "-p", "ba", "--seed", "7", "-n", "3", "--json").objects[0]["text"]
     )
-    assert outcome.err.startswith("charrnn: 2 of 5 prompts have no text")
+    assert outcome.err.startswith("charrnn: 2 of 5 prompts were not continued")
 
 
 @pytest.mark.parametrize(

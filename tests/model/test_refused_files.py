@@ -102,7 +102,7 @@ def with_config(**changes):
         (lambda model: {**meta_of(model), "format": FORMAT_VERSION + 1}, f"format {FORMAT_VERSION + 1}"),
         (lambda model: {**meta_of(model), "format": "1"}, "format"),
         (lambda model: {**meta_of(model), "format": None}, "format"),
-        (lambda model: {**meta_of(model), "kind": "state"}, "a state file, not a model"),
+        (lambda model: {**meta_of(model), "kind": "state"}, "name the model.safetensors in its folder"),
         (lambda model: {**meta_of(model), "vocab": CHARS[:-1]}, f"{len(CHARS) - 1} characters"),
         (lambda model: {**meta_of(model), "vocab": CHARS[::-1]}, ""),
         (lambda model: {**meta_of(model), "vocab": CHARS[:-1] + CHARS[-2]}, ""),
