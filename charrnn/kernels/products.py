@@ -136,32 +136,48 @@ class _Tile:
         self.sums = [[_build.alloca_once_value(builder, zero) for _ in range(width)] for _ in range(num_rows)]
 
     def emit(self, a: Any, b: Any, out: Any, *arguments: Any) -> None:
-        """Emit the whole tile. a, b, out: the arrays' data; arguments: those of `tile`."""
+        """Emit the whole tile. a, b, out: the arrays' data; arguments: those of `tile`.
+
+        The loop moves one pointer along A and one along B, so that its addresses need few registers. It ends where B
+        does: if it counted its steps, LLVM would unroll it, once more in each kernel that calls it, and the copies
+        would keep addresses in memory.
+        """
         _, a_start, a_row, a_step, _, b_start, b_step, b_block, depth, _, out_start, out_row, add = arguments
-        builder = self.builder
-        a_rows = [self._place(a, a_start, builder.mul(a_row, _INDEX(i))) for i in range(self.num_rows)]
+        builder, whole = self.builder, self.builder.udiv(depth, _INDEX(self.size))
+        a_rows = [builder.mul(a_row, _INDEX(i)) for i in range(self.num_rows)]
+        b_blocks = [builder.mul(b_block, _INDEX(block)) for block in range(self.num_blocks)]
         out_rows = [self._place(out, out_start, builder.mul(out_row, _INDEX(i))) for i in range(self.num_rows)]
+        a_place = _build.alloca_once_value(builder, builder.gep(a, [a_start]))
+        b_place = _build.alloca_once_value(builder, builder.gep(b, [b_start]))
+        b_end = self._place(b, b_start, builder.mul(whole, b_step))
         with builder.if_then(add):
             for i, j in self._cells():
                 builder.store(self._load_vector(out_rows[i], j, self.VECTOR), self.sums[i][j])
 
-        def accumulate(step: Any, kind: Any) -> None:
-            start = builder.add(b_start, builder.mul(step, b_step))
-            blocks = [self._place(b, start, builder.mul(b_block, _INDEX(block))) for block in range(self.num_blocks)]
+        def accumulate(kind: Any) -> None:
+            a_now, b_now = builder.load(a_place), builder.load(b_place)
+            blocks = [builder.gep(b_now, [offset]) for offset in b_blocks]
             columns = [self._load_vector(place, j, self.kind) for place in blocks for j in range(COLUMNS)]
             for i in range(self.num_rows):
-                value = self._broadcast(builder.gep(a_rows[i], [builder.mul(step, a_step)]), kind)
+                value = self._broadcast(builder.gep(a_now, [a_rows[i]]), kind)
                 for j in range(len(columns)):
                     total = builder.load(self.sums[i][j])
                     terms = (total, columns[j], value) if self.bfloat16 else (columns[j], value, total)
                     builder.store(builder.call(self.multiply, terms), self.sums[i][j])
+            builder.store(builder.gep(a_now, [a_step]), a_place)
+            builder.store(builder.gep(b_now, [b_step]), b_place)
 
-        whole = builder.udiv(depth, _INDEX(self.size))
-        with _build.for_range(builder, whole) as loop:
-            accumulate(loop.index, self.word)
+        check, body, end = (builder.append_basic_block(name) for name in ("tile.check", "tile.body", "tile.end"))
+        builder.branch(check)
+        builder.position_at_end(check)
+        builder.cbranch(builder.icmp_unsigned("!=", builder.load(b_place), b_end), body, end)
+        builder.position_at_end(body)
+        accumulate(self.word)
+        builder.branch(check)
+        builder.position_at_end(end)
         if self.bfloat16:
             with builder.if_then(builder.trunc(depth, ir.IntType(1))):  # the last value has no partner
-                accumulate(whole, ir.IntType(16))
+                accumulate(ir.IntType(16))
         for i, j in self._cells():
             place = builder.gep(out_rows[i], [_INDEX(j * WIDTH)])
             builder.store(builder.load(self.sums[i][j]), builder.bitcast(place, self.VECTOR.as_pointer()), align=4)
@@ -339,34 +355,33 @@ def product(a: Stored, packed: Stored, out: Floats) -> None:
 def new_outer_buffers(like: Stored, num_rows: int, num_columns: int) -> tuple[Stored, Stored]:
     """Allocate the panels of A (K, num_rows) and B (K, num_columns) that an outer product works on.
 
-    The stride is no multiple of the cache's sets, so that rows don't evict each other.
+    The stride of A's panel is no multiple of the cache's sets, so that its rows don't evict each other.
     """
     size = values_per_word(like)
     a = np.empty((PANEL_DEPTH, (min(num_rows, PANEL_ROWS) + 16) * size), like.dtype)
-    return a, np.zeros((PANEL_DEPTH, (padded(num_columns) + 16) * size), like.dtype)
+    return a, np.empty((padded(num_columns) // BLOCK, PANEL_DEPTH, BLOCK * size), like.dtype)
 
 
 @compiled
 def add_outer_product(a: Stored, b: Stored, out: Floats, buffers: tuple[Stored, Stored]) -> None:
     """Add A^T B to out, the sum over rows of both: what time steps add to a weight's gradient.
 
-    a: (K, M), b: (K, N), contiguous; out: (M, padded(N)); buffers: from new_outer_buffers(a, M, N).
-    Pairs of rows are interleaved, so that a column of A can be read like a row, and B as if it were
-    packed.
+    a: (K, M), b: (K, N), contiguous; out: (M, padded(N)); buffers: from new_outer_buffers(a, M, N), or larger ones.
+    B is packed; pairs of A's rows are interleaved, so that a column can be read like a row.
     """
-    (depth, num_rows), num_columns = a.shape, b.shape[1]
+    (depth, num_rows), num_blocks = a.shape, padded(b.shape[1]) // BLOCK
     size, row = values_per_word(a), out.strides[0] // out.itemsize
     panel_depth = PANEL_DEPTH * size
-    panel_a, panel_b = buffers
-    a_step, b_step = panel_a.shape[1], panel_b.shape[1]
-    for top in range(0, num_rows, PANEL_ROWS):
-        height = min(PANEL_ROWS, num_rows - top)
-        for first in range(0, depth, panel_depth):
-            last = min(first + panel_depth, depth)
+    panel_a, panel_b = buffers[0], buffers[1][:num_blocks]
+    a_step, b_step = panel_a.shape[1], BLOCK * size
+    for first in range(0, depth, panel_depth):
+        last = min(first + panel_depth, depth)
+        count = -(-(last - first) // size) * size
+        pack(b[first:last], panel_b)
+        for top in range(0, num_rows, PANEL_ROWS):
+            height = min(PANEL_ROWS, num_rows - top)
             for k in range(first, last, size):
                 interleave_rows(a, k, top, top + height, panel_a[(k - first) // size])
-                interleave_rows(b, k, 0, num_columns, panel_b[(k - first) // size])
-            count = -(-(last - first) // size) * size
-            for column in range(0, num_columns, BLOCK):
-                start = top * row + column
-                _multiply_block(panel_a, size, a_step, panel_b, column * size, b_step, count, out, start, height, True)
+            for block in range(num_blocks):
+                start, b_start = top * row + block * BLOCK, block * PANEL_DEPTH * b_step
+                _multiply_block(panel_a, size, a_step, panel_b, b_start, b_step, count, out, start, height, True)
