@@ -275,6 +275,7 @@ def plan_new_run(
         steps=given.get("steps"),
         device=environment.device,
         threads=environment.threads * environment.ranks.size,
+        precision=environment.precision,
     )
     training = overlay(choice.training, given)
     if minutes is None and training.steps is None:

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from charrnn.config import NUM_GATES, ModelConfig, TrainConfig
+from charrnn.config import NUM_GATES, ModelConfig, Precision, TrainConfig
 from charrnn.data.batches import LAST_PART
 
 DEFAULT_MINUTES = 5.0
 NUM_EVALUATIONS = 12  # in a run, if evenly spaced; at first they are closer
 _LONG_TEXT = 500_000  # characters to train on; a shorter text gets a budget of passes
 _PASSES = 30
-_FLOPS_PER_THREAD = 2.5e11  # per second, roughly
+_FLOPS_PER_THREAD = {"bfloat16": 2.5e11, "float32": 6e10}  # per second, roughly
 _VALID_PART = 1 / 480  # held-out characters scored by each evaluation, per character trained on
 _FINAL_PART = 0.4  # and by the final score of a run with a time budget, unless that is less than
 _MIN_FINAL = 50_000
@@ -50,11 +50,18 @@ def default_budget(num_chars: int, train_config: TrainConfig) -> tuple[float | N
 
 
 def recommend(
-    num_chars: int, vocab_size: int, *, seconds: float | None, device: str, threads: int, steps: int | None = None
+    num_chars: int,
+    vocab_size: int,
+    *,
+    seconds: float | None,
+    device: str,
+    threads: int,
+    precision: Precision,
+    steps: int | None = None,
 ) -> Recommendation:
     """Choose the network and how to train it for a text of num_chars training characters.
 
-    The budget is in seconds or in steps; if both are None, it is the default budget.
+    The budget is in seconds or in steps; if both are None, it is the default budget. precision: of the products.
     """
     large = num_chars >= 20_000
     model = ModelConfig(
@@ -80,7 +87,8 @@ def recommend(
         budget = f"{steps:,} steps"
     else:
         assert seconds is not None
-        passes = min(seconds * _FLOPS_PER_THREAD * threads / _flops_per_char(model), 10**15) / num_chars
+        flops = seconds * threads * _FLOPS_PER_THREAD[precision]
+        passes = min(flops / _flops_per_char(model), 10**15) / num_chars
         budget = f"{seconds / 60:,.3g} minutes"
     # outputs and recurrent weights are dropped at the same rate: higher for a short text, and for more passes
     dropped = round(max(0.05, 0.1 * math.log2(min(passes, 16.0) * 250_000 / num_chars)), 2)

@@ -47,7 +47,9 @@ def test_a_new_run_follows_the_recommendation(run):
     """Sizes and schedule follow from the text, the budget and the machine; nothing is resumed."""
     corpus = make_corpus()
     plan = make_plan(run, {"minutes": 5.0}, corpus=corpus)
-    expected = recommend(len(corpus.train_ids), len(corpus.vocab), seconds=300.0, device="cpu", threads=2)
+    expected = recommend(
+        len(corpus.train_ids), len(corpus.vocab), seconds=300.0, device="cpu", threads=2, precision="float32"
+    )
     assert (plan.task.model, plan.task.training, plan.reasons) == expected
     assert (plan.run, plan.task.corpus, plan.task.corpus_config) == (run, corpus, CorpusConfig())
     assert (plan.environment.device, plan.environment.threads) == ("cpu", 2)
@@ -70,7 +72,9 @@ def test_given_settings_replace_recommended_ones(run, given):
     in_steps = "steps" in given
     plan = make_plan(run, given if in_steps else {**given, "minutes": 2.0}, corpus=corpus)
     budget = {"seconds": None, "steps": given["steps"]} if in_steps else {"seconds": 120.0}
-    model, training, _ = recommend(len(corpus.train_ids), len(corpus.vocab), **budget, device="cpu", threads=2)
+    model, training, _ = recommend(
+        len(corpus.train_ids), len(corpus.vocab), **budget, device="cpu", threads=2, precision="float32"
+    )
     assert plan.task.model == overlay(model, given)
     assert plan.task.training == overlay(training, given)
     chosen = {**asdict(plan.task.model), **asdict(plan.task.training)}

@@ -22,7 +22,9 @@ def test_every_text_has_a_valid_recommendation(vocab_size):
     assert max(SIZES) == 10**9
     budgets = [(0.6, "cpu", 1), (300.0, "cpu", 2), (1e7, "cpu", 64), (300.0, "cuda", 2)]
     for num_chars, (seconds, device, threads) in itertools.product(SIZES, budgets):
-        model, training, _ = recommend(num_chars, vocab_size, seconds=seconds, device=device, threads=threads)
+        model, training, _ = recommend(
+            num_chars, vocab_size, seconds=seconds, device=device, threads=threads, precision="float32"
+        )
         assert model.vocab_size == vocab_size
         assert model.cell in CELLS
         assert 1 <= training.batch_size <= num_chars
@@ -40,8 +42,10 @@ def test_every_text_has_a_valid_recommendation(vocab_size):
 )
 def test_a_recommendation_depends_only_on_its_arguments(num_chars, vocab_size, seconds, device, threads):
     """A run without options can be resumed only because the second recommendation equals the first."""
-    first = recommend(num_chars, vocab_size, seconds=seconds, device=device, threads=threads)
-    assert first == recommend(num_chars, vocab_size, seconds=seconds, device=device, threads=threads)
+    first = recommend(num_chars, vocab_size, seconds=seconds, device=device, threads=threads, precision="float32")
+    assert first == recommend(
+        num_chars, vocab_size, seconds=seconds, device=device, threads=threads, precision="float32"
+    )
     assert first.training.batch_size <= num_chars
     settings = {**dataclasses.asdict(first.model), **dataclasses.asdict(first.training)}
     assert first.reasons.keys() <= settings.keys()
@@ -49,7 +53,7 @@ def test_a_recommendation_depends_only_on_its_arguments(num_chars, vocab_size, s
 
 def test_longer_texts_get_no_smaller_networks():
     """More text supports more parameters, needs less dropout and fills larger steps."""
-    found = [recommend(size, 65, seconds=300.0, device="cpu", threads=2) for size in SIZES]
+    found = [recommend(size, 65, seconds=300.0, device="cpu", threads=2, precision="float32") for size in SIZES]
     for (smaller, before, _), (larger, after, _) in itertools.pairwise(found):
         assert larger.hidden_size * larger.num_layers >= smaller.hidden_size * smaller.num_layers
         assert after.dropout <= before.dropout
@@ -75,17 +79,22 @@ def test_a_long_text_gets_five_minutes(num_chars):
 @pytest.mark.parametrize("num_chars", [1000, 400_000, 2_000_000])
 def test_without_a_budget_the_default_one_is_used(num_chars):
     """Whether it is a number of passes or of minutes."""
-    model, training, reasons = recommend(num_chars, 65, seconds=None, device="cpu", threads=2)
+    model, training, reasons = recommend(num_chars, 65, seconds=None, device="cpu", threads=2, precision="float32")
     minutes, steps = default_budget(num_chars, training)
     seconds = minutes and 60 * minutes
-    expected = recommend(num_chars, 65, seconds=seconds, steps=steps, device="cpu", threads=2)
+    expected = recommend(num_chars, 65, seconds=seconds, steps=steps, device="cpu", threads=2, precision="float32")
     assert (model, dataclasses.replace(training, steps=steps), reasons) == expected
 
 
 def test_regularisation_grows_with_the_number_of_passes():
     """More steps or more time over the same text give more dropout; the reason names the number of passes."""
-    by_steps = [recommend(100_000, 65, seconds=None, steps=n, device="cpu", threads=2) for n in (49, 490, 4900)]
-    by_time = [recommend(100_000, 65, seconds=s, device="cpu", threads=2) for s in (2.0, 20.0, 200.0)]
+    by_steps = [
+        recommend(100_000, 65, seconds=None, steps=n, device="cpu", threads=2, precision="float32")
+        for n in (49, 490, 4900)
+    ]
+    by_time = [
+        recommend(100_000, 65, seconds=s, device="cpu", threads=2, precision="float32") for s in (2.0, 20.0, 200.0)
+    ]
     for few, more, many in (by_steps, by_time):
         assert few.training.dropout <= more.training.dropout <= many.training.dropout
         assert few.training.weight_drop < many.training.weight_drop
