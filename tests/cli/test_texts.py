@@ -131,7 +131,7 @@ def test_a_model_of_documents_writes_whole_documents(desk: Path) -> None:
     scored = call("eval", "poems.txt", "--json").objects[0]
     assert (scored["num_chars"], scored["num_unknown"]) == (1200, 0)
     assert scored["nats_per_char"] < 0.1
-    assert "end of document" in call("info", "poems").text
+    assert "end of a document" in call("info", "poems").text
 
 
 def test_rare_characters_are_one_symbol(desk: Path) -> None:
