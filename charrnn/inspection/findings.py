@@ -120,7 +120,7 @@ class Inside:
     """What is inside a model. A part is None if it was not asked for, or if the text is too short for it.
 
     units: at most eight, the most readable first. bits: classes that share the whole text's bits, in a fixed order,
-    without empty ones. alike: for each of the most frequent characters, those most similar to it.
+    without empty ones. alike: the most frequent characters; each has a list of the characters most similar to it.
     """
 
     memory: Memory | None = None

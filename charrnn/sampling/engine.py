@@ -61,7 +61,7 @@ class Engine:
     def __init__(
         self, config: ModelConfig, tensors: Mapping[str, Any], threads: int, precision: Precision, mixture: Mixture
     ) -> None:
-        """tensors: a model's, by name. threads: to draw with, at most."""
+        """Prepare to draw on at most `threads` threads. tensors: a model's, by name."""
         self.config, self.mixture, self._free = config, mixture, free_text(config.vocab_size)
         self.dtype: type[np.generic] = np.uint16 if precision == "bfloat16" else np.float32
         self._threads, self._tensors = threads, tensors

@@ -327,8 +327,13 @@ def find_training_text(
         return corpus
     paths = _recorded_texts(path, file.provenance["text"]["sha256"])
     try:
+        for name in paths:
+            if not os.path.isfile(name):
+                raise InputError(f"{name}: not found")
         return read_training_text(file, paths, cache, max_bytes=max_bytes)
     except InputError as error:
+        if not paths:  # the error says what to do
+            raise
         raise InputError(f"{error} (the training text; if it has moved, use --train-text FILE)") from None
 
 
@@ -336,7 +341,6 @@ def _recorded_texts(model_path: Path, sha256: str) -> list[str]:
     """Return where the text of the run whose folder a model file is in is; [] if nothing says so.
 
     A held-out file (--valid) is the last one. The run's state says it, not the model, which may be someone else's.
-    Raises InputError if one of them is no longer a regular file.
     """
     folder = Path(os.path.abspath(model_path)).parent
     if folder.parent != Path(os.path.abspath(checkpoints())):
@@ -350,9 +354,4 @@ def _recorded_texts(model_path: Path, sha256: str) -> list[str]:
     except (CharrnnError, KeyError, TypeError, ValueError):
         return []
     paths = text.paths if valid is None else [*text.paths, valid]
-    if text.sha256 != sha256 or STDIN in paths:
-        return []
-    for path in paths:
-        if not os.path.isfile(path):
-            raise InputError(f"{path}: not found (the training text; if it has moved, use --train-text FILE)")
-    return paths
+    return [] if text.sha256 != sha256 or STDIN in paths else paths

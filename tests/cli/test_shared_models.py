@@ -58,7 +58,9 @@ def test_the_runs_own_state_says_where_its_text_is(desk: Path) -> None:
     assert (facts["num_chars"], facts["text"]) == (len(HELD_OUT) - 1, "held.txt")
     empty_cache()
     shutil.copy("checkpoints/a/model.safetensors", "alone.st")
-    assert_refused(call("eval", "-m", "alone.st"), 3, "poems.txt, was not found", "--train-text")
+    refused = call("eval", "-m", "alone.st")
+    assert_refused(refused, 3, "poems.txt, was not found", "--train-text")
+    assert refused.err.count("--train-text") == 1
     given = ("--train-text", "poems.txt", "--train-text", "held.txt")
     assert call("eval", "-m", "alone.st", "--json", *given).objects[0]["nats_per_char"] == facts["nats_per_char"]
     assert_refused(call("eval", "-m", "alone.st", *given[:2]), 3, "--valid held.txt", "last")
