@@ -16,7 +16,7 @@ from charrnn.model.file import ModelFile
 from charrnn.sampling.sampler import Sampler
 
 _TOY = ModelConfig("gru", vocab_size=2, embedding_dim=1, hidden_size=2, num_layers=2)
-_SAMPLING, _SCORING = "sample_toy('float32')", "score_toy()"
+_ADAPTING, _SAMPLING, _SCORING = "adapt_toy()", "sample_toy('float32')", "score_toy()"
 
 
 def for_training(precision: Precision) -> None:
@@ -30,6 +30,14 @@ def for_training(precision: Precision) -> None:
 def for_scoring() -> None:
     """Compile and load the kernels for scoring, and for the samples that a score comes with."""
     _compile([_SCORING], [_SAMPLING])
+    score_toy()
+    sample_toy("float32")
+
+
+def for_adapting() -> None:
+    """Compile and load the kernels for scoring by dynamic evaluation."""
+    _compile([_ADAPTING], [_SCORING, _SAMPLING])
+    adapt_toy()
     score_toy()
     sample_toy("float32")
 
@@ -62,6 +70,15 @@ def train_toy(precision: Precision) -> None:
     model, x = CharRNN(_TOY), torch.zeros(2, 1, dtype=torch.int64)
     with Workers(model, num_workers=1, precision=precision) as workers:
         workers.compute(x, x, model.initial_state(1))
+
+
+def adapt_toy() -> None:
+    """Score a text while learning from it."""
+    from charrnn.evaluation.adaptation import evaluate_adapting
+    from charrnn.model.network import CharRNN
+
+    ids = np.zeros(3, np.uint8)
+    evaluate_adapting(CharRNN(_TOY), ids[1:], context=ids[:1], train=ids)
 
 
 def score_toy() -> None:

@@ -39,7 +39,7 @@ LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 
 # Only these import PyTorch at their top level.
 USES_TORCH = {
-    "model": {"layers", "network", "gradients", "packing"},
+    "model": {"layers", "network", "gradients", "lane", "packing"},
     "evaluation": {"scoring", "adaptation", "copying"},
     "inspection": {"reach"},
     "training": {"loop", "saving", "state"},

@@ -226,7 +226,7 @@ def evaluate_text(
     )
     cores = count_threads(threads)
     target = set_up_torch(device, cores)
-    compile_kernels(training=wanted.adapt or "gradient" in wanted.inside)
+    compile_kernels(wanted)
 
     from charrnn.evaluation.assessment import assess
     from charrnn.evaluation.scores import Assessment
@@ -259,12 +259,14 @@ def evaluate_text(
         console.note(f"wrote {wanted.html}")
 
 
-def compile_kernels(*, training: bool) -> None:
-    """Compile what scoring needs, and what training needs if asked to."""
+def compile_kernels(wanted: Wanted) -> None:
+    """Compile what scoring, and what is wanted with it, needs."""
     from charrnn import precompile
 
     with console.slow_notice(messages.COMPILING):
-        if training:
+        if wanted.adapt:
+            precompile.for_adapting()
+        elif "gradient" in wanted.inside:
             precompile.for_training("float32")
         else:
             precompile.for_scoring()

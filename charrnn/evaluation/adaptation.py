@@ -14,7 +14,6 @@ import math
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from charrnn.config import ADAPT_RATE
@@ -23,8 +22,11 @@ from charrnn.data.vocab import Ids
 from charrnn.errors import DivergenceError
 from charrnn.evaluation.scores import Evaluation
 from charrnn.evaluation.scoring import WARM_UP, fill_predictions, new_predictions, read_context
+from charrnn.evaluation.summary import Totals
 from charrnn.kernels.ngrams import Mixture, no_mixture
 from charrnn.model.gradients import Workers
+from charrnn.model.lane import AutogradLane, KernelLane, LearningRule
+from charrnn.model.layers import is_fused
 from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import find_contexts
 
@@ -55,50 +57,23 @@ def evaluate_adapting(
     mixture = mixture or no_mixture()
     contexts = find_contexts(mixture, ids, context=context, starts=model.config.context_starts)
     model = copy.deepcopy(model)
-    context = context[-(WARM_UP + 1) :]
-    inputs = np.concatenate([context, ids[:-1]]).astype(np.int64)[len(context) - 1 :]  # inputs[i] predicts ids[i]
+    inputs = np.concatenate([context[-1:], ids[:-1]]).astype(np.int64)  # inputs[i] predicts ids[i]
     targets = ids.astype(np.int64)
     targets[ids == rare_id] = IGNORE_INDEX
-    state = read_context(model, context[:-1])
-    nats, num_chars = 0.0, 0
-    steps = [] if rate == 0 else _measure_steps(model, train, rate)
-    with Workers(model, num_workers=1, precision="float32") as workers:
-        trained = [weight.detach().clone() for weight in model.parameters()]
+    rule = LearningRule(model, _measure_steps(model, train, rate), DECAY)
+    state, totals = read_context(model, context[-(WARM_UP + 1) : -1]), Totals(rare_id)
+    with (KernelLane if is_fused(model) else AutogradLane)(model, state, rule) as lane:
         for start in range(0, len(ids), SEQ_LEN):
             rows = slice(start, start + SEQ_LEN)
-            x, is_scored = _column(model, inputs[rows]), targets[rows] != IGNORE_INDEX
-            result = workers.compute(x, _column(model, targets[rows]), state)
-            if len(mixture.weights) > 0:
-                mixed_nats = _mixed_nats(workers, result.features, ids[rows], mixture, contexts[rows])
-                nats += float(mixed_nats[is_scored].sum())
-            else:
-                nats += result.nats
-            state, num_scored = result.state, int(is_scored.sum())
-            num_chars += num_scored
-            if steps and num_scored > 0:
-                _learn(model, trained, _split(model, result.gradient), steps, num_scored)
-    if not math.isfinite(nats):
+            found = new_predictions(ids[rows].astype(np.int64), num_top=0, mixture=mixture)
+            fill_predictions(model, lane.packed, lane.read(inputs[rows]), mixture, contexts[rows], found)
+            totals.add(found)
+            num_targets = int((targets[rows] != IGNORE_INDEX).sum())
+            if rate > 0 and num_targets > 0:
+                lane.learn(targets[rows], num_targets)
+    if not math.isfinite(totals.nats):
         raise DivergenceError("the adapting model diverged; use a smaller --adapt-rate")
-    return Evaluation(nats, num_chars, {})
-
-
-@torch.inference_mode()
-def _mixed_nats(
-    workers: Workers, features: tuple[Tensor, ...], ids: Ids, mixture: Mixture, contexts: NDArray[np.int32]
-) -> NDArray[np.float64]:
-    """Return the nats (T,) of ids (T,) under the network, which had the features (T, 1, H), mixed with its n-grams."""
-    found = new_predictions(ids[:, None].astype(np.int64), num_top=0, num_experts=2)
-    fill_predictions(workers.model, workers.packed, torch.cat(features, dim=1), mixture, contexts[:, None], found)
-    return found.nats[:, 0]
-
-
-@torch.no_grad()
-def _learn(
-    model: CharRNN, trained: list[Tensor], gradients: list[Tensor], steps: list[Tensor], num_scored: int
-) -> None:
-    """Update the weights in place: back towards the trained ones, then down the gradients of so many characters."""
-    for weight, origin, gradient, step in zip(model.parameters(), trained, gradients, steps, strict=True):
-        weight.lerp_(origin, DECAY).addcmul_(gradient, step, value=-1 / num_scored)
+    return Evaluation(totals.nats, int(totals.num_chars), {})
 
 
 def _measure_steps(model: CharRNN, train: Ids, rate: float) -> list[Tensor]:
@@ -119,15 +94,5 @@ def _measure_steps(model: CharRNN, train: Ids, rate: float) -> list[Tensor]:
             # the mean over independent lanes has a variance smaller by their number
             squares += (result.gradient / step.num_targets) ** 2 * num_lanes
     usual = (squares / _NUM_WINDOWS).sqrt()
-    return _split(model, rate / (usual + _DAMPING * usual.mean() + 1e-12))
-
-
-def _split(model: CharRNN, flat: Tensor) -> list[Tensor]:
-    """Split numbers (P,) into tensors of the parameters' shapes."""
-    parts: tuple[Tensor, ...] = torch.split(flat, [weight.numel() for weight in model.parameters()])
-    return [part.view_as(weight) for part, weight in zip(parts, model.parameters(), strict=True)]
-
-
-def _column(model: CharRNN, row: NDArray[np.int64]) -> Tensor:
-    """Return characters (T,) as a tensor of one lane, (T, 1)."""
-    return torch.from_numpy(row[:, None]).to(model.head.weight.device)
+    steps = torch.split(rate / (usual + _DAMPING * usual.mean() + 1e-12), [p.numel() for p in model.parameters()])
+    return [part.view_as(parameter) for part, parameter in zip(steps, model.parameters(), strict=True)]

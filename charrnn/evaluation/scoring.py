@@ -96,7 +96,7 @@ def _predict_part(reader: "_Reader", num_scored: int, ranks: Ranks) -> Predictio
     own = ranks.lanes(num_lanes)
     starts, lengths = starts[own], lengths[own]
     if len(starts) == 0:
-        return new_predictions(np.empty(0, np.int64), reader.num_top, reader.num_experts)
+        return new_predictions(np.empty(0, np.int64), reader.num_top, reader.mixture)
     num_workers = min(torch.get_num_threads(), len(starts)) if reader.packed else 1
     with worker_pool(num_workers) as pool:
         lanes = split_range(len(starts), num_workers)
@@ -188,10 +188,6 @@ class _Reader:
             num_top=min(num_top, model.config.vocab_size),
         )
 
-    @property
-    def num_experts(self) -> int:
-        return 2 if len(self.mixture.weights) > 0 else 0
-
     @torch.inference_mode()
     def read(self, starts: NDArray[np.int64], length: int, *, forgets: bool = False) -> Predictions:
         """Predict the `length` characters from each start on, after the lanes' warm-up; arrays of (length, B).
@@ -199,7 +195,7 @@ class _Reader:
         forgets: there is no warm-up instead, and n-grams see no farther back than the character before the start.
         """
         state = self.model.initial_state(len(starts)) if forgets else self.warm_up(starts)
-        found = new_predictions(np.empty((length, len(starts)), np.int64), self.num_top, self.num_experts)
+        found = new_predictions(np.empty((length, len(starts)), np.int64), self.num_top, self.mixture)
         for rows, places, h in self.features(starts, length, state):
             part, contexts = select(found, rows), self.contexts[places]  # (T, B, order)
             part.ids[...] = self.ids[places]
@@ -245,9 +241,9 @@ class _Reader:
         return tuple(torch.cat(parts, dim=1) for parts in zip(*states, strict=True))
 
 
-def new_predictions(ids: NDArray[np.int64], num_top: int, num_experts: int) -> Predictions:
+def new_predictions(ids: NDArray[np.int64], num_top: int, mixture: Mixture) -> Predictions:
     """Allocate predictions at ids, which can have any shape."""
-    top = (*ids.shape, num_top)
+    top, num_experts = (*ids.shape, num_top), 2 if len(mixture.weights) > 0 else 0
     return Predictions(
         ids,
         nats=np.empty(ids.shape),
@@ -266,10 +262,13 @@ def fill_predictions(
     contexts: NDArray[np.int32],
     out: Predictions,
 ) -> None:
-    """Fill in predictions of out.ids (T, B) from the features h (T, B, H). contexts: (T, B, order), of the n-grams."""
+    """Fill in predictions of out.ids, (T, B) or (T,), from the features h (T, B, H).
+
+    contexts: of the n-grams, in the shape of out.ids and (order,).
+    """
     size = out.ids.size
     arrays: tuple[NDArray[Any], ...] = out
-    flat = Predictions(*(array.reshape(size, *array.shape[2:]) for array in arrays))
+    flat = Predictions(*(array.reshape(size, *array.shape[out.ids.ndim :]) for array in arrays))
     flat_contexts = contexts.reshape(size, -1)
     if packed:
         predict_from_features(packed.head, h.flatten(0, 1).numpy(), mixture, flat_contexts, flat)

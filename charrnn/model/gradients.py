@@ -31,21 +31,19 @@ from charrnn.model.layers import (
     parameter_gradients,
 )
 from charrnn.model.network import CharRNN, PackedNetwork
-from charrnn.model.packing import Layer, tensor_of
+from charrnn.model.packing import Layer
 
 
 @dataclass(frozen=True)
 class WindowResult:
     """nats: summed over the window's targets; gradient: (P,) of that sum; state: tensors (L, B, H), detached.
 
-    features: what the head read, (T, b, H) for each worker's b lanes. They and the gradient lie in memory that the
-    next window reuses.
+    The gradient lies in memory that the next window reuses.
     """
 
     nats: float
     gradient: Tensor
     state: HiddenState
-    features: tuple[Tensor, ...]
 
 
 class Workspace:
@@ -65,7 +63,7 @@ class Workers:
 
     def __init__(self, model: CharRNN, *, num_workers: int, precision: Precision) -> None:
         self.model, self.num_workers, self.precision = model, num_workers, precision
-        self.packed: PackedNetwork | None = None  # the weights of the latest window, if our kernels run it
+        self._packed: PackedNetwork | None = None  # the weights of the latest window; their memory is reused
         self._workspaces = [Workspace(model) for _ in range(num_workers)] if is_fused(model) else []
         self._pool = worker_pool(num_workers)
 
@@ -108,7 +106,7 @@ class Workers:
         """Run one window with the recurrent weights as they are."""
         if not is_fused(self.model):  # PyTorch has its own threads, and workers must not share graphs
             return autograd_window(self.model, x, targets, state, masks, self.precision)
-        self.packed = packed = self.model.pack(self.precision, out=self.packed, each=self._pool.map)
+        self._packed = packed = self.model.pack(self.precision, out=self._packed, each=self._pool.map)
         futures = [
             self._pool.submit(
                 fused_window,
@@ -131,7 +129,6 @@ class Workers:
             nats=float(torch.tensor([result.nats for result in results], dtype=torch.float64).sum()),
             gradient=gradient,
             state=tuple(torch.cat(part, dim=1) for part in parts),
-            features=tuple(part for result in results for part in result.features),
         )
 
 
@@ -165,7 +162,7 @@ def autograd_window(
     gradients = torch.autograd.grad(nats, list(model.parameters()))
     gradient = torch.cat([part.flatten() for part in gradients])
     state = tuple(part.detach().to(before[0].dtype) for part in after)
-    return WindowResult(float(nats.detach()), gradient, state, (h.detach(),))
+    return WindowResult(float(nats.detach()), gradient, state)
 
 
 def fused_window(
@@ -191,7 +188,7 @@ def fused_window(
         layer_state = after[0][index], after[-1][index]
         h, activations = forward_window(weights, h, resets, layer_state, mask, buffers, needs_backward=True)
         saved.append(activations)
-    nats, d_h, *gradients = _head_gradients(packed.head, h, np.ascontiguousarray(targets.numpy()), workspace.head)
+    nats, d_h, *gradients = head_gradients(packed.head, h, np.ascontiguousarray(targets.numpy()), workspace.head)
     for index, activations in reversed(list(enumerate(saved))):
         weights, buffers = packed.layers[index], workspace.layers[index]
         d_state = buffers.zeros("state", 2, *after[0][index].shape)  # no gradient comes from the next window
@@ -199,10 +196,10 @@ def fused_window(
         embedding, layer = model.embedding.weight if index == 0 else None, cast(Layer, model.layers[index])
         gradients = parameter_gradients(weights, packed_gradients, layer, embedding) + gradients
     gradient = torch.cat([part.flatten() for part in gradients], out=workspace.gradient)
-    return WindowResult(nats, gradient, tuple(map(torch.from_numpy, after)), (tensor_of(h),))
+    return WindowResult(nats, gradient, tuple(map(torch.from_numpy, after)))
 
 
-def _head_gradients(
+def head_gradients(
     packed: PackedHead, h: NDArray[Any], targets: NDArray[np.int64], buffers: Buffers
 ) -> tuple[float, NDArray[Any], Tensor, Tensor]:
     """Return the nats of targets (T, B) after features h (T, B, H), and the gradients of h, head weight and bias."""
