@@ -29,10 +29,10 @@ from torch import nn
 
 from charrnn.config import NUM_GATES, Cell, ModelConfig, Precision, TrainConfig
 from charrnn.hardware import available_cores, count_workers, select_precision, set_torch_threads
-from charrnn.kernels.products import has_fast_bfloat16
 from charrnn.model.gradients import Workers
 from charrnn.model.layers import LAYERS
 from charrnn.model.network import CharRNN
+from charrnn.numerics.processor import has_fast_bfloat16
 from charrnn.training.loop import apply_gradient
 from charrnn.training.state import TrainState
 

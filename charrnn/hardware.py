@@ -158,7 +158,7 @@ def select_precision(name: str, device: "torch.device | None" = None) -> Precisi
 
         is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        from charrnn.kernels.products import has_fast_bfloat16
+        from charrnn.numerics.processor import has_fast_bfloat16
 
         is_fast = has_fast_bfloat16()
     if name == "bfloat16" and not is_fast:

@@ -10,9 +10,9 @@ import numpy as np
 
 from charrnn.config import ModelConfig, Precision, SampleConfig
 from charrnn.data.vocab import Vocab
-from charrnn.kernels.compilation import compile_in_children
-from charrnn.kernels.products import product
 from charrnn.model.file import ModelFile
+from charrnn.numerics.compilation import compile_in_children
+from charrnn.numerics.products import product
 from charrnn.sampling.sampler import Sampler
 
 _TOY = ModelConfig("gru", vocab_size=2, embedding_dim=1, hidden_size=2, num_layers=2)

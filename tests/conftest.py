@@ -25,10 +25,10 @@ from charrnn.data.splitting import split
 from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scoring import predict
 from charrnn.files import CACHE_VARIABLE, CHECKPOINTS_VARIABLE
-from charrnn.kernels.compilation import cache_folder
 from charrnn.kernels.head import Predictions
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
+from charrnn.numerics.compilation import cache_folder
 from charrnn.sampling.sampler import Sampler
 from charrnn.training.folder import SESSION_EVENTS, Run
 from charrnn.training.log import Log

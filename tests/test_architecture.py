@@ -19,6 +19,7 @@ PAGE = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
 # A file imports only from rooms above its own.
 ROOMS = (
     ("errors", "events", "files", "counters"),
+    ("numerics",),
     ("kernels",),
     ("config", "hardware", "distributed"),
     ("text",),

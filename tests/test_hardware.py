@@ -142,7 +142,7 @@ def test_devices_are_selected_or_refused():
 @pytest.mark.parametrize("device", [None, torch.device("cpu")])
 def test_precisions_are_selected_or_refused(monkeypatch, fast, device):
     """auto is the fastest one here; bfloat16 is never emulated."""
-    monkeypatch.setattr("charrnn.kernels.products.has_fast_bfloat16", lambda: fast)
+    monkeypatch.setattr("charrnn.numerics.processor.has_fast_bfloat16", lambda: fast)
     assert select_precision("auto", device) == ("bfloat16" if fast else "float32")
     assert select_precision("float32", device) == "float32"
     if fast:

@@ -9,16 +9,17 @@ import pytest
 
 from charrnn import precompile
 from charrnn.config import CELLS
-from charrnn.kernels.products import has_fast_bfloat16
+from charrnn.numerics.processor import has_fast_bfloat16
 from tests.conftest import make_text
 
 PROGRAM = """if True:
     import importlib, pkgutil, sys
-    from charrnn import kernels, precompile
+    from charrnn import kernels, numerics, precompile
     from charrnn.cli.main import main
 
     def in_use():
-        names = [f"charrnn.kernels.{part.name}" for part in pkgutil.iter_modules(kernels.__path__)]
+        rooms = (numerics, kernels)
+        names = [f"{room.__name__}.{part.name}" for room in rooms for part in pkgutil.iter_modules(room.__path__)]
         found = [kernel for name in names for kernel in vars(importlib.import_module(name)).values()]
         found = [kernel for kernel in found if hasattr(kernel, "signatures")]
         return {f"{kernel.__name__}{kind}" for kernel in found for kind in kernel.signatures}

@@ -7,9 +7,9 @@ from charrnn.data.vocab import Vocab
 from charrnn.errors import CharrnnError, ModelFileError
 from charrnn.files import kernel_cache
 from charrnn.hardware import available_cores
-from charrnn.kernels.products import has_fast_bfloat16
 from charrnn.model.container import read_tensors, write_tensors
 from charrnn.model.file import ModelFile, load_model, save_model
+from charrnn.numerics.processor import has_fast_bfloat16
 from charrnn.training.folder import Run
 from charrnn.training.log import Log
 from charrnn.training.saving import StateSnapshot, Writer

@@ -21,7 +21,7 @@ from charrnn.data.batches import IGNORE_INDEX, Cursor, next_step, read_window
 from charrnn.data.vocab import Ids
 from charrnn.errors import DivergenceError
 from charrnn.evaluation.scores import Evaluation
-from charrnn.evaluation.scoring import WARM_UP, fill_predictions, new_predictions, read_context
+from charrnn.evaluation.scoring import WARM_UP, count_experts, fill_predictions, new_predictions, read_context
 from charrnn.evaluation.summary import Totals
 from charrnn.kernels.ngrams import Mixture, no_mixture
 from charrnn.model.gradients import Workers
@@ -65,7 +65,7 @@ def evaluate_adapting(
     with (KernelLane if is_fused(model) else AutogradLane)(model, state, rule) as lane:
         for start in range(0, len(ids), SEQ_LEN):
             rows = slice(start, start + SEQ_LEN)
-            found = new_predictions(ids[rows].astype(np.int64), num_top=0, mixture=mixture)
+            found = new_predictions(ids[rows].astype(np.int64), num_top=0, num_experts=count_experts(mixture))
             fill_predictions(model, lane.packed, lane.read(inputs[rows]), mixture, contexts[rows], found)
             totals.add(found)
             num_targets = int((targets[rows] != IGNORE_INDEX).sum())

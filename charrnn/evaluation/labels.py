@@ -20,9 +20,9 @@ from charrnn.data.vocab import Ids, Vocab
 from charrnn.evaluation.scoring import predict
 from charrnn.evaluation.texts import EvalText
 from charrnn.events import bits
-from charrnn.kernels.vectors import Doubles
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
+from charrnn.numerics.vectors import Doubles
 from charrnn.sampling.labels import Labels
 from charrnn.text.characters import END, LABEL_END, UNKNOWN
 

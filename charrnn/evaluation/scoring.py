@@ -96,7 +96,7 @@ def _predict_part(reader: "_Reader", num_scored: int, ranks: Ranks) -> Predictio
     own = ranks.lanes(num_lanes)
     starts, lengths = starts[own], lengths[own]
     if len(starts) == 0:
-        return new_predictions(np.empty(0, np.int64), reader.num_top, reader.mixture)
+        return new_predictions(np.empty(0, np.int64), reader.num_top, count_experts(reader.mixture))
     num_workers = min(torch.get_num_threads(), len(starts)) if reader.packed else 1
     with worker_pool(num_workers) as pool:
         lanes = split_range(len(starts), num_workers)
@@ -195,7 +195,7 @@ class _Reader:
         forgets: there is no warm-up instead, and n-grams see no farther back than the character before the start.
         """
         state = self.model.initial_state(len(starts)) if forgets else self.warm_up(starts)
-        found = new_predictions(np.empty((length, len(starts)), np.int64), self.num_top, self.mixture)
+        found = new_predictions(np.empty((length, len(starts)), np.int64), self.num_top, count_experts(self.mixture))
         for rows, places, h in self.features(starts, length, state):
             part, contexts = select(found, rows), self.contexts[places]  # (T, B, order)
             part.ids[...] = self.ids[places]
@@ -241,9 +241,14 @@ class _Reader:
         return tuple(torch.cat(parts, dim=1) for parts in zip(*states, strict=True))
 
 
-def new_predictions(ids: NDArray[np.int64], num_top: int, mixture: Mixture) -> Predictions:
+def count_experts(mixture: Mixture) -> int:
+    """Return the number of experts whose predictions are mixed: the network and its n-grams, or none to tell apart."""
+    return 2 if len(mixture.weights) > 0 else 0
+
+
+def new_predictions(ids: NDArray[np.int64], num_top: int, num_experts: int) -> Predictions:
     """Allocate predictions at ids, which can have any shape."""
-    top, num_experts = (*ids.shape, num_top), 2 if len(mixture.weights) > 0 else 0
+    top = (*ids.shape, num_top)
     return Predictions(
         ids,
         nats=np.empty(ids.shape),

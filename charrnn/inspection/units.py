@@ -14,9 +14,9 @@ from charrnn.evaluation.scoring import read_outputs
 from charrnn.evaluation.texts import EvalText
 from charrnn.inspection.features import features
 from charrnn.inspection.findings import ReadableUnit
-from charrnn.kernels.vectors import Floats
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
+from charrnn.numerics.vectors import Floats
 
 NUM_READ = 20_000  # characters that features are compared on
 NUM_UNITS = 8

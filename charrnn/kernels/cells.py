@@ -5,8 +5,8 @@ Letters: H hidden size.
 
 import numpy as np
 
-from charrnn.kernels.compilation import compiled
-from charrnn.kernels.vectors import Floats, Stored, sigmoid, tanh, widen
+from charrnn.numerics.compilation import compiled
+from charrnn.numerics.vectors import Floats, Stored, sigmoid, tanh, widen
 
 RNN, GRU, LSTM = 0, 1, 2
 CELLS = {"rnn": RNN, "gru": GRU, "lstm": LSTM}

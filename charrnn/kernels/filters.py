@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.kernels.compilation import compiled
 from charrnn.kernels.ngrams import HASH_BASE
-from charrnn.kernels.vectors import Floats, exp
+from charrnn.numerics.compilation import compiled
+from charrnn.numerics.vectors import Floats, exp
 
 COMPLETE = 0  # the state of an automaton in which the text has ended; anything may follow
 

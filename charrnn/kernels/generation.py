@@ -19,9 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.kernels.barrier import wait
 from charrnn.kernels.cells import GRU, RNN, gru_step, lstm_step, rnn_step
-from charrnn.kernels.compilation import compiled, inlined
 from charrnn.kernels.filters import (
     COMPLETE,
     Constraints,
@@ -35,8 +33,11 @@ from charrnn.kernels.filters import (
 )
 from charrnn.kernels.head import fill_top, surprisal
 from charrnn.kernels.ngrams import Mixture, extend_contexts, mix
-from charrnn.kernels.products import BLOCK, padded, product
-from charrnn.kernels.vectors import Doubles, Floats, Stored, narrow
+from charrnn.numerics.barrier import wait
+from charrnn.numerics.compilation import compiled, inlined
+from charrnn.numerics.products import padded, product
+from charrnn.numerics.tile import BLOCK
+from charrnn.numerics.vectors import Doubles, Floats, Stored, narrow
 
 
 class Shard(NamedTuple):

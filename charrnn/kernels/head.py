@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.kernels.compilation import compiled
 from charrnn.kernels.ngrams import Mixture, mix
-from charrnn.kernels.products import add_outer_product, new_outer_buffers, padded, product
-from charrnn.kernels.vectors import Doubles, Floats, Stored, exp, narrow
+from charrnn.numerics.compilation import compiled
+from charrnn.numerics.products import add_outer_product, new_outer_buffers, padded, product
+from charrnn.numerics.vectors import Doubles, Floats, Stored, exp, narrow
 
 _MAX_LOGITS = 1 << 17  # in a chunk: half a megabyte
 

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.kernels.barrier import wait
 from charrnn.kernels.cells import (
     GRU,
     LSTM,
@@ -27,9 +26,11 @@ from charrnn.kernels.cells import (
     rnn_step,
     rnn_step_backward,
 )
-from charrnn.kernels.compilation import compiled
-from charrnn.kernels.products import BLOCK, add_outer_product, new_outer_buffers, pack, padded, product
-from charrnn.kernels.vectors import Floats
+from charrnn.numerics.barrier import wait
+from charrnn.numerics.compilation import compiled
+from charrnn.numerics.products import add_outer_product, new_outer_buffers, pack, padded, product
+from charrnn.numerics.tile import BLOCK
+from charrnn.numerics.vectors import Floats
 
 NUM_PARTS = 2
 _ROWS = 32  # of a weight whose gradient is computed at a time, so that it stays in the cache

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.kernels.compilation import compiled
-from charrnn.kernels.vectors import Doubles, Floats
+from charrnn.numerics.compilation import compiled
+from charrnn.numerics.vectors import Doubles, Floats
 
 Ints = NDArray[np.int32]
 Hashes = NDArray[np.uint64]

@@ -30,8 +30,8 @@ from charrnn.kernels.cells import (
     rnn_step,
     rnn_step_backward,
 )
-from charrnn.kernels.compilation import compiled
-from charrnn.kernels.products import (
+from charrnn.numerics.compilation import compiled
+from charrnn.numerics.products import (
     PANEL_DEPTH,
     add_outer_product,
     new_outer_buffers,
@@ -39,7 +39,7 @@ from charrnn.kernels.products import (
     product,
     values_per_word,
 )
-from charrnn.kernels.vectors import Floats, Stored, narrow, widen
+from charrnn.numerics.vectors import Floats, Stored, narrow, widen
 
 
 class PackedLayer(NamedTuple):

@@ -21,7 +21,6 @@ from torch.nn import functional
 from charrnn.config import Precision
 from charrnn.hardware import split_range, worker_pool
 from charrnn.kernels.head import PackedHead, nats_and_gradients
-from charrnn.kernels.products import padded
 from charrnn.model.layers import (
     Buffers,
     HiddenState,
@@ -32,6 +31,7 @@ from charrnn.model.layers import (
 )
 from charrnn.model.network import CharRNN, PackedNetwork
 from charrnn.model.packing import Layer
+from charrnn.numerics.products import padded
 
 
 @dataclass(frozen=True)

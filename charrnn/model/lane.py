@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from charrnn.hardware import set_torch_threads, worker_pool
-from charrnn.kernels.barrier import new_barrier
 from charrnn.kernels.cells import CELLS
 from charrnn.kernels.head import PackedHead
 from charrnn.kernels.lane import (
@@ -29,12 +28,13 @@ from charrnn.kernels.lane import (
     lane_forward,
     lane_learn,
 )
-from charrnn.kernels.products import padded
-from charrnn.kernels.vectors import Floats
 from charrnn.model.gradients import head_gradients
 from charrnn.model.layers import Buffers, HiddenState
 from charrnn.model.network import CharRNN, PackedNetwork
 from charrnn.model.packing import PARAMETERS, Layer, array_of, pack_weight, tensor_of
+from charrnn.numerics.barrier import new_barrier
+from charrnn.numerics.products import padded
+from charrnn.numerics.vectors import Floats
 
 
 class LearningRule:
@@ -131,6 +131,7 @@ class KernelLane:
         return tensor_of(h[:, None])
 
     @torch.no_grad()
+    @np.errstate(all="ignore")  # whether the network diverged is seen in what it predicts
     def learn(self, targets: NDArray[np.int64], num_targets: int) -> None:
         """Update the weights after a window was read. targets: (T,), of which num_targets are not negative."""
         weights, head = self.packed.head, self._model.head

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from charrnn.kernels import recurrent
 from charrnn.kernels.cells import LSTM, RNN
-from charrnn.kernels.products import add_outer_product, new_outer_buffers, padded
 from charrnn.kernels.recurrent import Activations, PackedLayer, WeightGradients
-from charrnn.kernels.vectors import Floats
 from charrnn.model.packing import LAYERS, Layer, array_of, multiply, tensor_of
+from charrnn.numerics.products import add_outer_product, new_outer_buffers, padded
+from charrnn.numerics.vectors import Floats
 
 HiddenState = tuple[Tensor, ...]  # h, and for the LSTM also c; each (B, H) for one layer
 

@@ -27,7 +27,7 @@ from charrnn.kernels.ngrams import (
     fill_contexts,
     look_up,
 )
-from charrnn.kernels.vectors import Doubles, Floats
+from charrnn.numerics.vectors import Doubles, Floats
 
 MAX_ORDER = 12
 BYTES_PER_CHAR = 12.0  # of the training text, that a model's n-grams may take

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from charrnn.config import Precision
 from charrnn.kernels.cells import CELLS
-from charrnn.kernels.products import new_packed, pack, pack_transposed, padded, product
 from charrnn.kernels.recurrent import PackedLayer, fold_biases
+from charrnn.numerics.products import new_packed, pack, pack_transposed, padded, product
 
 Layer = nn.RNN | nn.GRU | nn.LSTM
 LAYERS: dict[str, type[Layer]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}

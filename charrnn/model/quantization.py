@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import PagePrecision
-from charrnn.kernels.vectors import Floats
 from charrnn.model.file import ModelFile
 from charrnn.model.ngrams import Arrays
+from charrnn.numerics.vectors import Floats
 
 _LARGEST = 127
 _NUM_LEVELS = 256

@@ -23,15 +23,16 @@ from charrnn.config import NUM_GATES, ModelConfig, Precision
 from charrnn.data.vocab import Vocab
 from charrnn.errors import ResourceError
 from charrnn.hardware import split_range
-from charrnn.kernels.barrier import abort, new_barrier
 from charrnn.kernels.cells import CELLS
 from charrnn.kernels.filters import COMPLETE, Constraints, Filters, free_text
 from charrnn.kernels.generation import Block, Shard, SharedBuffers, generate
 from charrnn.kernels.ngrams import Ints, Mixture
-from charrnn.kernels.products import BLOCK, WIDTH, pack_in_numpy, product
 from charrnn.kernels.recurrent import fold_biases
-from charrnn.kernels.vectors import Floats
 from charrnn.model.ngrams import new_contexts
+from charrnn.numerics.barrier import abort, new_barrier
+from charrnn.numerics.products import pack_in_numpy, product
+from charrnn.numerics.tile import BLOCK, WIDTH
+from charrnn.numerics.vectors import Floats
 
 StreamState = tuple[Floats, Floats, Ints]  # h and the LSTM's c, each (L, S, H); the n-grams' contexts, (1, S, order)
 _WEIGHTS_PER_PIECE = 1 << 30  # characters times weights read in one call, some 20 ms, so that Ctrl-C works

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from charrnn.counters import label_number
 from charrnn.errors import UsageError
-from charrnn.kernels.vectors import Doubles
 from charrnn.model.file import ModelFile
+from charrnn.numerics.vectors import Doubles
 from charrnn.sampling.likelihood import text_nats
 from charrnn.text.characters import END, LABEL_END, one_line
 from charrnn.text.formats import quoted

@@ -12,10 +12,10 @@ from charrnn.kernels.cells import GRU, RNN, gru_step, lstm_step, rnn_step
 from charrnn.kernels.generation import Shard
 from charrnn.kernels.head import Predictions, predict_from_logits
 from charrnn.kernels.ngrams import no_mixture
-from charrnn.kernels.products import padded, product
-from charrnn.kernels.vectors import Doubles, Floats
 from charrnn.model.file import ModelFile
 from charrnn.model.ngrams import find_contexts
+from charrnn.numerics.products import padded, product
+from charrnn.numerics.vectors import Doubles, Floats
 from charrnn.sampling.engine import make_shards
 
 _WARM_UP = 250  # characters that a lane reads before those that it scores

@@ -18,9 +18,9 @@ from charrnn.data.batches import PIECE_SIZE, TrainText
 from charrnn.data.vocab import Ids
 from charrnn.evaluation.scoring import compute_logits
 from charrnn.kernels.ngrams import Mixture, fill_distributions
-from charrnn.kernels.vectors import Doubles, Floats
 from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import MAX_ORDER, Arrays, count_ngrams, find_contexts, make_trie, nats_by_order
+from charrnn.numerics.vectors import Doubles, Floats
 
 MAX_MIXED_ORDER = 7  # longer n-grams gain a hundredth of a nat at most, and more text is copied
 MIN_GAIN = 0.005  # nats per character; n-grams that gain less are left out

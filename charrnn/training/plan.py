@@ -23,8 +23,8 @@ from charrnn.distributed import SINGLE, Ranks
 from charrnn.errors import UsageError
 from charrnn.events import Plan
 from charrnn.hardware import count_workers
-from charrnn.kernels.products import processor
 from charrnn.model.file import MAX_NAMES, ModelFile
+from charrnn.numerics.processor import processor
 from charrnn.text.characters import END, LABEL_END, UNKNOWN, describe
 from charrnn.training.folder import Run, SavedState
 from charrnn.training.recipe import default_budget, estimate_memory, recommend

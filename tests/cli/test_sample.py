@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from charrnn.config import SampleConfig
-from charrnn.kernels.products import has_fast_bfloat16
+from charrnn.numerics.processor import has_fast_bfloat16
 from charrnn.text.characters import END
 from tests.cli.conftest import (
     POEMS,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from charrnn.kernels.head import PackedHead, nats_and_gradients
-from charrnn.kernels.products import new_packed, pack, pack_transposed, padded
+from charrnn.numerics.products import new_packed, pack, pack_transposed, padded
 from tests.conftest import relative_error
-from tests.kernels.stored import STORAGES, from_bfloat16, nan_like, random_stored
+from tests.numerics.stored import STORAGES, from_bfloat16, nan_like, random_stored
 
 MARK = np.float32(-7.75)  # stands where nothing may be written
 

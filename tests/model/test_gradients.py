@@ -5,9 +5,9 @@ import torch
 
 from charrnn.config import CELLS, ModelConfig
 from charrnn.data.batches import IGNORE_INDEX
-from charrnn.kernels.products import has_fast_bfloat16
 from charrnn.model.gradients import Workers, Workspace, autograd_window, fused_window
 from charrnn.model.network import CharRNN
+from charrnn.numerics.processor import has_fast_bfloat16
 from tests import reference
 from tests.conftest import make_model_file, relative_error
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from charrnn.config import CELLS
-from charrnn.kernels.products import has_fast_bfloat16
 from charrnn.model.layers import (
     Buffers,
     backward_window,
@@ -18,6 +17,7 @@ from charrnn.model.layers import (
     run_stock_layer,
 )
 from charrnn.model.packing import LAYERS, PARAMETERS, array_of, pack_layer, tensor_of
+from charrnn.numerics.processor import has_fast_bfloat16
 from tests import reference
 from tests.conftest import relative_error
 

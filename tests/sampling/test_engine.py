@@ -11,8 +11,8 @@ import torch
 from charrnn.config import ModelConfig
 from charrnn.errors import ResourceError
 from charrnn.kernels.filters import Filters
-from charrnn.kernels.products import WIDTH
 from charrnn.model.network import CharRNN
+from charrnn.numerics.tile import WIDTH
 from charrnn.sampling import engine
 from charrnn.sampling.sampler import Sampler
 from tests.conftest import draw_text, make_model_file

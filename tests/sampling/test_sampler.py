@@ -12,9 +12,9 @@ from charrnn.config import CELLS, ModelConfig, SampleConfig
 from charrnn.counters import uniforms
 from charrnn.data.vocab import Vocab
 from charrnn.errors import UnknownCharacterError, UsageError
-from charrnn.kernels.products import cpu_has
 from charrnn.model.file import save_model
 from charrnn.model.network import CharRNN
+from charrnn.numerics.processor import cpu_has
 from charrnn.sampling import engine
 from charrnn.sampling import streams as module
 from charrnn.sampling.sampler import Sampler

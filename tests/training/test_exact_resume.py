@@ -10,7 +10,7 @@ from charrnn.data.cache import Cache
 from charrnn.data.corpus import load_corpus
 from charrnn.errors import Interrupted
 from charrnn.events import Progress, Resumed, Warned
-from charrnn.kernels.products import has_fast_bfloat16
+from charrnn.numerics.processor import has_fast_bfloat16
 from charrnn.training import loop
 from charrnn.training.log import Log
 from charrnn.training.loop import train

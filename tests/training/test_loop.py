@@ -15,10 +15,10 @@ from charrnn.errors import ModelFileError
 from charrnn.evaluation.scoring import evaluate
 from charrnn.evaluation.texts import held_out_text, read_training_text
 from charrnn.events import Evaluated, Finished, Progress, Sample, Saved, Stopped
-from charrnn.kernels.products import has_fast_bfloat16
 from charrnn.model.file import load_model
 from charrnn.model.gradients import fused_window
 from charrnn.model.network import CharRNN
+from charrnn.numerics.processor import has_fast_bfloat16
 from charrnn.sampling.sampler import Sampler
 from charrnn.text.characters import END
 from charrnn.training import loop, saving

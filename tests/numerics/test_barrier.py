@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from charrnn.kernels.barrier import abort, new_barrier, wait
-from charrnn.kernels.compilation import compiled
+from charrnn.numerics.barrier import abort, new_barrier, wait
+from charrnn.numerics.compilation import compiled
 
 
 @compiled

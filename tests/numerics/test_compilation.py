@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from charrnn.config import CELLS, ModelConfig
-from charrnn.kernels import cells, compilation
-from charrnn.kernels.compilation import child_command, compile_in_children
+from charrnn.kernels import cells
 from charrnn.model.file import load_model, save_model
+from charrnn.numerics import compilation
+from charrnn.numerics.compilation import child_command, compile_in_children
 from tests.conftest import make_model_file, make_text
 
 ROOT = Path(__file__).parents[2]
@@ -149,20 +150,21 @@ def test_files_in_the_working_directory_are_not_executed(tmp_path):
 
 def test_an_edit_reaches_the_kernels_of_other_files(tmp_path):
     """A kernel that was cached is compiled again after a change to a kernel that it calls."""
-    package = tmp_path / "parts"
-    package.mkdir()
-    shutil.copy(compilation.__file__, package / "compilation.py")
-    (package / "caller.py").write_text(
-        "from parts.callee import value\nfrom parts.compilation import compiled\n"
+    numerics, kernels = tmp_path / "parts" / "numerics", tmp_path / "parts" / "kernels"
+    numerics.mkdir(parents=True)
+    kernels.mkdir()
+    shutil.copy(compilation.__file__, numerics / "compilation.py")
+    (kernels / "caller.py").write_text(
+        "from parts.kernels.callee import value\nfrom parts.numerics.compilation import compiled\n"
         "@compiled\ndef call():\n    return value() + 1\n"
     )
-    program = "from parts.caller import call\nprint(call(), sum(call.stats.cache_hits.values()))"
+    program = "from parts.kernels.caller import call\nprint(call(), sum(call.stats.cache_hits.values()))"
     variables = {**environment(tmp_path / "cache"), "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     seen = []
     for number in (1, 2, None):
         if number is not None:
-            source = f"from parts.compilation import compiled\n@compiled\ndef value():\n    return {number}\n"
-            (package / "callee.py").write_text(source)
+            source = f"from parts.numerics.compilation import compiled\n@compiled\ndef value():\n    return {number}\n"
+            (kernels / "callee.py").write_text(source)
         done = subprocess.run(
             [sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True
         )
@@ -175,7 +177,7 @@ def test_variants_that_two_processes_compile_at_once_are_both_cached(tmp_path):
     program = """if True:
         import sys, time
         import numpy as np
-        from charrnn.kernels.products import values_per_word
+        from charrnn.numerics.products import values_per_word
         file = values_per_word._cache._cache_file
         load = file._load_index
         file._load_index = lambda: (load(), time.sleep(0.5))[0]

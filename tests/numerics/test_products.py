@@ -9,12 +9,11 @@ import numba
 import numpy as np
 import pytest
 
-from charrnn.kernels.products import (
-    BLOCK,
+from charrnn.numerics.processor import has_fast_bfloat16
+from charrnn.numerics.products import (
     PANEL_DEPTH,
     PANEL_ROWS,
     add_outer_product,
-    has_fast_bfloat16,
     new_outer_buffers,
     new_packed,
     pack,
@@ -23,7 +22,8 @@ from charrnn.kernels.products import (
     padded,
     product,
 )
-from tests.kernels.stored import STORAGES, nan_like, random_stored, to_bfloat16
+from charrnn.numerics.tile import BLOCK
+from tests.numerics.stored import STORAGES, nan_like, random_stored, to_bfloat16
 
 ROWS, DEPTHS, COLUMNS = [1, 3, 8, 9, 64], [1, 2, 7, 33, 200, 1025], [1, 2, 21, 65, 200]
 CLOSE = 3e-6  # the error of a float32 sum of a thousand terms
@@ -202,7 +202,7 @@ def test_bfloat16_obeys_the_limit_on_pytorch(monkeypatch, limit, fast):
 
 OTHER_PROCESSOR = """
 import numpy as np
-from charrnn.kernels import products
+from charrnn.numerics import processor, products, tile
 rng = np.random.default_rng(1)
 a, b = (rng.standard_normal(shape).astype(np.float32) for shape in [(19, 33), (33, 45)])
 packed, out = products.new_packed(b, *b.shape), np.empty((19, products.padded(45)), np.float32)
@@ -211,7 +211,7 @@ products.product(a, packed, out)
 products.add_outer_product(a.T.copy(), b, out, products.new_outer_buffers(a, 19, 45))
 expected = 2 * (a.astype(float) @ b)
 error = np.linalg.norm(out[:, :45] - expected) / np.linalg.norm(expected)
-print(products.WIDTH, products.BLOCK, products.cpu_has("avx512f"), products.has_fast_bfloat16(), error < 3e-6)
+print(tile.WIDTH, tile.BLOCK, processor.cpu_has("avx512f"), processor.has_fast_bfloat16(), error < 3e-6)
 """
 
 

@@ -16,7 +16,7 @@ from numba.core import types
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
-from charrnn.kernels.compilation import compiled
+from charrnn.numerics.compilation import compiled
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn.kernels import vectors
-from charrnn.kernels.compilation import compiled
+from charrnn.numerics import vectors
+from charrnn.numerics.compilation import compiled
 from tests import reference
-from tests.kernels.stored import from_bfloat16, to_bfloat16
+from tests.numerics.stored import from_bfloat16, to_bfloat16
 
 
 @compiled

@@ -24,6 +24,7 @@ from numba.core.runtime.nrt import rtsys
 from charrnn.files import kernel_cache, make_private, user_cache
 
 F = TypeVar("F", bound=Callable[..., Any])
+_ROOMS = ("numerics", "kernels")  # whose functions are compiled
 _PREFIX = "charrnn-"
 _LAST_TESTED = (0, 68)  # version of numba whose compiled code runs before numba is ready to compile
 _NUM_VERSIONS = 4  # of the sources, whose kernels stay: some 5 MB each
@@ -49,7 +50,8 @@ def cache_folder() -> Path | None:
     notices an edit only in the file of the called function, but a kernel calls kernels of other files.
     """
     base = kernel_cache()
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    package = Path(__file__).parents[1]
+    sources = sorted(path for room in _ROOMS for path in (package / room).glob("*.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     folder = base / f"{_PREFIX}{digest[:16]}"
     is_new = not folder.exists()

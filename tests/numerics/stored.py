@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn.kernels.products import cpu_has
+from charrnn.numerics.processor import cpu_has
 
 STORAGES = [
     "float32",

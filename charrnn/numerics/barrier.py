@@ -13,7 +13,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from charrnn.kernels.compilation import compiled
+from charrnn.numerics.compilation import compiled
 
 _build: Any = cgutils  # untyped
 _ARRIVED, _PHASE, _ABORTED = 0, 8, 16  # indices far enough apart to lie on separate cache lines
