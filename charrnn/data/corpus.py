@@ -21,7 +21,8 @@ from charrnn.data.texts import Texts
 from charrnn.data.vocab import Ids, Vocab, count_points
 from charrnn.errors import InputError, UsageError
 from charrnn.text.characters import END, LABEL_END, UNKNOWN, bytes_as_chars
-from charrnn.text.sources import STDIN, ReadLimit, find_copy, find_sources
+from charrnn.text.folders import find_copy, find_sources
+from charrnn.text.sources import STDIN, ReadLimit
 
 _SHORT = 100  # characters; scores of shorter held-out texts are rough
 

@@ -16,8 +16,9 @@ from charrnn.errors import InputError, UnknownCharacterError
 from charrnn.text.characters import END, LABEL_END, bytes_as_chars
 from charrnn.text.decoding import decode
 from charrnn.text.documents import end_documents, end_lines
+from charrnn.text.folders import find_sources
 from charrnn.text.records import RecordReader, count_label, label_of_file
-from charrnn.text.sources import ReadLimit, Source, find_sources
+from charrnn.text.sources import ReadLimit, Source
 
 # settings that change the ids
 _ID_SETTINGS = (

@@ -7,10 +7,7 @@ bytes, is decompressed while it is read. Nothing is ever held in memory as a who
 
 import contextlib
 import filecmp
-import fnmatch
-import functools
 import gzip
-import hashlib
 import io
 import lzma
 import os
@@ -19,19 +16,16 @@ import stat
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import IO, cast
 
 from charrnn.config import SourceConfig
-from charrnn.errors import CharrnnError, InputError, UsageError
-from charrnn.files import CHECKPOINTS, checkpoints
-from charrnn.text.kinds import HEAD, decompress, find_compression, is_binary
+from charrnn.errors import CharrnnError, InputError
+from charrnn.text.kinds import HEAD, decompress, find_compression
 
 STDIN = "-"
 CHUNK = 1 << 20  # bytes
-MANY_FILES = 20  # in a folder; a tenth of fewer is no sample of them
-_MAX_NAMED = 5  # files that are not text
 _MAX_RATIO = 250  # a text that compresses better is probably a decompression bomb; 10 is usual
 _TRUSTED = 64 << 20  # bytes; anything may decompress to this many
 
@@ -102,7 +96,7 @@ class Source:
         """The status of a regular file; None for a stream. Raises InputError if neither exists."""
         if self.name == STDIN:
             return None
-        with _explaining_errors(self.name):
+        with explaining_errors(self.name):
             found = os.stat(self.name)
         return found if stat.S_ISREG(found.st_mode) else None
 
@@ -113,7 +107,7 @@ class Source:
             return self.name == other.name
         if os.path.samestat(status, others):
             return True
-        with _explaining_errors(self.name):
+        with explaining_errors(self.name):
             return 0 < status.st_size == others.st_size and filecmp.cmp(self.name, other.name, shallow=False)
 
     @property
@@ -126,7 +120,7 @@ class Source:
 
         Raises InputError for a text that is unreadable, damaged or larger than the limit.
         """
-        with _explaining_errors(self.name), self._open(limit) as file:
+        with explaining_errors(self.name), self._open(limit) as file:
             head = _read_exactly(file, 16)
             kind = find_compression(head)
             packed = _CountedStream(head, file)
@@ -144,7 +138,7 @@ class Source:
         Raises InputError for a text that is unreadable.
         """
         held: list[bytes] = []  # the beginning of a line
-        with _explaining_errors(self.name), _open_stdin() if self.name == STDIN else open(self.name, "rb") as file:
+        with explaining_errors(self.name), _open_stdin() if self.name == STDIN else open(self.name, "rb") as file:
             while chunk := cast(io.BufferedReader, file).read1(CHUNK):  # what a pipe has, without waiting for more
                 first, *others = chunk.split(b"\n")
                 held.append(first)
@@ -156,7 +150,7 @@ class Source:
 
     def head(self) -> bytes:
         """Read the first HEAD bytes of a file, decompressed."""
-        with _explaining_errors(self.name), open(self.name, "rb") as file:
+        with explaining_errors(self.name), open(self.name, "rb") as file:
             magic, head = _read_exactly(file, 16), b""
             for chunk in decompress(find_compression(magic), _CountedStream(magic, file), self.name, CHUNK):
                 head += chunk
@@ -219,107 +213,8 @@ class _CountedStream(io.RawIOBase):
 def check_exists(name: str) -> None:
     """Raise InputError if there is no such text."""
     if name != STDIN:
-        with _explaining_errors(name):
+        with explaining_errors(name):
             os.stat(name)
-
-
-class FoundSources(NamedTuple):
-    """The texts in the order of the command line, and notes about them for the user."""
-
-    sources: list[Source]
-    notes: list[str]
-
-
-def find_sources(names: Sequence[str], config: SourceConfig, *, mixed: bool = False) -> FoundSources:
-    """Turn files, folders and `-` (stdin) into sources; a folder's files are sorted by path.
-
-    mixed: put the files of a folder that has many in an order that looks random, so that any part of
-    them is a sample of all. It depends on their names only.
-    Raises InputError for a folder without texts, UsageError if stdin is named twice.
-    """
-    sources: list[Source] = []
-    notes: list[str] = []
-    for name in names:
-        if name != STDIN and os.path.isdir(name):
-            found = _find_in_folder(name, config)
-            notes += found.notes
-            if mixed and len(found.sources) >= MANY_FILES:
-                found.sources.sort(key=functools.partial(_name_hash, folder=name))
-                notes.append(
-                    f"{name}: its {len(found.sources):,} files are read in a mixed order, "
-                    "so that the held-out end is a sample of all of them"
-                )
-            sources += found.sources
-        else:
-            sources.append(Source(name))
-    if sum(source.name == STDIN for source in sources) > 1:
-        raise UsageError("stdin (-) can be read only once")
-    seen = set()
-    for source in sources:
-        status = source.status
-        if status is None:
-            continue
-        file = (status.st_dev, status.st_ino)
-        if file in seen:
-            notes.append(f"{source.name} is read twice, because it was named twice")
-        seen.add(file)
-    return FoundSources(sources, notes)
-
-
-def _name_hash(source: Source, folder: str) -> bytes:
-    return hashlib.sha256(os.fsencode(os.path.relpath(source.name, folder))).digest()
-
-
-def find_copy(sources: Sequence[Source], others: Sequence[Source]) -> Source | None:
-    """Return the first of the sources that has the content of one of the others, if any."""
-    by_size: dict[int | None, list[Source]] = {}
-    for other in others:
-        by_size.setdefault(other.size, []).append(other)
-    for source in sources:
-        if any(source.has_content_of(other) for other in by_size.get(source.size, [])):
-            return source
-    return None
-
-
-def _find_in_folder(folder: str, config: SourceConfig) -> FoundSources:
-    """Find a folder's text files at any depth, except hidden files, binary files and our checkpoints."""
-    num_hidden = 0
-    paths: list[Path] = []
-    with _explaining_errors(folder):
-        for place, folders, files in os.walk(folder, onerror=_raise):
-            num_hidden += sum(name.startswith(".") for name in (*folders, *files))
-            folders[:] = [name for name in folders if not (name.startswith(".") or _are_checkpoints(Path(place, name)))]
-            paths += [Path(place, name) for name in files if not name.startswith(".")]
-    # a pattern with a slash is matched with the path below the folder
-    shown = {path: str(path.relative_to(folder)) if "/" in config.glob else path.name for path in paths}
-    matching = [path for path in sorted(paths) if fnmatch.fnmatch(shown[path], config.glob) and path.is_file()]
-    texts: list[Source] = []
-    others: list[Source] = []
-    for path in matching:
-        source = Source(str(path))
-        (others if is_binary(source.head()) else texts).append(source)
-    if not texts:
-        matched = "" if config.glob == SourceConfig.glob else f" that match {config.glob}"
-        raise InputError(f"{folder}: the folder has no text files in it{matched}{_list_names(others, folder)}")
-    counts = {"hidden": num_hidden, "binary": len(others)}
-    skipped = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    note = f"{folder}: {skipped} left out{_list_names(others, folder)}, {len(texts)} read"
-    return FoundSources(texts, [note] if skipped else [])
-
-
-def _are_checkpoints(folder: Path) -> bool:
-    return folder.name == CHECKPOINTS or folder.absolute() == checkpoints().absolute()
-
-
-def _list_names(sources: Sequence[Source], folder: str) -> str:
-    """Return the first paths below a folder, in brackets; empty without any."""
-    names = [os.path.relpath(source.name, folder) for source in sources[:_MAX_NAMED]]
-    more = ", …" if len(sources) > _MAX_NAMED else ""
-    return f" (not text: {', '.join(names)}{more})" if names else ""
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _open_stdin() -> contextlib.AbstractContextManager[IO[bytes]]:
@@ -337,7 +232,7 @@ def _read_exactly(file: IO[bytes], size: int) -> bytes:
 
 
 @contextlib.contextmanager
-def _explaining_errors(name: str) -> Iterator[None]:
+def explaining_errors(name: str) -> Iterator[None]:
     """Turn errors of the system and of the decompression libraries into an InputError."""
     try:
         yield

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from charrnn.config import SourceConfig
 from charrnn.errors import CharrnnError, InputError, UsageError
+from charrnn.text.folders import MANY_FILES, find_sources
 from charrnn.text.kinds import is_binary
-from charrnn.text.sources import CHUNK, MANY_FILES, ReadLimit, Source, check_exists, find_sources
+from charrnn.text.sources import CHUNK, ReadLimit, Source, check_exists
 
 KINDS = ["gzip", "bzip2", "xz", "Zstandard"]
 MAGIC_SIZES = {"gzip": 2, "bzip2": 10, "xz": 6, "Zstandard": 4}  # bytes by which each is recognised
