@@ -20,9 +20,9 @@ from charrnn.config import PAGE_PRECISIONS, SampleConfig
 from charrnn.events import bits
 from charrnn.model.file import load_model
 from charrnn.pages.export import StoredModel, engine_source, pack, render_player, store_model
+from charrnn.runs.models import find_model
 from charrnn.sampling.likelihood import text_nats
 from charrnn.sampling.sampler import Sampler
-from charrnn.training.folder import find_model
 
 NODE = """
 const vm = require("vm");

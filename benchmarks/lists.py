@@ -40,9 +40,9 @@ from typing import Any
 
 import charrnn
 from charrnn.config import CorpusConfig
+from charrnn.runs.models import run_name
 from charrnn.text.characters import END
 from charrnn.text.records import RecordReader
-from charrnn.training.folder import run_name
 
 
 def canonical(lines: list[str], command: str | None) -> list[str]:

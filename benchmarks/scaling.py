@@ -32,7 +32,8 @@ from charrnn.distributed import Ranks, process_group
 from charrnn.hardware import available_cores, select_precision, set_torch_threads
 from charrnn.model.gradients import Workers
 from charrnn.model.network import CharRNN
-from charrnn.training.loop import add_ranks, apply_gradient
+from charrnn.training.loop import add_ranks
+from charrnn.training.optimizer import apply_gradient
 from charrnn.training.state import TrainState
 
 STEPS, VOCAB, EMBEDDING = 64, 65, 64

@@ -33,7 +33,7 @@ from charrnn.model.gradients import Workers
 from charrnn.model.layers import LAYERS
 from charrnn.model.network import CharRNN
 from charrnn.numerics.processor import has_fast_bfloat16
-from charrnn.training.loop import apply_gradient
+from charrnn.training.optimizer import apply_gradient
 from charrnn.training.state import TrainState
 
 SIZES = [(2, 128, 32), (2, 256, 64), (2, 512, 64), (1, 1024, 64)]  # layers, hidden size, lanes

@@ -23,10 +23,11 @@ from charrnn.distributed import SINGLE
 from charrnn.errors import CharrnnError, UsageError
 from charrnn.evaluation.scores import Evaluation
 from charrnn.model.file import ModelFile, load_model, save_model
+from charrnn.runs.folder import Run
+from charrnn.runs.models import find_model, find_training_text, run_name
 from charrnn.sampling.candidates import Selection, configure_lists, make_known, needs_training_text
 from charrnn.sampling.sampler import Sampler
 from charrnn.text.characters import END
-from charrnn.training.folder import Run, find_model, find_training_text, run_name
 
 PathLike = str | os.PathLike[str]
 

@@ -29,13 +29,14 @@ from charrnn.kernels.head import Predictions
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
 from charrnn.numerics.compilation import cache_folder
+from charrnn.runs.folder import SESSION_EVENTS, Run
+from charrnn.runs.log import Log
+from charrnn.runs.writer import Writer
 from charrnn.sampling.sampler import Sampler
-from charrnn.training.folder import SESSION_EVENTS, Run
-from charrnn.training.log import Log
 from charrnn.training.loop import train
-from charrnn.training.plan import Environment, RunPlan, Task, plan_new_run
+from charrnn.training.plan import Environment, RunPlan, Task
+from charrnn.training.planning import plan_new_run
 from charrnn.training.resume import plan_resumed_run
-from charrnn.training.saving import Writer
 
 torch.set_num_threads(2)
 

@@ -23,8 +23,8 @@ from charrnn.errors import CharrnnError, InputError, Interrupted
 from charrnn.evaluation.scoring import evaluate
 from charrnn.events import Evaluated, Finished, Progress, Warned
 from charrnn.model.network import CharRNN
+from charrnn.runs.log import Log
 from charrnn.training import loop
-from charrnn.training.log import Log
 from charrnn.training.loop import train
 from charrnn.training.recipe import StopRequest
 from tests.conftest import make_corpus, make_text, plan_again, small_plan, with_cell, with_environment

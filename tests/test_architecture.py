@@ -29,6 +29,7 @@ ROOMS = (
     ("sampling",),
     ("evaluation",),
     ("inspection",),
+    ("runs",),
     ("training",),
     ("pages",),
     ("precompile", "signals", "api"),
@@ -43,7 +44,7 @@ USES_TORCH = {
     "model": {"layers", "network", "gradients", "lane", "packing"},
     "evaluation": {"scoring", "adaptation", "copying"},
     "inspection": {"reach"},
-    "training": {"loop", "saving", "state"},
+    "training": {"loop", "optimizer", "saving", "state"},
 }
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")

@@ -21,7 +21,7 @@ from charrnn.errors import CharrnnError, InputError, PeerError, UsageError
 from charrnn.evaluation.scoring import predict
 from charrnn.model.file import load_model
 from charrnn.model.network import CharRNN
-from charrnn.training.plan import plan_new_run
+from charrnn.training.planning import plan_new_run
 from tests import ranks as program
 from tests.conftest import digests, make_corpus, make_new_plan, make_text, plan_again, with_environment
 

@@ -103,7 +103,7 @@ def watched(folder: Path, handler: Handler) -> Iterator[None]:
     calls |= {kind: functools.partial(by_handle, kind, getattr(os, kind)) for kind in ("fsync", "close")}
     with (
         mock.patch.object(Path, "open", watched_file),
-        mock.patch("charrnn.training.log.open_own", lambda path, mode: watched_file(path, mode, 0)),
+        mock.patch("charrnn.runs.log.open_own", lambda path, mode: watched_file(path, mode, 0)),
         mock.patch.multiple(os, **calls),
     ):
         yield

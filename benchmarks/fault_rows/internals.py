@@ -10,7 +10,7 @@ from charrnn.hardware import available_cores
 from charrnn.model.container import read_tensors, write_tensors
 from charrnn.model.file import ModelFile, load_model, save_model
 from charrnn.numerics.processor import has_fast_bfloat16
-from charrnn.training.folder import Run
-from charrnn.training.log import Log
-from charrnn.training.saving import StateSnapshot, Writer
+from charrnn.runs.folder import Run
+from charrnn.runs.log import Log
+from charrnn.runs.writer import StateSnapshot, Writer
 from charrnn.training.state import ScalarState

@@ -43,7 +43,8 @@ def poisoned(run: Try, *, lasting: bool) -> None:
 def poison(kind: str, at: int, value: float, *, lasting: bool) -> None:
     """Put a value into the outcome of one step, or of all from it on; note every file written with such a value."""
     from charrnn.model import file
-    from charrnn.training import folder, loop
+    from charrnn.runs import folder
+    from charrnn.training import loop
 
     compute, apply, write = loop.Workers.compute, loop.apply_gradient, file.write_tensors
     windows, updates = itertools.count(1), itertools.count(1)

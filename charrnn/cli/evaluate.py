@@ -193,7 +193,7 @@ def evaluate(
     if several:
         compare(several, text, train_text, settings, device=device, threads=threads, json=json)
         return
-    from charrnn.training.folder import find_model
+    from charrnn.runs.models import find_model
 
     if text is not None:
         check_no_run(text)

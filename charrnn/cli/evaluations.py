@@ -29,7 +29,7 @@ def compare(
     from charrnn.evaluation.scoring import predict
     from charrnn.hardware import count_threads, set_up_torch
     from charrnn.model.file import load_model
-    from charrnn.training.folder import find_model
+    from charrnn.runs.models import find_model
 
     paths = [find_model(name) for name in names]
     files = [load_model(path) for path in paths]

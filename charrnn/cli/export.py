@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from charrnn.model.file import ModelFile
     from charrnn.pages.export import StoredModel
-    from charrnn.training.folder import Run
+    from charrnn.runs.folder import Run
 
 MAX_SCORED = 20_000  # characters on which the cost is measured
 # on every page's card
@@ -91,7 +91,7 @@ def export(
     """
     check_options(precision, ngrams)
     from charrnn.model.file import load_model
-    from charrnn.training.folder import find_model
+    from charrnn.runs.models import find_model
 
     path = find_model(model)
     target = Path(f"{page_title(path)}.html" if output is None else output)
@@ -171,7 +171,7 @@ def write_player(
 def write_run_player(run: "Run") -> Path:
     """Write the page of a run's model next to it, with the default settings; return its path."""
     from charrnn.model.file import load_model
-    from charrnn.training.folder import PLAYER_NAME
+    from charrnn.runs.folder import PLAYER_NAME
 
     target = run.folder / PLAYER_NAME
     write_player(target, run.model_path, load_model(run.model_path))
@@ -196,7 +196,7 @@ def measure(path: Path, file: "ModelFile", stored: "StoredModel", *, quiet: bool
 def find_held_out(path: Path, file: "ModelFile") -> "tuple[NDArray[Any], NDArray[Any]] | None":
     """Find the beginning of a model's held-out text, and the characters before it; None if the text is missing."""
     from charrnn.data.cache import Cache
-    from charrnn.training.folder import find_training_text
+    from charrnn.runs.models import find_training_text
 
     try:
         with Cache.for_user().writable() as cache:

@@ -35,15 +35,15 @@ def info(
     """
     from charrnn.files import checkpoints, list_models, name_checkpoints
     from charrnn.model.file import load_model
-    from charrnn.training import folder
+    from charrnn.runs import models
 
     if cache and which is not None:
         raise UsageError("--cache and MODEL can't be combined; leave out one of them")
     if cache:
         show_cache(json=json)
         return
-    paths = list_models(checkpoints()) if which is None else [folder.find_model(which)]
-    stopped = folder.list_without_model() if which is None else []
+    paths = list_models(checkpoints()) if which is None else [models.find_model(which)]
+    stopped = models.list_without_model() if which is None else []
     for name in stopped:
         console.note(f"run {name!r} was stopped before it saved a model; the same charrnn train command resumes it")
     if not paths and not stopped:

@@ -50,7 +50,7 @@ def make_report(
     from charrnn.evaluation.verdict import verdict
     from charrnn.model.file import name_model
     from charrnn.pages.report import Report, draw_samples
-    from charrnn.training.log import read_log
+    from charrnn.runs.log import read_log
 
     return Report(
         model=name_model(path),
@@ -80,7 +80,7 @@ def score_labels(network: "CharRNN", file: "ModelFile", text: "EvalText") -> "La
 def write_report(target: Path, path: Path, report: "Report") -> None:
     """Write the report page. path: of the model file; a page that writes text, next to both, is linked to."""
     from charrnn.pages.report import render
-    from charrnn.training.folder import PLAYER_NAME
+    from charrnn.runs.folder import PLAYER_NAME
 
     player = target.with_name(PLAYER_NAME)
     is_linked = player.is_file() and player == path.with_name(PLAYER_NAME)
@@ -106,7 +106,7 @@ def write_run_report(plan: "RunPlan") -> Path:
     from charrnn.inspection.classes import ClassTotals
     from charrnn.inspection.findings import QUICK_PARTS
     from charrnn.inspection.inside import look_inside
-    from charrnn.training.folder import REPORT_NAME
+    from charrnn.runs.folder import REPORT_NAME
     from charrnn.training.saving import load_best_model
 
     file, network = load_best_model(plan)

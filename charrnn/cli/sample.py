@@ -247,9 +247,9 @@ def sample(
     """
     from charrnn.hardware import count_threads
     from charrnn.model.file import load_model
+    from charrnn.runs.models import find_model
     from charrnn.sampling.sampler import Sampler
     from charrnn.terminal.samples import Output
-    from charrnn.training.folder import find_model
 
     settings = given(
         prompt=prompt,
@@ -350,8 +350,8 @@ def prepare(
     """Read the training text if it is needed, and load the kernels; return what new samples are compared with."""
     from charrnn import precompile
     from charrnn.data.cache import Cache
+    from charrnn.runs.models import find_training_text
     from charrnn.sampling.candidates import make_known, needs_training_text
-    from charrnn.training.folder import find_training_text
 
     corpus = None
     if train_text or config.no_copy or needs_training_text(lists, file):

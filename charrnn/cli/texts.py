@@ -48,7 +48,7 @@ def read_texts(
     """
     from charrnn.data.cache import Cache
     from charrnn.evaluation.texts import held_out_text, separate_text
-    from charrnn.training.folder import find_training_text
+    from charrnn.runs.models import find_training_text
 
     max_bytes = settings.get("max_bytes")
     with console.slow_notice("reading the text"), Cache.for_user().writable() as cache:
@@ -86,7 +86,7 @@ def read_same_text(
     """Read the text to score for each of several models; a name of None means their held-out text."""
     from charrnn.data.cache import Cache
     from charrnn.evaluation.texts import held_out_text, separate_texts
-    from charrnn.training.folder import find_training_text
+    from charrnn.runs.models import find_training_text
 
     max_bytes = settings.get("max_bytes")
     with console.slow_notice("reading the text"), Cache.for_user().writable() as cache:

@@ -45,7 +45,7 @@ from charrnn.terminal.completion import one_of
 from charrnn.terminal.progress import TrainView
 
 if TYPE_CHECKING:
-    from charrnn.training.folder import Run
+    from charrnn.runs.folder import Run
     from charrnn.training.plan import Environment, RunPlan
 
 
@@ -264,8 +264,9 @@ def train(
 
 def find_folder(text: str, name: str | None) -> "Run":
     """Return the folder of the run of this name; without one the first text's name is used."""
+    from charrnn.runs.folder import Run
+    from charrnn.runs.models import run_name
     from charrnn.text import sources
-    from charrnn.training.folder import Run, run_name
 
     sources.check_exists(text)  # before its name becomes the run's
     return Run(run_name(text) if name is None else name)

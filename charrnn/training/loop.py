@@ -20,11 +20,12 @@ from charrnn.errors import CharrnnError, DivergenceError, Interrupted
 from charrnn.events import Event, Finished, Progress, Resumed, Stopped, Warned
 from charrnn.model.gradients import WindowResult, Workers
 from charrnn.model.network import CharRNN
-from charrnn.training.folder import SESSION_EVENTS
+from charrnn.runs.folder import SESSION_EVENTS
+from charrnn.runs.writer import Writer
+from charrnn.training.optimizer import apply_gradient, dropout_masks, weight_masks
 from charrnn.training.plan import RunPlan
 from charrnn.training.recipe import Pace, StopRequest, counted_part, evaluation_is_due, valid_part
 from charrnn.training.saving import (
-    Writer,
     evaluate_and_save,
     finish_run,
     is_model_damaged,
@@ -33,14 +34,7 @@ from charrnn.training.saving import (
     score_held_out,
     wait_until_saved,
 )
-from charrnn.training.state import (
-    MAX_ROLLBACKS,
-    TrainState,
-    apply_gradient,
-    dropout_masks,
-    verify_state,
-    weight_masks,
-)
+from charrnn.training.state import MAX_ROLLBACKS, TrainState, verify_state
 
 WARM_UP_STEPS = 200  # or a quarter of a short run: starting at the peak rate ruins a network
 FINAL_SHARE = 0.02  # of the peak learning rate

@@ -9,8 +9,9 @@ from charrnn.config import CorpusConfig, ModelConfig, TrainConfig, flag, overlay
 from charrnn.data.corpus import Corpus
 from charrnn.errors import ModelFileError, UsageError
 from charrnn.model.container import quote
-from charrnn.training.folder import Run, SavedState, SavedText
-from charrnn.training.plan import Budget, Environment, Resume, RunPlan, Task, advice_for, check_ranks, fit_batch_size
+from charrnn.runs.folder import Run, SavedState, SavedText
+from charrnn.training.plan import Budget, Environment, Resume, RunPlan, Task
+from charrnn.training.planning import advice_for, check_ranks, fit_batch_size
 from charrnn.training.state import verify_state
 
 _UNCHECKED = ("steps", "known")  # settings that may differ from the run's

@@ -12,11 +12,13 @@ from charrnn.data.corpus import Corpus, load_corpus
 from charrnn.errors import ModelFileError, RunLockedError, UsageError
 from charrnn.events import Event, Resumed, Warned
 from charrnn.model.file import ModelFile, load_model
+from charrnn.runs.folder import Run
+from charrnn.runs.log import Log
+from charrnn.runs.models import find_model
 from charrnn.text.sources import STDIN
-from charrnn.training.folder import Run, find_model
-from charrnn.training.log import Log
 from charrnn.training.loop import train
-from charrnn.training.plan import Environment, RunPlan, plan_new_run, start_from
+from charrnn.training.plan import Environment, RunPlan
+from charrnn.training.planning import plan_new_run, start_from
 from charrnn.training.recipe import StopRequest
 from charrnn.training.resume import plan_resumed_run, resolve_corpus_config
 from charrnn.training.saving import read_finished_event

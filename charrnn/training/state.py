@@ -1,4 +1,4 @@
-"""TrainState: everything that the next step of a training run depends on, and how a step changes it.
+"""TrainState: everything that the next step of a training run depends on.
 
 A run that is stopped after any step and resumed from its state ends with the same bytes.
 
@@ -7,8 +7,7 @@ Letters: L layers, G lanes, B lanes of this rank, H hidden size, P parameters.
 
 import copy
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,23 +16,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim.adamw import adamw
 
 from charrnn.config import Checked, ModelConfig, TrainConfig, setting
-from charrnn.counters import dropout_mask, weight_mask
-from charrnn.data.batches import ALL_LANES, Cursor
+from charrnn.data.batches import Cursor
 from charrnn.data.vocab import Vocab
 from charrnn.distributed import SINGLE, Ranks
 from charrnn.errors import DivergenceError, ModelFileError, UsageError
 from charrnn.model.container import quote
 from charrnn.model.file import ModelFile, is_finite
-from charrnn.model.gradients import recurrent_weights
 from charrnn.model.layers import HiddenState
 from charrnn.model.network import CharRNN
-from charrnn.training.folder import SavedState
+from charrnn.runs.folder import SavedState
 from charrnn.training.recipe import NUM_EVALUATIONS
 
-BETAS, EPSILON = (0.9, 0.99), 1e-8  # AdamW's
 EMA_REACH = 0.1  # share of the steps so far that the average covers at the peak learning rate
 EMA_EVERY = 8  # steps; each step in a run too short for that between two evaluations
 MAX_ROLLBACKS = 3
@@ -254,82 +249,3 @@ class TrainState(ScalarState):
 
 def _with_prefix(tensors: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
     return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
-
-
-def dropout_masks(state: TrainState, config: TrainConfig, lanes: slice = ALL_LANES) -> list[Tensor] | None:
-    """One mask (B, H) per layer for the current window of these lanes; None without dropout."""
-    if config.dropout == 0.0:
-        return None
-    sizes, device = state.model.config, state.model.head.weight.device
-    masks = (
-        dropout_mask(
-            config.dropout,
-            seed=config.seed,
-            step=state.step,
-            layer=layer,
-            lanes=range(config.batch_size)[lanes],
-            hidden_size=sizes.hidden_size,
-        )
-        for layer in range(sizes.num_layers)
-    )
-    return [torch.from_numpy(mask).to(device) for mask in masks]
-
-
-def weight_masks(state: TrainState, config: TrainConfig) -> list[Tensor] | None:
-    """One mask per layer's recurrent weight for the current window; None without weight drop."""
-    if config.weight_drop == 0.0:
-        return None
-    masks = (
-        weight_mask(config.weight_drop, seed=config.seed, step=state.step, layer=layer, shape=weight.shape)
-        for layer, weight in enumerate(recurrent_weights(state.model))
-    )
-    return [torch.from_numpy(mask).to(state.model.head.weight.device) for mask in masks]
-
-
-def apply_gradient(
-    state: TrainState, gradient: Tensor, nats: float, num_targets: int, *, rate: float, grad_clip: float
-) -> float:
-    """Turn the gradient (P,) of a sum over num_targets into the mean's, clip its norm and take an AdamW step.
-
-    Returns the norm before clipping.
-
-    Raises DivergenceError, with nothing changed, if the loss or the norm is not finite.
-    """
-    norm = float(gradient.norm().double() / num_targets)
-    for value, name in ((nats, "loss"), (norm, "gradient")):
-        if not math.isfinite(value):
-            raise DivergenceError(f"training diverged at step {state.step}: the {name} is not finite")
-    gradient *= min(grad_clip / (norm + 1e-12), 1.0) / num_targets
-    sizes = [parameter.numel() for parameter in state.model.parameters()]
-    _adamw_step(state, torch.split(gradient, sizes), rate)
-    return norm
-
-
-@torch.no_grad()
-def _adamw_step(state: TrainState, gradients: Sequence[Tensor], rate: float) -> None:
-    """Update the weights with AdamW; weights decay, biases don't. gradients: flat, one for each parameter.
-
-    This calls PyTorch's function: constructing torch.optim.AdamW imports torch._dynamo, which takes two seconds.
-    Source: Loshchilov & Hutter 2019.
-    """
-    parameters: list[Tensor] = list(state.model.parameters())
-    if not state.moments:
-        state.moments = {moment: [torch.zeros_like(parameter) for parameter in parameters] for moment in MOMENTS}
-    for dim, weight_decay in ((2, state.weight_decay), (1, 0.0)):
-        chosen = [index for index, parameter in enumerate(parameters) if parameter.dim() == dim]
-        adamw(
-            [parameters[index] for index in chosen],
-            [gradients[index].view_as(parameters[index]) for index in chosen],
-            [state.moments["exp_avg"][index] for index in chosen],
-            [state.moments["exp_avg_sq"][index] for index in chosen],
-            max_exp_avg_sqs=[],
-            state_steps=[torch.tensor(float(state.step), device=parameters[0].device) for _ in chosen],
-            fused=True,
-            amsgrad=False,
-            beta1=BETAS[0],
-            beta2=BETAS[1],
-            lr=rate,
-            weight_decay=weight_decay,
-            eps=EPSILON,
-            maximize=False,
-        )

@@ -300,12 +300,12 @@ def test_an_error_becomes_a_line_and_an_exit_code(
     at_home: Home, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, line: str
 ) -> None:
     """Also those that no other place can say better."""
-    from charrnn.training import folder
+    from charrnn.runs import models
 
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(folder, "find_model", fail)
+    monkeypatch.setattr(models, "find_model", fail)
     outcome = call("info", "poems")
     assert (outcome.code, outcome.out) == (code, b"")
     assert outcome.err.startswith(line)
@@ -314,12 +314,12 @@ def test_an_error_becomes_a_line_and_an_exit_code(
 
 def test_a_bug_is_not_hidden(at_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that no user can cause has its traceback."""
-    from charrnn.training import folder
+    from charrnn.runs import models
 
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(folder, "find_model", fail)
+    monkeypatch.setattr(models, "find_model", fail)
     monkeypatch.setattr(sys, "argv", ["charrnn", "info", "poems"])
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main()

@@ -16,7 +16,7 @@ import pytest
 
 import charrnn
 from charrnn.data.cache import Cache
-from charrnn.training.folder import Run
+from charrnn.runs.folder import Run
 from tests.cli.conftest import TINY, call, make_model, open_terminal, run
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")

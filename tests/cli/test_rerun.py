@@ -12,8 +12,8 @@ import pytest
 
 from charrnn.cli import main as cli
 from charrnn.events import Evaluated, Event
+from charrnn.runs.folder import Run
 from charrnn.terminal.progress import TrainView
-from charrnn.training.folder import Run
 from tests.cli.conftest import (
     HELD_OUT,
     POEMS,

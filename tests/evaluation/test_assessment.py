@@ -21,8 +21,8 @@ from charrnn.evaluation.texts import EvalText
 from charrnn.events import Finished
 from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import count_ngrams, nats_by_order
+from charrnn.runs.folder import Run
 from charrnn.text.characters import END, UNKNOWN, bytes_as_chars
-from charrnn.training.folder import Run
 from charrnn.training.loop import train
 from tests import reference
 from tests.conftest import make_corpus, make_model_file, make_new_plan, make_text

@@ -14,7 +14,8 @@ from charrnn.events import Evaluated, Finished, Progress, Stopped, Warned
 from charrnn.model import file
 from charrnn.model.file import load_model
 from charrnn.model.gradients import Workers
-from charrnn.training import folder, loop, saving
+from charrnn.runs import folder
+from charrnn.training import loop, saving
 from charrnn.training.state import MAX_ROLLBACKS
 from tests import reference
 from tests.conftest import SynchronousWriter, digests, plan_again, run_through, with_settings

@@ -11,8 +11,8 @@ from charrnn.data.corpus import load_corpus
 from charrnn.errors import Interrupted
 from charrnn.events import Progress, Resumed, Warned
 from charrnn.numerics.processor import has_fast_bfloat16
+from charrnn.runs.log import Log
 from charrnn.training import loop
-from charrnn.training.log import Log
 from charrnn.training.loop import train
 from charrnn.training.plan import Budget, Resume
 from charrnn.training.recipe import StopRequest

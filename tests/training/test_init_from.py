@@ -16,8 +16,8 @@ from charrnn.evaluation.texts import held_out_text, read_training_text
 from charrnn.events import Evaluated
 from charrnn.model.file import load_model, save_model
 from charrnn.model.network import CharRNN
+from charrnn.runs.folder import Run
 from charrnn.text.characters import END, LABEL_END, UNKNOWN
-from charrnn.training.folder import Run
 from charrnn.training.loop import starting_state
 from charrnn.training.plan import Environment
 from charrnn.training.resume import plan_resumed_run, resolve_corpus_config

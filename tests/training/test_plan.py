@@ -12,9 +12,10 @@ from charrnn.data.vocab import Vocab
 from charrnn.distributed import Ranks
 from charrnn.errors import UsageError
 from charrnn.model.file import ModelFile, load_model, save_model
+from charrnn.runs.folder import Run
 from charrnn.text.characters import UNKNOWN
-from charrnn.training.folder import Run
-from charrnn.training.plan import Environment, plan_new_run
+from charrnn.training.plan import Environment
+from charrnn.training.planning import plan_new_run
 from charrnn.training.recipe import default_budget, estimate_memory, recommend
 from tests import conftest
 

@@ -9,8 +9,9 @@ from charrnn.config import CorpusConfig, ModelConfig, TrainConfig
 from charrnn.data.batches import Cursor
 from charrnn.data.vocab import Vocab
 from charrnn.errors import ModelFileError, UsageError
-from charrnn.training.folder import Run
-from charrnn.training.plan import Environment, plan_new_run
+from charrnn.runs.folder import Run
+from charrnn.training.plan import Environment
+from charrnn.training.planning import plan_new_run
 from charrnn.training.resume import plan_resumed_run, resolve_corpus_config
 from charrnn.training.state import ScalarState, array_shapes
 from tests import conftest

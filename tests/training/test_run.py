@@ -11,8 +11,8 @@ from charrnn.distributed import Ranks
 from charrnn.errors import ModelFileError, RunLockedError, UsageError
 from charrnn.events import Finished, Resumed, Warned
 from charrnn.model.file import load_model
+from charrnn.runs.folder import Run
 from charrnn.text.sources import STDIN
-from charrnn.training.folder import Run
 from charrnn.training.plan import Environment
 from charrnn.training.run import check_unchanged, lock, make_plan, train_and_log
 from tests.conftest import make_text, run_through

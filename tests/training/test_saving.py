@@ -13,11 +13,13 @@ from charrnn.config import ModelConfig
 from charrnn.errors import CharrnnError, Interrupted, ModelFileError
 from charrnn.events import Evaluated, Finished, Plan, Progress, Saved, Warned
 from charrnn.model.file import load_model
+from charrnn.runs import writer as writer_module
+from charrnn.runs.folder import Run
+from charrnn.runs.writer import MAX_FAILURES, StateSnapshot, Writer
 from charrnn.training import loop, saving
-from charrnn.training.folder import Run
 from charrnn.training.loop import train
 from charrnn.training.recipe import StopRequest
-from charrnn.training.saving import MAX_FAILURES, StateSnapshot, Writer, finished_event
+from charrnn.training.saving import finished_event
 from tests.conftest import SynchronousWriter, digests, make_model_file, plan_again, run_through, with_settings
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -80,7 +82,7 @@ class FakeDisk:
 @pytest.fixture
 def disk(monkeypatch):
     """A fake disk between every writer and every run's files."""
-    disk, save_model, save_state = FakeDisk(), saving.save_model, Run.save_state
+    disk, save_model, save_state = FakeDisk(), writer_module.save_model, Run.save_state
 
     def watched_model(path, file):
         disk.write(f"model {file.scores['step']}", lambda: save_model(path, file))
@@ -88,7 +90,7 @@ def disk(monkeypatch):
     def watched_state(run, step, tensors, meta):
         disk.write(f"state {step}", lambda: save_state(run, step, tensors, meta))
 
-    monkeypatch.setattr(saving, "save_model", watched_model)
+    monkeypatch.setattr(writer_module, "save_model", watched_model)
     monkeypatch.setattr(Run, "save_state", watched_state)
     return disk
 

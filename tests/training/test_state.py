@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from charrnn.data.batches import Cursor
 from charrnn.errors import DivergenceError, ModelFileError
-from charrnn.training.folder import Run
+from charrnn.runs.folder import Run
 from charrnn.training.loop import starting_state
-from charrnn.training.state import MAX_ROLLBACKS, ScalarState, apply_gradient, read_scalars
+from charrnn.training.optimizer import apply_gradient
+from charrnn.training.state import MAX_ROLLBACKS, ScalarState, read_scalars
 
 PATH = Path("checkpoints/poems/state-40.safetensors")
 SCALARS = ScalarState(

@@ -10,8 +10,8 @@ import pytest
 
 from charrnn.errors import CharrnnError
 from charrnn.files import open_own
-from charrnn.training.folder import SESSION_EVENTS, Run
-from charrnn.training.log import Log, read_log
+from charrnn.runs.folder import SESSION_EVENTS, Run
+from charrnn.runs.log import Log, read_log
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 
@@ -285,13 +285,13 @@ def test_a_log_that_cannot_be_opened_loses_nothing(run, monkeypatch):
     log_all(run, "plan", "evaluated")
     with monkeypatch.context() as patch:
         log = Log(run)
-        patch.setattr("charrnn.training.log.open_own", refuse)
+        patch.setattr("charrnn.runs.log.open_own", refuse)
         assert "Too many open files" in log.append(record(1))
         assert log.append(record(2)) is None
     log.append(record(3))
     assert steps(run) == [1, 1, 1, 2, 3]
     with monkeypatch.context() as patch:
-        patch.setattr("charrnn.training.log.open_own", refuse)
+        patch.setattr("charrnn.runs.log.open_own", refuse)
         assert log.append(record(4)) is not None
     log.append(record(5))
     assert steps(run) == [1, 1, 1, 2, 3, 4, 5]
@@ -309,7 +309,7 @@ def test_a_line_whose_file_could_not_be_closed_is_not_written_twice(run, monkeyp
         refuse()
 
     with monkeypatch.context() as patch:
-        patch.setattr("charrnn.training.log.open_own", open_and_fail_to_close)
+        patch.setattr("charrnn.runs.log.open_own", open_and_fail_to_close)
         assert log.append(record(1)) is not None
         assert log.append(record(2)) is None
     log.append(record(3))
@@ -319,5 +319,5 @@ def test_a_line_whose_file_could_not_be_closed_is_not_written_twice(run, monkeyp
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_the_reason_is_that_of_the_write(run, monkeypatch):
     """Not that of undoing it, which fails on a full device too."""
-    monkeypatch.setattr("charrnn.training.log.open_own", lambda _path, mode: open_own(Path("/dev/full"), mode))
+    monkeypatch.setattr("charrnn.runs.log.open_own", lambda _path, mode: open_own(Path("/dev/full"), mode))
     assert "No space left" in Log(run).append(record(0))

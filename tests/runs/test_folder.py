@@ -12,8 +12,9 @@ import pytest
 
 from charrnn.errors import CharrnnError, ModelFileError, RunLockedError, UsageError
 from charrnn.files import MODEL_NAME, list_models
-from charrnn.training.folder import Run, find_model, list_without_model, run_name
-from charrnn.training.log import Log
+from charrnn.runs.folder import Run
+from charrnn.runs.log import Log
+from charrnn.runs.models import find_model, list_without_model, run_name
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 
@@ -211,7 +212,7 @@ def test_a_run_without_a_model_is_not_called_missing():
 HOLD = """
 import sys
 from pathlib import Path
-from charrnn.training.folder import Run
+from charrnn.runs.folder import Run
 with Run("poems", root=Path(sys.argv[1])).locked():
     print("locked", flush=True)
     sys.stdin.read()

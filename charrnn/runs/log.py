@@ -10,7 +10,7 @@ from typing import Any
 
 from charrnn.errors import CharrnnError
 from charrnn.files import open_own
-from charrnn.training.folder import LOG_NAME, Run
+from charrnn.runs.folder import LOG_NAME, Run
 
 
 class Log:

@@ -7,7 +7,7 @@ log.jsonl. Nothing here knows how training works.
 import os
 import time
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,24 +16,18 @@ from typing import Any
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from charrnn.config import Checked, CorpusConfig, setting
-from charrnn.data.cache import Cache
-from charrnn.data.corpus import Corpus
-from charrnn.errors import CharrnnError, InputError, ModelFileError, RunLockedError, UsageError
-from charrnn.evaluation.texts import cached_training_text, read_training_text
+from charrnn.config import Checked, setting
+from charrnn.errors import CharrnnError, ModelFileError, RunLockedError, UsageError
 from charrnn.files import (
     MODEL_NAME,
     checkpoints,
-    list_models,
-    name_checkpoints,
     name_problem,
     open_own,
     sync,
     write_atomically,
 )
 from charrnn.model.container import Tensors, read_tensors, write_tensors
-from charrnn.model.file import ModelFile, check_names
-from charrnn.text.sources import STDIN
+from charrnn.model.file import check_names
 
 LOG_NAME = "log.jsonl"
 REPORT_NAME = "report.html"
@@ -77,7 +71,7 @@ class Run:
     root: Path = field(default_factory=checkpoints)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", _composed(self.name))
+        object.__setattr__(self, "name", composed(self.name))
         if problem := name_problem(self.name):
             raise UsageError(f"a run's folder can't be named {self.name!r}: {problem}; choose another --run NAME")
 
@@ -161,7 +155,7 @@ class Run:
     def _check_case(self) -> None:
         """Raise UsageError if this run is new and its folder would be another run's on macOS and Windows."""
         with suppress(FileNotFoundError, NotADirectoryError):
-            names = sorted(map(_composed, os.listdir(self.root)))
+            names = sorted(map(composed, os.listdir(self.root)))
             twins = [name for name in names if name.casefold() == self.name.casefold()]
             if twins and self.name not in twins:
                 raise UsageError(
@@ -265,93 +259,6 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
     """Return a run's name with composed characters (NFC): macOS decomposes é in file names, which looks the same."""
     return unicodedata.normalize("NFC", name)
-
-
-def run_name(text: str) -> str:
-    """Name a run after its first text: the file's stem, or stdin for any stream."""
-    is_stream = os.path.exists(text) and not os.path.isfile(text) and not os.path.isdir(text)
-    return "stdin" if text == STDIN or is_stream else Path(os.path.abspath(text)).stem
-
-
-def list_without_model() -> list[str]:
-    """List the names of runs that were stopped before they saved a model."""
-    folders = {path.parent for path in checkpoints().glob("*/state-*.safetensors")}
-    return sorted(folder.name for folder in folders if not (folder / MODEL_NAME).exists())
-
-
-def find_model(which: str | None) -> Path:
-    """Find the model file that `-m` names: a file, a run's folder or a run; None: the newest model.
-
-    Raises ModelFileError if there is none.
-    """
-    if which is None:
-        models = list_models(checkpoints())
-        if not models:
-            raise ModelFileError(
-                f"no model in {name_checkpoints()}; make one with: charrnn train TEXT, or name a file with -m"
-            )
-        return models[-1]
-    # runs first: a text of the same name, without a suffix, must not hide its run
-    for path in (
-        checkpoints() / _composed(which) / MODEL_NAME,
-        checkpoints() / which / MODEL_NAME,
-        Path(which) / MODEL_NAME,
-        Path(which),
-    ):
-        if os.path.exists(path) and not os.path.isdir(path):  # unlike Path's, False for a name that is too long
-            return path
-    if which in list_without_model():
-        raise ModelFileError(
-            f"run {which!r} was stopped before it saved a model; the same charrnn train command resumes it"
-        )
-    raise ModelFileError(
-        f"{which}: neither a model file nor a run in {name_checkpoints()}; charrnn info lists the runs"
-    )
-
-
-def find_training_text(
-    path: Path, file: ModelFile, names: Sequence[str] | None, cache: Cache, *, max_bytes: int | None = None
-) -> Corpus:
-    """Find the text that a model was trained on: where the user says, in the cache, or where its run says.
-
-    path: of the model file. names: the text's files, if the user named them.
-    Raises InputError if the text is missing, or the named one is another.
-    """
-    if names:
-        return read_training_text(file, names, cache, max_bytes=max_bytes)
-    corpus = cached_training_text(file, cache)
-    if corpus is not None:
-        return corpus
-    paths = _recorded_texts(path, file.provenance["text"]["sha256"])
-    try:
-        for name in paths:
-            if not os.path.isfile(name):
-                raise InputError(f"{name}: not found")
-        return read_training_text(file, paths, cache, max_bytes=max_bytes)
-    except InputError as error:
-        if not paths:  # the error says what to do
-            raise
-        raise InputError(f"{error} (the training text; if it has moved, use --train-text FILE)") from None
-
-
-def _recorded_texts(model_path: Path, sha256: str) -> list[str]:
-    """Return where the text of the run whose folder a model file is in is; [] if nothing says so.
-
-    A held-out file (--valid) is the last one. The run's state says it, not the model, which may be someone else's.
-    """
-    folder = Path(os.path.abspath(model_path)).parent
-    if folder.parent != Path(os.path.abspath(checkpoints())):
-        return []
-    try:
-        saved = Run(folder.name).newest_state()
-        if saved is None:
-            return []
-        text, valid = SavedText(**saved.meta["text"]), CorpusConfig(**saved.meta["corpus"]).valid
-        check_names([valid or ""])
-    except (CharrnnError, KeyError, TypeError, ValueError):
-        return []
-    paths = text.paths if valid is None else [*text.paths, valid]
-    return [] if text.sha256 != sha256 or STDIN in paths else paths
