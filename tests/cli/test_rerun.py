@@ -21,7 +21,6 @@ from tests.cli.conftest import (
     Outcome,
     assert_refused,
     call,
-    in_shell,
     learned,
     posix,
     read_log,
@@ -342,19 +341,15 @@ def check_resume(folder: Path, message: str, resume: Callable[[], Outcome], whol
 
 
 @posix
-def test_a_signal_saves_and_the_same_command_resumes(desk: Path) -> None:
-    """The process ends by the signal; the resumed run makes the same files as an undisturbed one.
-
-    All three are processes: kernels that this one has just compiled may differ from the cached ones in a last bit.
-    """
-    run, script = (*LONG, "--run", "ended"), '"${charrnn[@]}"'
-    stopped = interrupt(start(*run, cwd=desk), signal.SIGTERM)
+def test_a_signal_saves_and_the_same_command_resumes(uninterrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process ends by the signal; the resumed run makes the same files as an undisturbed one."""
+    monkeypatch.chdir(uninterrupted)
+    run = (*LONG, "--run", "ended")
+    stopped = interrupt(start(*run, cwd=uninterrupted), signal.SIGTERM)
     assert stopped.code == -signal.SIGTERM  # a shell shows 143
     assert "stopping after this step; press again to stop at once without saving\n" in stopped.err
     assert "Traceback" not in stopped.err
-    assert in_shell(script, *LONG, "--run", "whole", cwd=desk).code == 0
-    folder, whole = (desk / "checkpoints" / name for name in ("ended", "whole"))
-    check_resume(folder, stopped.err.splitlines()[-1], lambda: in_shell(script, *run, cwd=desk), whole)
+    check_resume(Path("checkpoints/ended"), stopped.err.splitlines()[-1], lambda: call(*run), Path("checkpoints/whole"))
 
 
 @posix

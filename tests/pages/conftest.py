@@ -25,6 +25,18 @@ PANEL = """() => [
     (row) => [row.querySelector("b").title, row.querySelector("span").textContent]),
 ]"""
 
+# Each width and each colour scheme; the other two combinations only repeat a proof.
+EACH_LOOK = pytest.mark.parametrize(
+    ("scheme", "size"),
+    [
+        ("dark", (1200, 900)),
+        ("light", (360, 740)),
+        pytest.param("light", (1200, 900), marks=pytest.mark.slow),
+        pytest.param("dark", (360, 740), marks=pytest.mark.slow),
+    ],
+    ids=["wide-dark", "phone-light", "wide-light", "phone-dark"],
+)
+
 
 @pytest.fixture(scope="session")
 def browser():

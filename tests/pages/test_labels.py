@@ -4,11 +4,10 @@ import re
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from charrnn.pages.labels import MAX_ROWS, show_labels
 from charrnn.pages.report import render
-from tests.pages.conftest import CONTRAST
+from tests.pages.conftest import CONTRAST, EACH_LOOK
 from tests.pages.reports import make_labels, make_report, usual_page, words_of
 
 COUNTS = [[6, 2, 0], [0, 3, 0], [1, 0, 0]]
@@ -86,8 +85,7 @@ def test_hostile_labels_stay_text():
     page.encode()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(1200, 900), (360, 740)], ids=["wide", "phone"])
+@EACH_LOOK
 def test_the_section_fits_and_can_be_read(visit, tmp_path, scheme, size):
     """With twelve hostile labels the page doesn't scroll sideways; text has enough contrast on every shade."""
     labels = tuple(f"{HOSTILE[place % 3]} {place}" for place in range(12))

@@ -11,7 +11,7 @@ from charrnn.pages.colouring import SCALES, compare_experts
 from charrnn.pages.inside import colour_by_units
 from charrnn.pages.report import render
 from charrnn.text.characters import END, bytes_as_chars, name, visible
-from tests.pages.conftest import CONTRAST, PANEL
+from tests.pages.conftest import CONTRAST, EACH_LOOK, PANEL
 from tests.pages.reports import HOSTILE, make_inside, make_report, random_predictions
 
 # Scroll to a character of the text, given by its position in code points, and return the middle of its box. Blocks that
@@ -131,8 +131,7 @@ def expected(report, index):
     return called, f"{bits:.2f} bits, rank {some.ranks[index] + 1:,} of {len(vocab):,}", rows
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(1200, 900), (360, 740)], ids=["wide", "phone"])
+@EACH_LOOK
 def test_the_page_fits_and_its_text_can_be_read(show, scheme, size):
     """It does not scroll sideways, and all text has enough contrast, at every level of surprisal."""
     page = show(size=size, scheme=scheme)
@@ -340,8 +339,7 @@ def test_a_model_without_ngrams_has_no_menu(show):
     assert page.locator(".legend").count() == 1
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(1200, 900), (360, 740)], ids=["wide", "phone"])
+@EACH_LOOK
 def test_the_inside_fits_and_can_be_read(show, scheme, size):
     """With every part and in other colours, each of which is different, the page doesn't scroll sideways."""
     page = show(INSIDE, size=size, scheme=scheme)

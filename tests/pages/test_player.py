@@ -16,7 +16,7 @@ from charrnn.sampling.sampler import Sampler
 from charrnn.text.characters import END, bytes_as_chars, label, name, readable
 from tests import labelled
 from tests.conftest import draw_text, make_model_file, make_text
-from tests.pages.conftest import CONTRAST, PANEL
+from tests.pages.conftest import CONTRAST, EACH_LOOK, PANEL
 from tests.pages.reports import HOSTILE
 from tests.pages.test_page import PLACE
 
@@ -361,8 +361,7 @@ def test_a_label_that_the_model_does_not_know_is_refused(play):
     wait_for(page, "label label 30")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("count", [9, 40])
+@pytest.mark.parametrize(("scheme", "count"), [("light", 9), ("dark", 40)])
 def test_the_menu_of_labels_fits_a_phone_and_can_be_read(play, scheme, count):
     """With a long label; the tab key reaches it before the prompt."""
     page = play(make_labelled(count), size=(360, 740), scheme=scheme, fragment=f"#seed=3&label={'x' * 64}")
@@ -626,8 +625,7 @@ def test_a_long_text_is_laid_out_in_blocks(play, count):
 # how it looks, and for whom
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(1200, 900), (360, 740)], ids=["wide", "phone"])
+@EACH_LOOK
 def test_the_page_fits_and_can_be_read(play, scheme, size):
     """It does not scroll sideways, and all text has enough contrast, with everything open."""
     units = [[char, k % 10] for k, char in enumerate("An unbreakable" + "x" * 500 + " line\n")]
