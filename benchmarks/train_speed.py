@@ -1,11 +1,12 @@
 """How fast a training step is: ours beside PyTorch's own recurrent modules, alternating in one process.
 
     python benchmarks/train_speed.py [--rounds 7] [--seconds 1.0] [--precision auto] [--cells gru,lstm,rnn]
-        [--sizes 2x128,2x256,2x512,1x1024] [--threads N] [--json FILE]
+        [--sizes 2x128,2x256,2x512,1x1024] [--lanes B] [--dropout P] [--threads N] [--json FILE]
 
-A step is forward, backward, clipping and a fused AdamW update, on random characters: T = 64,
-V = 65, the state carried. Stock is an embedding, a two-layer torch.nn module and a head with
-cross-entropy, in float32 and under bfloat16 autocast. Medians over the rounds; the ratios
+A step is forward, backward, clipping, a fused AdamW update and the average of the weights, on random characters:
+T = 64, V = 65, the state carried. Stock is an embedding, a torch.nn module and a head with
+cross-entropy, in float32 and under bfloat16 autocast, without an average. --dropout drops outputs and recurrent
+weights in our steps only, as training does by default. Medians over the rounds; the ratios
 are medians of each round's own. The last column is our rate of floating point
 operations over that of a large product of PyTorch in the same precision, before and after the row.
 """
@@ -33,10 +34,10 @@ from charrnn.model.gradients import Workers
 from charrnn.model.layers import LAYERS
 from charrnn.model.network import CharRNN
 from charrnn.numerics.processor import has_fast_bfloat16
-from charrnn.training.optimizer import apply_gradient
+from charrnn.training.optimizer import apply_gradient, dropout_masks, weight_masks
 from charrnn.training.state import TrainState
 
-SIZES = [(2, 128, 32), (2, 256, 64), (2, 512, 64), (1, 1024, 64)]  # layers, hidden size, lanes
+SIZES = "2x128,2x256,2x512,1x1024"  # layers, hidden size
 STEPS, VOCAB, EMBEDDING = 64, 65, 64
 
 
@@ -84,16 +85,19 @@ def stock_step(cell: str, layers: int, hidden: int, lanes: int, *, autocast: boo
     return step
 
 
-def our_step(workers: Workers, lanes: int) -> Callable[[], float]:
+def our_step(workers: Workers, lanes: int, dropout: float = 0.0) -> Callable[[], float]:
     """The same with our kernels, as the training loop has it."""
-    config = TrainConfig(batch_size=lanes, seq_len=STEPS, dropout=0.0, learning_rate=1e-4)
+    config = TrainConfig(batch_size=lanes, seq_len=STEPS, dropout=dropout, weight_drop=dropout, learning_rate=1e-4)
     state = TrainState.initial(workers.model, config)
     x, y = torch.randint(VOCAB, (2, STEPS, lanes))
 
     def step() -> float:
-        result = workers.compute(x, y, state.hidden)
+        masks = dropout_masks(state, config), weight_masks(state, config)
+        result = workers.compute(x, y, state.hidden, *masks)
         apply_gradient(state, result.gradient, result.nats, x.numel(), rate=1e-4, grad_clip=1.0)
         state.hidden = result.state
+        state.step += 1
+        state.update_ema(1.0)
         return result.nats / x.numel()
 
     return step
@@ -160,7 +164,7 @@ def measure(cell: str, layers: int, hidden: int, lanes: int, options: argparse.N
     model = CharRNN(ModelConfig(cell, VOCAB, EMBEDDING, hidden, layers), seed=1)
     with workers_for(model, lanes, options.threads, options.precision) as workers:
         steps = {
-            "ours": our_step(workers, lanes),
+            "ours": our_step(workers, lanes, options.dropout),
             "float32": stock_step(cell, layers, hidden, lanes, autocast=False),
         }
         if has_fast_bfloat16():
@@ -197,7 +201,9 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--cells", default="gru,lstm,rnn")
-    parser.add_argument("--sizes", default="2x128,2x256,2x512,1x1024")
+    parser.add_argument("--sizes", default=SIZES)
+    parser.add_argument("--lanes", type=int, help="by default 64, and 32 for 128 units")
+    parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--product", type=int, default=4096, help="rows and columns of the large product")
     parser.add_argument("--json", type=Path, default=Path("train_speed.json"))
     options = parser.parse_args()
@@ -220,9 +226,9 @@ def main() -> None:
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     rows = []
     for cell in options.cells.split(","):
-        for layers, hidden, lanes in SIZES:
-            if f"{layers}x{hidden}" not in options.sizes.split(","):
-                continue
+        for size in options.sizes.split(","):
+            layers, hidden = map(int, size.split("x"))
+            lanes = options.lanes or (32 if hidden <= 128 else 64)
             row = measure(cell, layers, hidden, lanes, options)
             ceilings[options.precision].append(large_product(kinds[options.precision], options.product))  # it drifts
             row["share_of_product"] = row["flops"] / statistics.mean(ceilings[options.precision][-2:])
