@@ -14,7 +14,7 @@ import numpy as np
 
 from charrnn.config import MIN_CHARS, CorpusConfig, SourceConfig
 from charrnn.data.cache import Cache, DamagedEntry, Entry, is_consistent
-from charrnn.data.notes import notes_about
+from charrnn.data.notes import note_about_records, notes_about
 from charrnn.data.shuffling import shuffle
 from charrnn.data.splitting import split_entry
 from charrnn.data.texts import Texts
@@ -93,7 +93,7 @@ def load_corpus(
             f"{copy.name}: held out by --valid but also a training text, or a copy of one; hold out another text"
         )
     paths = [source.path for source in found.sources]
-    notes = found.notes + valid.notes
+    notes = [*found.notes, *valid.notes, *note_about_records(names, config)]
     if cache.problem:
         notes.append(cache.problem)
     with ReadLimit(source_config, cache.folder) as limit:

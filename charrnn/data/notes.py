@@ -1,6 +1,6 @@
 """Notes: what the user should know about a text before training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +10,22 @@ from charrnn.config import BLANK_LINES, LINES, CorpusConfig
 from charrnn.data.splitting import how_separated, split
 from charrnn.data.vocab import Vocab
 from charrnn.text.characters import END, UNKNOWN, one_line
+from charrnn.text.records import format_of
 
 if TYPE_CHECKING:
     from charrnn.data.corpus import Corpus
 
 _LARGE_VOCABULARY, _USUAL_VOCABULARY = 20_000, 5_000
 _LABELS_SHOWN = 8
+
+
+def note_about_records(names: Sequence[str], config: CorpusConfig) -> list[str]:
+    """Say that files of records are read as plain text, unless the user said what their documents are."""
+    records = [name for name in names if format_of(name)]
+    if not records or config.has_documents:
+        return []
+    files = f"{records[0]} is" if len(records) == 1 else f"{records[0]} to {records[-1]} are"
+    return [f"{files} read as plain text; --column NAME reads one column of the records"]
 
 
 def notes_about(corpus: "Corpus", facts: dict[str, Any], config: CorpusConfig) -> list[str]:
@@ -41,7 +51,8 @@ def _document_notes(corpus: "Corpus", facts: dict[str, Any], config: CorpusConfi
     num_documents, labels = facts["counts"][end], facts["labels"]
     num_label_chars = sum(count * (1 + len(corpus.vocab.to_chars(label))) for label, count in labels.items())
     mean = (facts["num_chars"] - num_documents - num_label_chars) / num_documents
-    notes = [f"{num_documents:,} documents {how_separated(config)}, {mean:,.0f} characters on average"]
+    length = "1 character" if round(mean) == 1 else f"{mean:,.0f} characters"
+    notes = [f"{num_documents:,} documents {how_separated(config)}, {length} on average"]
     if labels:
         notes.append(_describe_labels(labels))
     if facts["num_skipped"]:

@@ -45,7 +45,8 @@ def plan_new_run(
     given, more_notes = fit_batch_size(given, num_train)
     notes += more_notes
     if fresh and (step := run.last_step()) is not None:
-        notes.append(f"starting over: discarding the {step:,} steps of run {run.name!r}")
+        done = "1 step" if step == 1 else f"{step:,} steps"
+        notes.append(f"starting over: discarding the {done} of run {run.name!r}")
     minutes = given.get("minutes")
     choice = recommend(
         num_train,

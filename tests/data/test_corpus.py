@@ -214,6 +214,16 @@ def test_a_folders_checkpoints_are_not_read(tmp_path, cache):
     assert (after.key, decoded(after), after.names) == (before.key, decoded(before), before.names)
 
 
+def test_records_that_are_read_as_plain_text_are_noted(tmp_path, cache):
+    """Unless the user says what the documents are."""
+    names = [write(tmp_path, name, "name,year\nAnna,1990\n" * 40) for name in ("names.csv", "a.txt", "more.csv")]
+    note = "names.csv is read as plain text; --column NAME reads one column of the records"
+    assert any(found.endswith(note) for found in load(*names[:2], cache=cache).notes)
+    assert any("more.csv are read as plain text" in found for found in load(*names, cache=cache).notes)
+    for options in ({"column": "name"}, {"documents": "lines"}):
+        assert not any("plain text" in found for found in load(names[0], cache=cache, **options).notes)
+
+
 @pytest.mark.parametrize("valid", [None, "held.txt"])
 def test_files_do_not_run_into_one_another(tmp_path, cache, valid):
     """A newline is added and noted where a text ends without one, but not to the last text or the held-out one."""
