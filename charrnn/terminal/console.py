@@ -188,9 +188,14 @@ def facts(rows: Sequence[tuple[str, str]]) -> None:
     On a terminal a value wraps between words. If there is too little room beside the names, the value starts on the
     next line, where only words longer than the line are broken.
     """
-    if not on_terminal():
+    if on_terminal():
+        result("\n".join(["", *_fact_lines(rows), ""]))
+    else:
         tab_separated(rows)
-        return
+
+
+def _fact_lines(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Lay out names and their values for a terminal."""
     from rich.cells import cell_len
     from rich.console import Console
     from rich.text import Text
@@ -207,11 +212,14 @@ def facts(rows: Sequence[tuple[str, str]]) -> None:
         for line in Text(shown).wrap(screen, max(MIN_ROOM, terminal_width() - len(label)), overflow="fold"):
             lines.append(f"{label}{line.plain}".rstrip())
             label = " " * len(label)
-    result("\n".join(["", *lines, ""]))
+    return lines
 
 
 def table(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> None:
-    """Print a table on stdout: aligned on a terminal, tab-separated in a pipe."""
+    """Print a table on stdout: aligned on a terminal, tab-separated in a pipe.
+
+    On a terminal too narrow for its longest words, each row is printed as facts.
+    """
     if not on_terminal():
         tab_separated([header, *rows])
         return
@@ -225,10 +233,13 @@ def table(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> None:
     widths, padding = column_widths(columns, room - len(columns) + 1), 1
     if widths is None:
         widths, padding = column_widths(columns, room), 0
+    if widths is None:
+        shown = [[(name, cell) for name, cell in zip(header, row, strict=True) if cell] for row in rows]
+        result("\n".join(["", *(line for row in shown for line in (*_fact_lines(row), ""))]))
+        return
     grid = Table(box=box.SIMPLE, collapse_padding=True, pad_edge=False, padding=(0, padding))
-    for index in range(len(columns)):
-        width = None if widths is None else widths[index]
-        grid.add_column(Text(one_line(header[index])), width=width, overflow="fold")
+    for name, width in zip(header, widths, strict=True):
+        grid.add_column(Text(one_line(name)), width=width)
     for row in rows:
         grid.add_row(*(Text(one_line(cell)) for cell in row))
     Console(file=sys.stdout, highlight=False, width=terminal_width()).print(grid)
