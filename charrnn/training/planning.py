@@ -56,6 +56,8 @@ def plan_new_run(
         device=environment.device,
         threads=environment.threads * environment.ranks.size,
         precision=environment.precision,
+        documents=corpus_config.has_documents,
+        cell=given.get("cell"),
     )
     training = overlay(choice.training, given)
     if minutes is None and training.steps is None:

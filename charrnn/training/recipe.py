@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from charrnn.config import NUM_GATES, ModelConfig, Precision, TrainConfig
+from charrnn.config import NUM_GATES, Cell, ModelConfig, Precision, TrainConfig
 from charrnn.data.batches import LAST_PART
 
 DEFAULT_MINUTES = 5.0
 NUM_EVALUATIONS = 12  # in a run, if evenly spaced; at first they are closer
 _LONG_TEXT = 500_000  # characters to train on; a shorter text gets a budget of passes
+_LSTM_TEXT = 190_000  # characters from which an LSTM learns more than a GRU with as many parameters
 _PASSES = 30
 _FLOPS_PER_THREAD = {"bfloat16": 2.5e11, "float32": 6e10}  # per second, roughly
 _VALID_PART = 1 / 480  # held-out characters scored by each evaluation, per character trained on
@@ -58,17 +59,22 @@ def recommend(
     threads: int,
     precision: Precision,
     steps: int | None = None,
+    documents: bool = False,
+    cell: Cell | None = None,
 ) -> Recommendation:
     """Choose the network and how to train it for a text of num_chars training characters.
 
     The budget is in seconds or in steps; if both are None, it is the default budget. precision: of the products.
+    documents: whether the text consists of documents, which were shuffled. cell: the one that the user named, if any.
     """
     large = num_chars >= 20_000
+    is_long = num_chars >= _LSTM_TEXT and device == "cpu"
+    chosen = cell or ("lstm" if is_long else "gru")
     model = ModelConfig(
-        cell="gru",
+        cell=chosen,
         vocab_size=vocab_size,
         embedding_dim=64 if num_chars >= 40_000 and vocab_size <= 1000 else 128,
-        hidden_size=512 if large else 256 if num_chars >= 3_000 else 64,
+        hidden_size=448 if large and chosen == "lstm" else 512 if large else 256 if num_chars >= 3_000 else 64,
         num_layers=2 if large and device != "cpu" else 1,
     )
     seq_len = 64 if large else 32
@@ -90,11 +96,13 @@ def recommend(
         flops = seconds * threads * _FLOPS_PER_THREAD[precision]
         passes = min(flops / _flops_per_char(model), 10**15) / num_chars
         budget = f"{seconds / 60:,.3g} minutes"
-    # outputs and recurrent weights are dropped at the same rate: higher for a short text, and for more passes
-    dropped = round(max(0.05, 0.1 * math.log2(min(passes, 16.0) * 250_000 / num_chars)), 2)
+    # outputs and recurrent weights are dropped at the same rate: higher for a short text, and for more passes; even a
+    # text that is not read twice needs some, because its end differs a little from the rest, but not that of documents
+    least = 0.0 if documents and passes <= 1.0 else 0.05
+    dropped = round(max(least, 0.1 * math.log2(min(passes, 16.0) * 250_000 / num_chars)), 2)
     training = dataclasses.replace(training, dropout=min(0.55, dropped), weight_drop=min(0.4, dropped))
     reasons = {
-        "cell": "learns more per minute than an LSTM, and far more than an RNN",
+        "cell": "learns more from a long text than a GRU" if is_long else "learns more from a short text than an LSTM",
         "hidden_size": f"as large as {num_chars:,} characters can use in this time; smaller texts overfit sooner",
         "batch_size": "many small steps learn more than few large ones",
         "dropout": f"{budget} read the text about {passes:,.3g} times; the shorter a text, the sooner it overfits",

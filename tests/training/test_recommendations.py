@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn.config import CELLS, MIN_CHARS, ModelConfig, TrainConfig
+from charrnn.config import CELLS, MIN_CHARS, NUM_GATES, ModelConfig, TrainConfig
 from charrnn.training.recipe import default_budget, estimate_memory, recommend
 
 SIZES = sorted(
@@ -52,10 +52,14 @@ def test_a_recommendation_depends_only_on_its_arguments(num_chars, vocab_size, s
 
 
 def test_longer_texts_get_no_smaller_networks():
-    """More text supports more parameters, needs less dropout and fills larger steps."""
+    """More text supports more recurrent weights, needs less dropout and fills larger steps."""
+
+    def num_weights(model):
+        return NUM_GATES[model.cell] * model.hidden_size**2 * model.num_layers
+
     found = [recommend(size, 65, seconds=300.0, device="cpu", threads=2, precision="float32") for size in SIZES]
     for (smaller, before, _), (larger, after, _) in itertools.pairwise(found):
-        assert larger.hidden_size * larger.num_layers >= smaller.hidden_size * smaller.num_layers
+        assert num_weights(larger) >= num_weights(smaller)
         assert after.dropout <= before.dropout
         assert after.batch_size * after.seq_len >= before.batch_size * before.seq_len
 
@@ -100,6 +104,27 @@ def test_regularisation_grows_with_the_number_of_passes():
         assert few.training.weight_drop < many.training.weight_drop
     for passes, choice in zip((1, 10, 100), by_steps, strict=True):
         assert f"about {passes} times" in choice.reasons["dropout"]
+
+
+def test_documents_that_are_not_read_twice_are_learned_without_dropout():
+    """They were shuffled, so the held-out ones do not differ from the rest, as the end of a text does."""
+    for documents, steps, dropout in ((True, 1000, 0.0), (True, 20_000, 0.05), (False, 1000, 0.05)):
+        _, training, _ = recommend(
+            20_000_000, 65, seconds=None, steps=steps, device="cpu", threads=2, precision="float32", documents=documents
+        )
+        assert (training.dropout, training.weight_drop) == (dropout, dropout)
+
+
+@pytest.mark.parametrize("num_chars", [100_000, 1_000_000])
+def test_the_size_follows_a_cell_that_the_user_named(num_chars):
+    """An LSTM has as many recurrent weights as a GRU, roughly."""
+    sizes = {
+        cell: recommend(
+            num_chars, 65, seconds=60.0, device="cpu", threads=2, precision="float32", cell=cell
+        ).model.hidden_size
+        for cell in CELLS
+    }
+    assert sizes == {"gru": 512, "lstm": 448, "rnn": 512}
 
 
 def test_estimated_memory_grows_with_every_size():
