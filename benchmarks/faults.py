@@ -21,9 +21,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fault_rows import controls, disk, hostile, poisons, processes, runs, saves, strangers
-from fault_rows.internals import CELLS, available_cores
-from fault_rows.outcome import SCALES, Outcome, Row
+from fault_rows import disk, hostile, processes, runs, saves, strangers, tampering
+from fault_rows.outcome import Outcome
+
+from charrnn.config import CELLS
+from charrnn.hardware import available_cores
+
+SCALES = ("smoke", "ci", "night")
+# A fault, what must hold, its tries at each of SCALES, and what tries it: fill(outcome, count, rng)
+Row = tuple[str, str, tuple[int, int, int], Callable[..., None]]
 
 EQUAL = "model, newest state and log are, but for the clock, to the last byte an undisturbed run's"
 SAVED = "saved, ended by the signal, then equal ends"
@@ -59,16 +65,16 @@ def about_processes(scratch: Path, seed: int) -> Iterator[Row]:
     beside = trial(processes.beside, tries=reads)
     yield f"sample and eval beside a training run, {reads} times", "each exits 0, with a whole result", counts, beside
     must_hold = "none in a file; reported, and trained to the end"
-    yield "NaN or infinity in a run, once", must_hold, (2, 12, 60), trial(poisons.poisoned, lasting=False)
+    yield "NaN or infinity in a run, once", must_hold, (2, 12, 60), trial(tampering.poisoned, lasting=False)
     must_hold = "none in a file; exit 7, best model whole; without it the run resumes"
-    yield "NaN or infinity in a run, for good", must_hold, (1, 8, 40), trial(poisons.poisoned, lasting=True)
-    for name in controls.LEFT_OUT:
-        counts = (int(name in (controls.NOTHING, controls.LANES)), 1, len(CELLS))
-        fault = f"control: {name}" + " left out of the state" * (name != controls.NOTHING)
-        must_hold = f"the check finds {'nothing' if name == controls.NOTHING else 'it'}"
-        yield fault, must_hold, counts, trial(controls.resumed_without, name=name)
-    for name in controls.CHANGES:
-        yield f"control: {name}", "the check finds it", (1, 1, 1), trial(controls.with_change, name=name)
+    yield "NaN or infinity in a run, for good", must_hold, (1, 8, 40), trial(tampering.poisoned, lasting=True)
+    for name in tampering.LEFT_OUT:
+        counts = (int(name in (tampering.NOTHING, tampering.LANES)), 1, len(CELLS))
+        fault = f"control: {name}" + " left out of the state" * (name != tampering.NOTHING)
+        must_hold = f"the check finds {'nothing' if name == tampering.NOTHING else 'it'}"
+        yield fault, must_hold, counts, trial(tampering.resumed_without, name=name)
+    for name in tampering.CHANGES:
+        yield f"control: {name}", "the check finds it", (1, 1, 1), trial(tampering.with_change, name=name)
 
 
 def about_files(scratch: Path) -> Iterator[Row]:
@@ -102,14 +108,14 @@ def about_files(scratch: Path) -> Iterator[Row]:
 def about_strangers(scratch: Path) -> Iterator[Row]:
     """The rows about what others prepared, and about a command's first moments."""
 
-    def trial(function: Callable[..., None]) -> Any:
-        return functools.partial(function, scratch / "strangers")
+    def trial(function: Callable[..., None], **options: Any) -> Any:
+        return functools.partial(function, scratch / "strangers", **options)
 
     must_hold = "nothing of it is executed, and the command does its work"
     fault = "files named random.py, charrnn/, ... in the current folder while kernels are compiled"
-    yield fault, must_hold, (0, 1, 6), trial(strangers.planted_modules)
+    yield fault, must_hold, (0, 1, 6), trial(strangers.planted, plant=strangers.plant_modules)
     fault = "others can write to the cache, and each compiled kernel there is a pickle that acts"
-    yield fault, must_hold, (0, 1, 6), trial(strangers.planted_kernels)
+    yield fault, must_hold, (0, 1, 6), trial(strangers.planted, plant=strangers.plant_kernels)
     must_hold = "exit 1 in one line; what the link points to is as it was"
     yield "links and FIFOs in a run's folder", must_hold, (2, 42, 42), trial(strangers.links)
     must_hold = "ends without opening them; nothing of them is cached"
@@ -164,7 +170,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="charrnn-faults-") as name:
         for outcome, seconds in tried(Path(name).resolve(), options):
             print(line(outcome, seconds), flush=True)
-            done.append({**vars(outcome), "held": outcome.held, "seconds": round(seconds, 2)})
+            failures = outcome.failures[:20]
+            done.append({**vars(outcome), "failures": failures, "held": outcome.held, "seconds": round(seconds, 2)})
     broken = [record for record in done if not record["held"]]
     print(f"\n{len(done) - len(broken)} of {len(done)} rows held, in {time.monotonic() - begun:.0f} s")
     for record in broken:

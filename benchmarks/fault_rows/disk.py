@@ -16,7 +16,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from unittest import mock
 
 from fault_rows.outcome import Broken, expect
 
-NOTHING, FOR_A_WHILE = "nothing", " for a while"
+FOR_A_WHILE = " for a while"
 KILLS = ("kill before", "kill half", "kill after")
 SHORT, TORN = "a short write", "EIO after half a write"
 _CHANGING = "openat write ftruncate fsync close rename renameat renameat2 unlink unlinkat"
@@ -75,32 +75,31 @@ def watched(folder: Path, handler: Handler) -> Iterator[None]:
     """Pass every operation on the files in this folder except its lock, and on itself, to the handler."""
     open_file, handles = Path.open, dict[int, Path]()
 
-    def is_watched(path: Any) -> bool:
-        path = Path(os.fsdecode(path))
-        return folder in (path, path.parent) and not path.name.startswith(".lock")
+    def is_watched(path: Path | None) -> bool:
+        return path is not None and folder in (path, path.parent) and not path.name.startswith(".lock")
 
     def watched_file(path: Path, mode: str = "r", buffering: int = -1, **options: Any) -> Any:
         if not is_watched(path) or not set(mode) & set("wax+"):
             return open_file(path, mode, buffering, **options)
-        file = by_path("open", _File, path, mode, handler)
+        file = call("open", _File, path, mode, handler)
+        handles[file.fileno()] = path
         return file if buffering == 0 else io.BufferedWriter(file)
 
-    def by_path(kind: str, function: Callable[..., Any], path: Any, *more: Any, **options: Any) -> Any:
-        act = functools.partial(function, path, *more, **options)
+    def call(kind: str, function: Callable[..., Any], which: Any, *more: Any, **options: Any) -> Any:
+        """Do something to a file, by its path or by its handle."""
+        path = handles.get(which) if isinstance(which, int) else Path(os.fsdecode(which))
+        act = functools.partial(function, which, *more, **options)
         if not is_watched(path):
             return act()
-        result = handler(Operation(kind, Path(path), act, target=Path(more[0]) if kind == "replace" else None))
-        if kind == "open":
-            handles[result if isinstance(result, int) else result.fileno()] = Path(path)
+        if kind == "close":
+            del handles[which]
+        result = handler(Operation(kind, path, act, target=Path(more[0]) if kind == "replace" else None))
+        if isinstance(result, int):  # a handle
+            handles[result] = path
         return result
 
-    def by_handle(kind: str, function: Callable[..., Any], handle: int) -> Any:
-        path = handles.pop(handle, None) if kind == "close" else handles.get(handle)
-        act = functools.partial(function, handle)
-        return handler(Operation(kind, path, act)) if path else act()
-
-    calls = {kind: functools.partial(by_path, kind, getattr(os, kind)) for kind in ("open", "replace", "unlink")}
-    calls |= {kind: functools.partial(by_handle, kind, getattr(os, kind)) for kind in ("fsync", "close")}
+    kinds = ("open", "replace", "unlink", "fsync", "close")
+    calls = {kind: functools.partial(call, kind, getattr(os, kind)) for kind in kinds}
     with (
         mock.patch.object(Path, "open", watched_file),
         mock.patch("charrnn.runs.log.open_own", lambda path, mode: watched_file(path, mode, 0)),
@@ -111,16 +110,17 @@ def watched(folder: Path, handler: Handler) -> Iterator[None]:
 
 @dataclass
 class Fault:
-    """A failure or a kill at the n-th operation of some work (from 0), until it is healed.
+    """A failure or a kill at the n-th operation of some work (from 0, -1 for none), until it is healed.
 
-    how: NOTHING, one of KILLS, SHORT, TORN or the name of an error; or in strace's words, as
-    "error=EIO", at the n-th system call of a kind. operations: those so far.
+    how: one of KILLS, SHORT, TORN or the name of an error; or in strace's words, as "error=EIO", at the n-th
+    system call of a kind (from 1). operations: those so far. places: their kinds and numbers.
     """
 
-    how: str = NOTHING
+    how: str = ""
     nth: int = -1
     kind: str = ""
     operations: list[Operation] = field(default_factory=list)
+    places: list[tuple[str, int]] = field(default_factory=list)
     healed: bool = False
 
     @property
@@ -133,8 +133,9 @@ class Fault:
         """Do an operation, fail it or die."""
         number, how = len(self.operations), self.how.removesuffix(FOR_A_WHILE)
         self.operations.append(operation)
+        self.places.append((operation.kind, number))
         lasts = how != self.how and number > self.nth
-        if self.healed or how == NOTHING or not (number == self.nth or lasts):
+        if self.healed or self.nth < 0 or not (number == self.nth or lasts):
             return operation.act()
         half = len(operation.data) // 2
         if how == SHORT:
@@ -147,11 +148,19 @@ class Fault:
             os.kill(os.getpid(), signal.SIGKILL)
         raise self.error
 
-    def at(self, folder: Path, *, thread: int | None = None) -> AbstractContextManager[Any]:
+    @contextmanager
+    def at(self, folder: Path, *, thread: int | None = None) -> Iterator[None]:
         """Let it happen in a folder of this process, or by strace to one of its threads."""
         if "=" not in self.how:
-            return watched(folder, self)
-        return traced("-e", f"inject={self.kind}:{self.how}:when={self.nth}", thread=thread)
+            with watched(folder, self):
+                yield
+            return
+        log = folder.parent / "calls"
+        fault = ["-e", f"inject={self.kind}:{self.how}:when={self.nth}"] if self.kind else []
+        with traced("-o", str(log), *fault, thread=thread):
+            yield
+        counts = Counter(re.findall(r"^(\w+)\(", log.read_text(encoding="utf-8", errors="replace"), re.M))
+        self.places = [(name, n) for name, count in counts.items() for n in range(1, count + 1)]
 
 
 @contextmanager
@@ -159,7 +168,7 @@ def traced(*options: str, thread: int | None = None) -> Iterator[None]:
     """Have strace follow one thread of this process, this one or that of a number."""
     ctypes.CDLL(None).prctl(_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)  # anybody may attach
     calls = "trace=" + ",".join(f"?{name}" for name in _CALLS.split())
-    command = ["strace", "-p", str(thread or threading.get_native_id()), "-o", os.devnull, "-e", calls, *options]
+    command = ["strace", "-p", str(thread or threading.get_native_id()), "-e", calls, *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
         try:
             line = strace.stderr.readline() if strace.stderr else ""
@@ -170,20 +179,13 @@ def traced(*options: str, thread: int | None = None) -> Iterator[None]:
             strace.wait()
 
 
-@functools.cache
 def lack_of_strace() -> str:
     """Why nothing can be traced here; nothing where it can."""
     try:
-        with traced():
+        with traced("-o", os.devnull):
             return ""
     except (OSError, Broken) as error:
         return str(error)
-
-
-def system_calls(log: Path) -> list[tuple[str, int]]:
-    """The system calls in a log of strace, each by name and number, from 1."""
-    counts = Counter(re.findall(r"^(\w+)\(", log.read_text(encoding="utf-8", errors="replace"), re.M))
-    return [(name, n) for name, count in counts.items() for n in range(1, count + 1)]
 
 
 class _Bytes:

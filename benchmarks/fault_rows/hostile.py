@@ -27,9 +27,13 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from fault_rows.internals import CorpusConfig, Cursor, ModelConfig, ScalarState, TrainConfig, read_tensors
-from fault_rows.outcome import Outcome, expect, problem_of
-from fault_rows.runs import FORK, MODEL, ended, in_fork, make_text, refusal
+from charrnn.config import CorpusConfig, ModelConfig, TrainConfig
+from charrnn.data.batches import Cursor
+from charrnn.files import MODEL_NAME
+from charrnn.model.container import read_tensors
+from charrnn.training.state import ScalarState
+from fault_rows.outcome import Outcome, expect
+from fault_rows.runs import FORK, in_fork, make_text, refusal, run_command
 
 HOSTILE, STATE = "hostile", "state-20.safetensors"  # names of a run and of a file
 _ZEROS = "0" * 64
@@ -87,13 +91,9 @@ class Good:
     def cases(self) -> list[list["Case"]]:
         """All hostile files made from it, by families."""
 
-        def case(name: str, content: Any, *may_load: bool) -> Case:
-            put = content if callable(content) else functools.partial(Path.write_bytes, data=content)
-            return Case(self, f"{self.kind}: {name}", put, *may_load)
-
         contents = (self.values(), self.misfits(), self.entries())
         families = (*contents, self.no_files(), self.foreign(), self.deep_and_wide(), self.padded())
-        return [list(itertools.starmap(case, family)) for family in families]
+        return [[Case(self, f"{self.kind}: {name}", *more) for name, *more in family] for family in families]
 
     def no_files(self) -> Named:
         """Things that aren't regular files, or never end."""
@@ -108,12 +108,12 @@ class Good:
             os.truncate(path, _HOLE)
 
         yield from {"a folder": Path.mkdir, "a FIFO": os.mkfifo, "a socket": put_socket, "a hole": put_hole}.items()
-        for target in (MODEL, STATE, "/dev/zero", "/proc/self/mem"):  # the file itself, and one that isn't there
+        for target in (MODEL_NAME, STATE, "/dev/zero", "/proc/self/mem"):  # the file itself, and one that isn't there
             yield f"a link to {target}", functools.partial(os.symlink, target)
 
     def foreign(self) -> Named:
         """Pickles, also in disguise, headers whose length is a lie, and checksums in the wrong place."""
-        harm = pickle.dumps(_Harm(self.harm), protocol=0)
+        harm = pickle.dumps(Harm(self.harm), protocol=0)
         befores = {"": b"", " behind a header": self.data[: -len(self.body)], " behind it": self.data}
         for name, before in {**befores, " in a zip": b"PK\3\4" + bytes(26)}.items():
             yield f"a pickle{name}", before + harm
@@ -219,15 +219,19 @@ class Good:
 
 
 class Case(NamedTuple):
-    """A hostile file of a good one's kind, and what makes it. may_load: it only says odd things."""
+    """A hostile file of a good one's kind: its bytes, or what makes it. may_load: it only says odd things."""
 
     good: Good
     name: str
-    put: Callable[[Path], Any]
+    content: bytes | Callable[[Path], Any]
     may_load: bool = False
 
+    def put(self, path: Path) -> None:
+        """Make the file."""
+        path.write_bytes(self.content) if isinstance(self.content, bytes) else self.content(path)
 
-class _Harm(NamedTuple):
+
+class Harm(NamedTuple):
     """Makes a folder when it is unpickled."""
 
     path: Path
@@ -285,41 +289,40 @@ def fill(folder: Path, outcome: Outcome, count: int, rng: random.Random) -> None
         return
     folder.mkdir()
     (folder / "text.txt").write_text(make_text(4000))
-    code, child = ended(f"{_TRAIN} --run good {_GOOD} --steps 30".split(), folder)
-    expect(code == 0, child.errors())
-    good = folder / "checkpoints" / "good"
-    unfinished = min(good.glob("state-*"), key=lambda path: int(path.stem.removeprefix("state-")))
-    model, state = Good(good / MODEL, "model"), Good(unfinished, "state")
+    run_command(f"{_TRAIN} --run good {_GOOD} --steps 30".split(), folder)
+    run = folder / "checkpoints" / "good"
+    unfinished = min(run.glob("state-*"), key=lambda path: int(path.stem.removeprefix("state-")))
+    model, state = Good(run / MODEL_NAME, "model"), Good(unfinished, "state")
     families = [family for both in zip(model.cases(), state.cases(), strict=True) for family in both]
     for family in families:
         rng.shuffle(family)
     in_turn = (case for several in itertools.zip_longest(*families) for case in several if case)
     for number, case in enumerate(itertools.islice(in_turn, count)):
-        outcome.note(case.name, problem_of(check_case, folder, case, number % 4 == 0))
+        with outcome.attempt(case.name):
+            check_case(folder, case, number % 4 == 0)
         shutil.rmtree(folder / "checkpoints" / HOSTILE, ignore_errors=True)
 
 
 def check_case(folder: Path, case: Case, as_command: bool) -> None:
     """The function that reads such a file refuses it, and so do the commands; or, if it may load, nothing breaks."""
     is_model = case.good.kind == "model"
-    path = folder / "checkpoints" / HOSTILE / (MODEL if is_model else STATE)
+    path = folder / "checkpoints" / HOSTILE / (MODEL_NAME if is_model else STATE)
     path.parent.mkdir()
     expect(in_fork(functools.partial(case.put, path)) == 0, "could not be made")
     room = path.lstat().st_blocks * 512
-    found, seconds, grown = measured(path, folder / "checkpoints" / "good" / MODEL)
+    found, seconds, grown = measured(path, folder / "checkpoints" / "good" / MODEL_NAME)
     expect(not found or found.startswith(f"{path}: "), f"the error doesn't name the file: {found}")
     used = f"{seconds:.2f} s, {grown / 1e6:,.0f} MB for a file of {room / 1e6:,.0f} MB"
     expect(seconds <= _SECONDS and grown <= 4 * room + _MEMORY, used)
     expect(found or case.may_load or not is_model, "loads")
-    commands = [f"{_TRAIN} --run {HOSTILE}"]
-    if is_model:
-        commands = [f"info {path}", f"info {path} --json", f"eval --model {path}"]
+    commands = [f"info {path}", f"info {path} --json", f"eval --model {path}"]
+    if not is_model:
+        commands = [f"{_TRAIN} --run {HOSTILE}"]
     for command in commands[:as_command] if found else commands:
-        code, child = ended(command.split(), folder, before=limit_space)
-        errors = child.errors()
-        result = f"{command} ended with {code} and {errors[-300:]!r}"
-        expect("Traceback" not in errors and (code == 0 or errors.count("\n") == 1), result)
-        expect(code in (_HARMLESS if case.may_load and not found else (4,)), result)
+        codes = _HARMLESS if case.may_load and not found else (4,)
+        child = run_command(command.split(), folder, codes, before=limit_space)
+        expect("Traceback" not in child.errors(), child.errors()[-300:])
+        expect(child.exitcode == 0 or child.errors().count("\n") == 1, child.errors()[-300:])
     expect(not case.good.harm.exists(), "was executed")
 
 
@@ -330,6 +333,9 @@ def measured(path: Path, good: Path) -> tuple[str, float, int]:
     """
     ours, theirs = FORK.Pipe(duplex=False)
 
+    def peak() -> int:  # bytes of memory that this process has taken at most
+        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+
     def measure() -> None:
         refusal(good)
         limit_space()
@@ -339,15 +345,8 @@ def measured(path: Path, good: Path) -> tuple[str, float, int]:
         found = refusal(path)[:1000]
         theirs.send((found, time.process_time() - begun, peak() - before))
 
-    status = in_fork(measure)
-    expect(status == 0, f"reading hangs or breaks: {status}")
-    answer: tuple[str, float, int] = ours.recv()
-    return answer
-
-
-def peak() -> int:
-    """Bytes of memory that this process has taken at most."""
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+    expect(in_fork(measure) == 0, "reading hangs or breaks")
+    return ours.recv()
 
 
 def limit_space() -> None:

@@ -1,10 +1,12 @@
 """A row of the table, and how its tries are counted: a try that raises has not survived."""
 
-from collections.abc import Callable
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
-SCALES = ("smoke", "ci", "night")
+Case = TypeVar("Case")
 
 
 class Broken(Exception):
@@ -17,38 +19,40 @@ def expect(holds: object, problem: str) -> None:
         raise Broken(problem)
 
 
-def problem_of(trial: Callable[..., Any], *arguments: Any) -> str | None:
-    """Call a trial; return what it found wrong, None if nothing."""
-    try:
-        trial(*arguments)
-    except Exception as error:  # a trial that fails by itself proves nothing
-        return str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {error}"
-    return None
+def choose(cases: Sequence[Case], count: int, rng: random.Random) -> Sequence[Case]:
+    """Return all cases in order, or so many of them at random if there are more."""
+    return cases if len(cases) <= count else rng.sample(cases, count)
 
 
 @dataclass
 class Outcome:
     """How often a fault was tried and survived, and the first failures; skipped: why nothing can be tried here."""
 
-    fault: str
-    must_hold: str
+    fault: str = ""
+    must_hold: str = ""
     tried: int = 0
     survived: int = 0
     failures: list[str] = field(default_factory=list)
     skipped: str = ""
 
-    def note(self, name: str, problem: str | None, *, tries: int = 1) -> None:
-        """Count tries that had this problem, or none."""
+    @contextmanager
+    def attempt(self, name: str, *, tries: int = 1) -> Iterator[None]:
+        """Count so many tries, which survive unless the block raises."""
         self.tried += tries
-        if problem is None:
-            self.survived += tries
-        elif len(self.failures) < 20:
+        try:
+            yield
+        except Exception as error:  # a trial that fails by itself proves nothing
+            problem = str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {error}"
             self.failures.append(f"{name}: {problem}")
+        else:
+            self.survived += tries
+
+    def add(self, other: "Outcome") -> None:
+        """Add the tries of another outcome."""
+        self.tried += other.tried
+        self.survived += other.survived
+        self.failures += other.failures
 
     @property
     def held(self) -> bool:
         return bool(self.skipped) or (self.tried > 0 and self.survived == self.tried)
-
-
-# A fault, what must hold, its tries at each of SCALES, and what tries it: fill(outcome, count, rng)
-Row = tuple[str, str, tuple[int, int, int], Callable[..., None]]

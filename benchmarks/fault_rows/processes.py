@@ -7,17 +7,13 @@ import os
 import re
 import select
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from fault_rows.disk import KILLS, Fault, Operation, watched
 from fault_rows.outcome import expect
-from fault_rows.runs import FILES, FORK, PATIENCE, RUN, SAVE_EVERY, Child, Try, ended, wait_until
+from fault_rows.runs import FILES, FORK, PATIENCE, RUN, SAVE_EVERY, Child, Try, run_command, start_afresh, wait_until
 
-_PACKAGE = Path(__file__).parents[2]
 _AT_ONCE = 1.0  # seconds, on a busy machine
 _HEARD = "stopping after this step"
 _ENDLESS = 10**6  # steps
@@ -27,10 +23,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def in_own_process(run: Try) -> None:
     """Give the command in a fresh interpreter, as people do: this shows what forks hide, if anything."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(run.folder / "cache"), "PYTHONPATH": str(_PACKAGE)}
-    command = [sys.executable, "-m", "charrnn", *run.command()]
-    done = subprocess.run(command, cwd=run.folder, env=environment, capture_output=True, text=True, check=False)
-    expect(done.returncode == 0, f"exit code {done.returncode}: {done.stderr[-200:]}")
+    run_command(run.command(), run.folder, before=start_afresh)
     run.check_equal(run.whole)
 
 
@@ -48,7 +41,7 @@ def killed(run: Try) -> None:
             run.counts["of them while a file was written"] += any(run.run.glob(".*.tmp"))
             run.check_whole()
             continue
-        expect(code == 0, f"ended with {code}: {child.last_line()}")
+        child.must_end(0)
         if run.counts["kills"]:
             break
         run.clear()  # it ended before it was to be killed
@@ -65,12 +58,12 @@ def interrupted(run: Try, *, number: int) -> None:
         child.send(number)
         heard = child.wait_for(lambda: _HEARD in child.errors())
         seconds = time.monotonic() - begun
-        code = child.wait()
+        child.wait()
     if run.is_over():
         run.counts["had finished"] += 1
         run.check_equal(run.whole)
         return
-    expect(code == -number, f"ended with {code}: {child.last_line()}")
+    child.must_end(-number)
     expect(heard and seconds <= _AT_ONCE, f"the line on stderr came after {seconds:.1f} s, or never")
     said = re.search(r"stopped after step (\d+); the same command resumes from there$", child.last_line())
     newest = run.states()[0].name
@@ -96,8 +89,8 @@ def blocked(run: Try) -> None:
         time.sleep(run.rng.uniform(0.0, 0.1))
         with open(end, "rb") as reader:
             said = reader.read().decode(errors="replace").strip()
-        code = child.wait()
-    expect(code == -number and _HEARD in said, f"ended with {code} by {number}: {said[-200:]}")
+        child.must_end(-number)
+    expect(_HEARD in said, f"{number} was answered with: {said[-200:]}")
     run.check_ended()
     run.check_resumed()
 
@@ -122,12 +115,10 @@ def twice(run: Try) -> None:
             time.sleep(rng.uniform(0.0, 0.05))
         begun = time.monotonic()
         child.send(second)
-        code = child.wait()
+        child.must_end(-second, -second if waits else -first)
         seconds = time.monotonic() - begun
     slow.unlink(missing_ok=True)
     run.counts["of them before the first was heard"] += not waits
-    expected = (-second,) if waits else (-first, -second)
-    expect(code in expected, f"ended with {code} by {first} and {second}: {child.last_line()}")
     expect(seconds <= _AT_ONCE, f"went on for {seconds:.1f} s")
     run.check_resumed()
 
@@ -143,18 +134,17 @@ def together(run: Try) -> None:
                 stack.enter_context(Child(command, run.folder, tag=f"{number}-{index}", before=gate.wait))
                 for index in range(count)
             ]
-            wait_until(lambda children=children: sum(child.wait(0.0) is None for child in children) <= 1)
-            trains, *more = [child for child in children if child.wait(0.0) is None]
+            wait_until(lambda children=children: sum(child.exitcode is None for child in children) <= 1)
+            trains, *more = [child for child in children if child.exitcode is None]
             expect(not more, f"{1 + len(more)} of {count} train")
-            in_use = f"{FILES} is in use by process {trains.pid}; "
+            children.remove(trains)
             for child in children:
-                right = child is trains or (child.wait() == 5 and in_use in child.errors())
-                expect(right, f"one ended with {child.exitcode}: {child.last_line()}")
+                child.must_end(5)
+                expect(f"{FILES} is in use by process {trains.pid}; " in child.errors(), child.last_line())
             expect(run.wait_for_line(trains, 3), f"it ended: {trains.last_line()}")
             trains.send(number)
-            code = trains.wait()
+            trains.must_end(-number)
             run.check_whole()
-            expect(code == -number, f"it ended with {code}: {trains.last_line()}")
     expect(len(run.events("plan")) == 1, f"{len(run.events('plan'))} runs began")
 
 
@@ -173,9 +163,9 @@ def beside(run: Try) -> None:
         child.wait_for(run.model.exists)
         for number in range(READS):
             read(run, "sample" if number % 2 else "eval")
-            expect(child.wait(0.0) is None, f"training ended: {child.last_line()}")
+            expect(child.exitcode is None, f"training ended: {child.last_line()}")
         child.send(signal.SIGTERM)
-        child.wait()
+        child.must_end(-signal.SIGTERM)
     run.counts["models were written"] += len(run.events("saved"))
 
 
@@ -186,9 +176,8 @@ def read(run: Try, command: str) -> None:
         "sample": f"-n {length} --no-echo --null --seed {seed} --threads {threads}",
         "eval": "--json --device cpu",
     }
-    code, child = ended(f"{command} -m {RUN} {options[command]}".split(), run.folder, tag=command)
+    child = run_command(f"{command} -m {RUN} {options[command]}".split(), run.folder, tag=command)
     out = child.out.read_text(encoding="utf-8")
-    expect(code == 0, f"{command} ended with {code}: {child.last_line()}")
     if command == "sample":
         expect(len(out) == length + 1 and out[-1] == "\0", f"sample printed {len(out)} of {length} characters")
     else:

@@ -21,39 +21,35 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fault_rows.internals import (
-    CELLS,
-    ModelFileError,
-    available_cores,
-    has_fast_bfloat16,
-    kernel_cache,
-    load_model,
-    read_tensors,
-)
-from fault_rows.outcome import Outcome, expect, problem_of
+import charrnn
+from charrnn.config import CELLS
+from charrnn.errors import ModelFileError
+from charrnn.files import MODEL_NAME, kernel_cache
+from charrnn.hardware import available_cores
+from charrnn.model.container import read_tensors
+from charrnn.model.file import load_model
+from charrnn.numerics.processor import has_fast_bfloat16
+from charrnn.runs.folder import LOG_NAME, REPORT_NAME, SESSION_EVENTS
+from fault_rows.outcome import Outcome, expect
 
 PATIENCE = 120.0  # seconds, after which a process hangs
 PRECISIONS = ("float32", "bfloat16") if has_fast_bfloat16() else ("float32",)
 FORK = multiprocessing.get_context("fork")
-Before = Callable[[], Any]
-_PR_SET_PDEATHSIG = 1
-_SMALL = "--num-layers 1 --hidden-size 2 --embedding-dim 2 --batch-size 2 --seq-len 4 --steps 2 --device cpu --quiet"
-_DROP = "--dropout 0.5 --weight-drop 0.5"
 RUN = "run"  # the name of every run here
 FILES = Path("checkpoints", RUN)
-MODEL = "model.safetensors"
 SAVE_EVERY = (0.0, 0.02, 0.1, 60.0)  # seconds; a run's result does not depend on it
+_PR_SET_PDEATHSIG = 1
+_SMALL = "--num-layers 1 --hidden-size 2 --embedding-dim 2 --batch-size 2 --seq-len 4 --steps 2 --device cpu --quiet"
 _SIZES = "--num-layers 2 --hidden-size 20 --embedding-dim 8 --batch-size 24 --seq-len 16 --learning-rate 0.01"
 _DROPOUT = {True: "--dropout 0.2 --weight-drop 0.1", False: "--dropout 0"}
 _OF_THE_CLOCK = ("chars_per_second", "seconds_left")
-_OF_A_SITTING = ("resumed", "warning")  # events
 _WORDS = ("ba", "bane", "dor", "dorin", "e", "ilu", "kest", "lo", "mirra", "na", "ost", "sa", "tul.\n", "ven")
 
 
@@ -61,7 +57,7 @@ def prepare(text: Path, folder: Path) -> None:
     """Use every cell once in this process, so that forks find everything imported and every kernel loaded."""
     os.environ["NUMBA_CACHE_DIR"] = str(kernel_cache())  # for all processes, whatever their cache of texts is
     commands = [
-        f"train {text} --run {cell}-{precision} --cell {cell} --precision {precision} {_SMALL} {_DROP}"
+        f"train {text} --run {cell}-{precision} --cell {cell} --precision {precision} {_SMALL} {_DROPOUT[True]}"
         for cell, precision in itertools.product(CELLS, PRECISIONS)
     ]
     for command in (*commands, "eval --device cpu", "sample -n 5 --seed 1"):
@@ -74,7 +70,7 @@ def prepare(text: Path, folder: Path) -> None:
     gc.freeze()  # a collection in a fork would copy everything that it shares with this process
 
 
-def _be_command(arguments: Sequence[str], folder: Path, before: Before = lambda: None) -> None:
+def _be_command(arguments: Sequence[str], folder: Path, before: Callable[[], Any] = lambda: None) -> None:
     from charrnn.cli import main as cli
 
     os.chdir(folder)
@@ -82,6 +78,15 @@ def _be_command(arguments: Sequence[str], folder: Path, before: Before = lambda:
     sys.argv = ["charrnn", *arguments]
     before()
     cli.main()
+
+
+def start_afresh(**variables: str) -> None:
+    """Be the command in a fresh interpreter, as the installed command is; for Child's `before`.
+
+    Python doesn't look for modules in the current folder. variables: of its environment.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(Path(charrnn.__file__).parents[1]), **variables}
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "charrnn", *sys.argv[1:]], environment)
 
 
 def in_fork(work: Callable[[], Any]) -> int | None:
@@ -99,10 +104,10 @@ class Child(FORK.Process):
     before: what the process does first, in its folder; there it may break things.
     """
 
-    def __init__(self, arguments: Sequence[str], folder: Path, *, tag: str = "last", **options: Before) -> None:
+    def __init__(self, arguments: Sequence[str], folder: Path, *, tag: str = "last", **before: Any) -> None:
         super().__init__()
-        self.out, self.err = folder / f"{tag}.out", folder / f"{tag}.err"
-        self._be_command = functools.partial(_be_command, arguments, folder, **options)
+        self.out, self.err, self.command = folder / f"{tag}.out", folder / f"{tag}.err", " ".join(arguments)
+        self._be_command = functools.partial(_be_command, arguments, folder, **before)
         self.start()
 
     def __enter__(self) -> "Child":
@@ -124,13 +129,18 @@ class Child(FORK.Process):
         self._be_command()
 
     def wait(self, seconds: float = PATIENCE) -> int | None:
-        """How it ended, -n by signal n; None while it runs."""
-        self.join(seconds)
+        """Wait for its end; return how it ended, -n by signal n, or None if it still runs."""
+        wait_until(lambda: self.exitcode is not None, seconds)
         return self.exitcode
 
     def wait_for(self, holds: Callable[[], bool]) -> bool:
         """Wait until something holds; False if the process ended before it did."""
-        return wait_until(lambda: holds() or self.wait(0.0) is not None) and holds()
+        return wait_until(lambda: holds() or self.exitcode is not None) and holds()
+
+    def must_end(self, *codes: int) -> None:
+        """Wait for its end, which must be one of these."""
+        code = self.wait()
+        expect(code in codes, f"{self.command:.40} ended with {code}: {self.last_line()}")
 
     def send(self, number: int) -> None:
         """Send a signal, unless the process has ended: its number may be another's by now."""
@@ -144,15 +154,16 @@ class Child(FORK.Process):
         return (self.errors().strip().splitlines() or ["(nothing)"])[-1]
 
 
-def ended(arguments: Sequence[str], folder: Path, **options: Any) -> tuple[int | None, Child]:
-    """Run a command to its end: its exit code, -n by signal n, None if it hung; and the process."""
+def run_command(arguments: Sequence[str], folder: Path, codes: Sequence[int] = (0,), **options: Any) -> Child:
+    """Run a command to its end, which must be one of these codes; return the process."""
     with Child(arguments, folder, **options) as child:
-        return child.wait(), child
+        child.must_end(*codes)
+    return child
 
 
-def wait_until(holds: Callable[[], bool]) -> bool:
+def wait_until(holds: Callable[[], bool], seconds: float = PATIENCE) -> bool:
     """Wait until something holds, but not forever; return whether it does."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + seconds
     while not holds() and time.monotonic() < end:
         time.sleep(0.001)
     return holds()
@@ -163,12 +174,6 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def concurrently(function: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
-    """A function's results, as many at a time as there are cores, from processes that may fork."""
-    with ProcessPoolExecutor(min(8, available_cores()), mp_context=FORK, initializer=_die_with_parent) as pool:
-        yield from pool.map(function, jobs)
-
-
 def make_text(length: int) -> str:
     """Words of a made-up language."""
     return " ".join(random.Random(0).choices(_WORDS, k=length))[:length]
@@ -177,7 +182,7 @@ def make_text(length: int) -> str:
 def refusal(path: Path) -> str:
     """The error that a model or a state is refused with; nothing if it loads."""
     try:
-        load_model(path) if path.name == MODEL else read_tensors(path, kind="state")
+        load_model(path) if path.name == MODEL_NAME else read_tensors(path, kind="state")
     except ModelFileError as error:
         return str(error)
     return ""
@@ -197,7 +202,7 @@ class Files:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.run = folder, folder / FILES
-        self.model, self.log = self.run / MODEL, self.run / "log.jsonl"
+        self.model, self.log = self.run / MODEL_NAME, self.run / LOG_NAME
 
     def states(self) -> list[Path]:
         """The states, newest first."""
@@ -207,13 +212,13 @@ class Files:
         return self.log.read_bytes().count(b"\n") if self.log.exists() else 0
 
     def events(self, kind: str = "") -> list[dict[str, Any]]:
-        """The log's events, all or of a kind, without what the clock says and what belongs to one sitting."""
+        """The log's events, all or of a kind, without what the clock says and what belongs to one session."""
         text = self.log.read_text("utf-8")
         expect(not re.search(r"\bNaN\b|Infinity", text), "log.jsonl: a value that is not finite")
         return [
             {name: value for name, value in event.items() if name not in _OF_THE_CLOCK}
             for event in map(json.loads, text.splitlines())
-            if event["event"] not in _OF_A_SITTING and kind in ("", event["event"])
+            if event["event"] not in SESSION_EVENTS and kind in ("", event["event"])
         ]
 
     def is_over(self) -> bool:
@@ -230,7 +235,7 @@ class Files:
     def check_ended(self) -> None:
         """A run that has ended by itself leaves whole files, two states, no temporary file, no name of its process."""
         self.check_whole()
-        ours = {MODEL, "log.jsonl", ".lock", "report.html", *(path.name for path in self.states()[:2])}
+        ours = {MODEL_NAME, LOG_NAME, ".lock", REPORT_NAME, *(path.name for path in self.states()[:2])}
         odd = {path.name for path in self.run.iterdir()} - ours
         expect(not odd, f"left behind: {odd}")
 
@@ -273,8 +278,7 @@ class Try(Files):
 
     def finish(self, *more: object) -> None:
         """Give the same command again; it must succeed."""
-        code, child = ended(self.command(*more), self.folder, tag="end")
-        expect(code == 0, f"the same command then ended with {code}: {child.last_line()}")
+        run_command(self.command(*more), self.folder, tag="end")
 
     def check_resumed(self) -> None:
         """What is there is whole; the same command goes on, to the undisturbed run's bytes."""
@@ -299,11 +303,26 @@ class Trials(NamedTuple):
         outcome.skipped = "" if self.settings else "this processor has no fast bfloat16"
         in_turn = enumerate(itertools.islice(itertools.cycle(self.settings), count))
         runs = [Try(setting, self.scratch, number, rng.getrandbits(63)) for number, setting in in_turn]
-        total: Counter[str] = Counter()
-        for run, problem in concurrently(functools.partial(_attempt, self.trial), runs):
-            outcome.note(f"{run.setting}, number {run.number}", problem, tries=self.tries)
-            total += run.counts
-        outcome.fault += f" ({', '.join(f'{number} {what}' for what, number in total.items())})" if total else ""
+        counts = Counter[str]()
+        with ProcessPoolExecutor(min(8, available_cores()), mp_context=FORK, initializer=_die_with_parent) as pool:
+            for part, of_run in pool.map(self.attempt, runs):
+                outcome.add(part)
+                counts += of_run
+        outcome.fault += f" ({', '.join(f'{number} {what}' for what, number in counts.items())})" if counts else ""
+
+    def attempt(self, run: Try) -> tuple[Outcome, Counter[str]]:
+        """Call the trial, after the undisturbed run of its setting, if that is the first one."""
+        seconds, part = run.whole.folder / "seconds", Outcome()
+        if not seconds.exists():
+            run.whole.folder.mkdir()
+            begun = time.monotonic()
+            run_command(run.command(), run.whole.folder)
+            run.whole.check_ended()
+            seconds.write_text(str(time.monotonic() - begun))
+        run.clear()
+        with part.attempt(f"{run.setting}, number {run.number}", tries=self.tries):
+            self.trial(run)
+        return part, run.counts
 
 
 def make_settings(seed: int) -> list[Setting]:
@@ -311,17 +330,3 @@ def make_settings(seed: int) -> list[Setting]:
     rng, others = random.Random(seed), list(itertools.product((False, True), PRECISIONS, (1, 2, 3)))
     of_each = [[Setting(cell, *other) for other in rng.sample(others, len(others))] for cell in CELLS]
     return list(itertools.chain(*zip(*of_each, strict=True)))
-
-
-def _attempt(trial: Callable[[Try], None], run: Try) -> tuple[Try, str | None]:
-    """Call a trial, after the undisturbed run of its setting, if that is the first one."""
-    seconds = run.whole.folder / "seconds"
-    if not seconds.exists():
-        run.whole.folder.mkdir()
-        begun = time.monotonic()
-        code, child = ended(run.command(), run.whole.folder)
-        expect(code == 0, f"{run.setting}: exit code {code}: {child.errors()}")
-        run.whole.check_ended()
-        seconds.write_text(str(time.monotonic() - begun))
-    run.clear()
-    return run, problem_of(trial, run)

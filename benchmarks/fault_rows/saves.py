@@ -1,6 +1,5 @@
 """Rows about saves: each operation is killed or fails, its writes are lost in a crash, files are damaged later."""
 
-import contextlib
 import errno
 import functools
 import itertools
@@ -16,16 +15,21 @@ from typing import Any
 
 import numpy as np
 
-from fault_rows.disk import FOR_A_WHILE, KILLS, SHORT, TORN, Fault, after_crash, lack_of_strace, system_calls, traced
-from fault_rows.internals import Log, ModelConfig, ModelFile, Run, StateSnapshot, Vocab, Writer, load_model, save_model
-from fault_rows.outcome import Outcome, expect, problem_of
-from fault_rows.runs import MODEL, PATIENCE, RUN, in_fork, refusal
+from charrnn.config import ModelConfig
+from charrnn.data.vocab import Vocab
+from charrnn.files import MODEL_NAME
+from charrnn.model.file import ModelFile, load_model, save_model
+from charrnn.runs.folder import LOG_NAME, Run
+from charrnn.runs.log import Log
+from charrnn.runs.writer import StateSnapshot, Writer
+from fault_rows.disk import FOR_A_WHILE, KILLS, SHORT, TORN, Fault, after_crash, lack_of_strace
+from fault_rows.outcome import Outcome, choose, expect
+from fault_rows.runs import PATIENCE, RUN, in_fork, refusal
 
 MODELS = {2: 0, 4: 0, 6: 1, 8: 1, 10: 2}  # steps of states, and the number of the model that each counts on
 OLDEST, OLD, NEW, LATER, LAST = MODELS  # the first two are there from the start; each step logs an event
 ERRORS = ("ENOSPC", "EIO", "EACCES", "EROFS")
 FAILURES = tuple(how + more for how in (*ERRORS, SHORT, TORN) for more in ("", FOR_A_WHILE))
-Around = Callable[..., contextlib.AbstractContextManager[Any]]  # a context for some work
 _CHARS = "\n .abcdefghijklmnopqrstuvwxyz"
 
 
@@ -101,7 +105,7 @@ class Scene:
 
     def check_tidy(self, run: Run) -> None:
         """Nothing is left over, except temporary files, which the next run takes away."""
-        ours = {MODEL, "log.jsonl", ".lock", ".lock-holder", *(run.state_path(step).name for step in MODELS)}
+        ours = {MODEL_NAME, LOG_NAME, ".lock", ".lock-holder", *(run.state_path(step).name for step in MODELS)}
         odd = {path.name for path in run.folder.iterdir()} - ours
         expect(all(name.startswith(".") and name.endswith(".tmp") for name in odd), f"left over: {odd}")
         with run.locked():
@@ -118,33 +122,34 @@ class Scene:
 
 def at_every(scene: Scene, work: Any, hows: Any, trial: Any, outcome: Outcome, count: int, rng: random.Random) -> None:
     """Call a trial for every fault at every operation of some work, or for so many of them."""
-    run, fault, log = scene.copy(), Fault(), scene.root / "calls"
-    if "=" not in hows[0]:
-        work(run, functools.partial(fault.at, run.folder))
-        steps = [(operation.kind, n) for n, operation in enumerate(fault.operations)]
-    elif problem := lack_of_strace():
-        outcome.skipped = problem
+    outcome.skipped = lack_of_strace() if "=" in hows[0] else ""
+    if outcome.skipped:
         return
-    else:
-        work(run, functools.partial(traced, "-o", str(log)))
-        steps = system_calls(log)
+    undisturbed = Fault(hows[0])
+    work(scene.copy(), undisturbed)
     some = (KILLS[1], SHORT, TORN)  # of a write only
-    faults = [Fault(how, n, kind) for kind, n in steps for how in hows if kind == "write" or not how.startswith(some)]
-    for fault in faults if len(faults) <= count else rng.sample(faults, count):
-        outcome.note(f"{fault.how} {fault.kind} {fault.nth}", problem_of(trial, scene, scene.copy(), fault))
+    faults = [
+        Fault(how, nth, kind)
+        for kind, nth in undisturbed.places
+        for how in hows
+        if kind == "write" or not how.startswith(some)
+    ]
+    for fault in choose(faults, count, rng):
+        with outcome.attempt(f"{fault.how} {fault.kind} {fault.nth}"):
+            trial(scene, scene.copy(), fault)
 
 
-def save_new(run: Run, around: Around) -> None:
+def save_new(run: Run, fault: Fault) -> None:
     """Save as a run does at a new best model."""
-    with around(), run.locked():
+    with fault.at(run.folder), run.locked():
         save(run, OLD, NEW)
 
 
-def write_new(run: Run, around: Around, then: Callable[[Writer], None] = lambda writer: None) -> None:
+def write_new(run: Run, fault: Fault, then: Callable[[Writer], None] = lambda writer: None) -> None:
     """Save by a writer. then: called when it has written, or failed to."""
     with run.locked(), Writer(run) as writer:
         thread = next(thread.native_id for thread in threading.enumerate() if thread.name == "writer")
-        with around(thread=thread):
+        with fault.at(run.folder, thread=thread):
             with writer._changed:  # so that it sees both at once
                 writer.put(make_model(MODELS[NEW]))
                 writer.put(make_state(NEW))
@@ -152,15 +157,15 @@ def write_new(run: Run, around: Around, then: Callable[[Writer], None] = lambda 
             then(writer)
 
 
-def log_one(run: Run, around: Around) -> None:
+def log_one(run: Run, fault: Fault) -> None:
     """Append an event."""
-    with around():
+    with fault.at(run.folder):
         log_events(run, 0, 1)
 
 
 def kill(scene: Scene, run: Run, fault: Fault) -> None:
     """A save is killed: what was saved before is whole, and the next run can save."""
-    status = in_fork(lambda: save_new(run, functools.partial(fault.at, run.folder)))
+    status = in_fork(functools.partial(save_new, run, fault))
     expect(status == -signal.SIGKILL, f"was not killed, but ended with {status}")
     scene.check(run)
     scene.check_tidy(run)
@@ -183,7 +188,7 @@ def fail_write(scene: Scene, run: Run, fault: Fault) -> None:
         writer.put(make_state(LATER))
         writer.finish()
 
-    write_new(run, functools.partial(fault.at, run.folder), then)
+    write_new(run, fault, then)
     harmless = fault.how.startswith(SHORT) or ("=" in fault.how and not messages)  # nothing may depend on a system call
     check_messages(messages, "" if harmless else fault.error.strerror)
     scene.check_later(run)
@@ -223,25 +228,19 @@ def crash(scene: Scene, outcome: Outcome, count: int, rng: random.Random) -> Non
     moments = rng.sample(range(len(fault.operations) + 1), len(fault.operations) + 1)
     for number, done in enumerate(itertools.islice(itertools.cycle(moments), count)):
         left = after_crash(begin, fault.operations[:done], RUN, rng)
-        least = max(step for step, end in ends.items() if end <= done)
-        outcome.note(f"crash {number}, after {done} operations", problem_of(check_crash, scene, left, least, log))
-
-
-def check_crash(scene: Scene, left: dict[str, bytes], least: int, log: list[bytes]) -> None:
-    """The newest state that had been saved is there, with its model and its log, and nothing else loads."""
-    run = scene.copy()
-    for path in run.folder.iterdir():
-        path.unlink()
-    for name, data in left.items():
-        (run.folder / name).write_bytes(data)
-    step = scene.check(run, least=least, damaged=True)
-    for path in run.folder.glob("*.safetensors"):
-        saved = path.read_bytes() in (*scene.models, *scene.states.values())
-        expect(saved or refusal(path), f"{path.name} loads, but nobody saved it")
-    scene.check_tidy(run)
-    run.rewind_log(step)
-    right = run.log_path.read_bytes() == b"".join(log[:step])
-    expect(right, f"the log lacks what the state of step {step} counts on")
+        with outcome.attempt(f"crash {number}, after {done} operations"):
+            shutil.rmtree(run.folder)
+            run.folder.mkdir()
+            for name, data in left.items():
+                (run.folder / name).write_bytes(data)
+            step = scene.check(run, least=max(step for step, end in ends.items() if end <= done), damaged=True)
+            for path in run.folder.glob("*.safetensors"):
+                saved = path.read_bytes() in (*scene.models, *scene.states.values())
+                expect(saved or refusal(path), f"{path.name} loads, but nobody saved it")
+            scene.check_tidy(run)
+            run.rewind_log(step)
+            right = run.log_path.read_bytes() == b"".join(log[:step])
+            expect(right, f"the log lacks what the state of step {step} counts on")
 
 
 def damaged(way: str, data: bytes, rng: random.Random) -> bytes:
@@ -264,7 +263,10 @@ def damaged(way: str, data: bytes, rng: random.Random) -> bytes:
 
 
 def damage(scene: Scene, ways: list[str], outcome: Outcome, count: int, rng: random.Random) -> None:
-    """Damage the model and the newest state in turn, in each way in turn."""
+    """Damage the model and the newest state in turn, in each way in turn: they are refused by name.
+
+    The run falls back to the state before it.
+    """
     run = scene.copy()
     for number in range(count):
         way, path = ways[number // 2 % len(ways)], run.state_path(OLD) if number % 2 else run.model_path
@@ -272,15 +274,11 @@ def damage(scene: Scene, ways: list[str], outcome: Outcome, count: int, rng: ran
         while bad == good:  # as zeros where there were zeros
             bad = damaged(way, good, rng)
         path.write_bytes(bad)
-        outcome.note(f"{way}, number {number}, {path.name}", problem_of(check_damaged, run, path))
+        with outcome.attempt(f"{way}, number {number}, {path.name}"):
+            error = refusal(path)
+            expect(error.startswith(f"{path}: "), f"refused with: {error}")
+            if path != run.model_path:
+                saved = run.newest_state()
+                right = saved and saved.path == run.state_path(OLDEST) and saved.damaged == (error,)
+                expect(right, f"fell back to {saved and saved.path}, of {saved and saved.damaged}")
         path.write_bytes(good)
-
-
-def check_damaged(run: Run, path: Path) -> None:
-    """A damaged file is refused by name; the run falls back to the state before it."""
-    error = refusal(path)
-    expect(error.startswith(f"{path}: "), f"refused with: {error}")
-    if path != run.model_path:
-        saved = run.newest_state()
-        right = saved and saved.path == run.state_path(OLDEST) and saved.damaged == (error,)
-        expect(right, f"fell back to {saved and saved.path}, of {saved and saved.damaged}")
