@@ -33,12 +33,21 @@ Row = tuple[str, str, tuple[int, int, int], Callable[..., None]]
 
 EQUAL = "model, newest state and log are, but for the clock, to the last byte an undisturbed run's"
 SAVED = "saved, ended by the signal, then equal ends"
+ENDED = "ended at once, whole files, then equal ends"
+IN_USE = "one trains, the others exit 5 and name it"
+WHOLE = "each exits 0, with a whole result"
+FINITE = "none in a file; reported, and trained to the end"
+DIVERGED = "none in a file; exit 7, best model whole; without it the run resumes"
 KILLED = "the old or the new state loads, the model too, and what is left over the next run takes away"
 FAILED = "what was saved before loads, the failure is reported exactly once, a later save works"
 LOGGED = "the failure is reported exactly once, each line is there once"
 LOADS = "the last whole state or a newer one loads, with its model and its part of the log; none is another's"
 REFUSED = "refused by an error that names the file; a run falls back to the state before it, and says so"
 HARMLESS = "exit 4 in one line, within a second, in four times the file's size of memory; nothing is executed"
+INERT = "nothing of it is executed, and the command does its work"
+KEPT = "exit 1 in one line; what the link points to is as it was"
+UNREAD = "ends without opening them; nothing of them is cached"
+SILENT = "ended by the signal, without a traceback"
 
 
 def about_processes(scratch: Path, seed: int) -> Iterator[Row]:
@@ -57,17 +66,13 @@ def about_processes(scratch: Path, seed: int) -> Iterator[Row]:
         interrupted = trial(processes.interrupted, number=number)
         yield f"{number.name} at a random moment", f"reported at once, {SAVED}", (1, 20, 100), interrupted
     yield "a signal while a full pipe blocks stderr", SAVED, (1, 6, 30), trial(processes.blocked)
-    must_hold = "ended at once, whole files, then equal ends"
-    yield "a second signal after the first", must_hold, (1, 10, 50), trial(processes.twice)
-    must_hold = "one trains, the others exit 5 and name it"
-    yield "two to eight runs at once in a folder", must_hold, (1, 10, 100), trial(processes.together)
+    yield "a second signal after the first", ENDED, (1, 10, 50), trial(processes.twice)
+    yield "two to eight runs at once in a folder", IN_USE, (1, 10, 100), trial(processes.together)
     reads, counts = processes.READS, (1, 200 // processes.READS, 1000 // processes.READS)
-    beside = trial(processes.beside, tries=reads)
-    yield f"sample and eval beside a training run, {reads} times", "each exits 0, with a whole result", counts, beside
-    must_hold = "none in a file; reported, and trained to the end"
-    yield "NaN or infinity in a run, once", must_hold, (2, 12, 60), trial(tampering.poisoned, lasting=False)
-    must_hold = "none in a file; exit 7, best model whole; without it the run resumes"
-    yield "NaN or infinity in a run, for good", must_hold, (1, 8, 40), trial(tampering.poisoned, lasting=True)
+    fault = f"sample and eval beside a training run, {reads} times"
+    yield fault, WHOLE, counts, trial(processes.beside, tries=reads)
+    yield "NaN or infinity in a run, once", FINITE, (2, 12, 60), trial(tampering.poisoned, lasting=False)
+    yield "NaN or infinity in a run, for good", DIVERGED, (1, 8, 40), trial(tampering.poisoned, lasting=True)
     for name in tampering.LEFT_OUT:
         counts = (int(name in (tampering.NOTHING, tampering.LANES)), 1, len(CELLS))
         fault = f"control: {name}" + " left out of the state" * (name != tampering.NOTHING)
@@ -80,27 +85,28 @@ def about_processes(scratch: Path, seed: int) -> Iterator[Row]:
 def about_files(scratch: Path) -> Iterator[Row]:
     """The rows about what is left on a disk, and what is read from it."""
     scene, errors = saves.Scene(scratch / "saves"), ", ".join(saves.ERRORS)
-    file_operation, system_call = "at every file operation of a save", "at every system call of a save, by strace"
-
-    def each(*how: Any) -> Any:
-        return (6, 10**6, 10**6), functools.partial(saves.at_every, scene, *how)
-
-    def damage(*ways: str) -> Any:
-        return functools.partial(saves.damage, scene, ways)
-
-    yield f"SIGKILL {file_operation}", KILLED, *each(saves.save_new, disk.KILLS, saves.kill)
-    yield f"SIGKILL {system_call}", KILLED, *each(saves.save_new, ["signal=KILL"], saves.kill)
-    fault = f"{errors}, short write {file_operation}"
-    yield fault, FAILED, *each(saves.write_new, saves.FAILURES, saves.fail_write)
-    fault = f"{errors}, short write where the log is written"
-    yield fault, LOGGED, *each(saves.log_one, saves.FAILURES, saves.fail_log)
     by_strace = [f"error={error}" for error in saves.ERRORS]
-    yield f"{errors} {system_call}", FAILED, *each(saves.write_new, by_strace, saves.fail_write)
-    crash = functools.partial(saves.crash, scene)
-    yield "lost writes: a crash at every operation of some saves", LOADS, (20, 200, 1000), crash
-    yield "one random bit flipped in a model or a state", REFUSED, (20, 500, 3000), damage("flipped")
-    more = damage("truncated", "extended", "zeroed", "swapped", "moved")
-    yield "truncated, extended, blocks zeroed, swapped or moved", REFUSED, (20, 200, 1000), more
+    file_operation, system_call = "at every file operation of a save", "at every system call of a save, by strace"
+    all_of_them = (6, 10**6, 10**6)
+
+    def trial(function: Callable[..., None], *arguments: Any) -> Any:
+        return functools.partial(function, scene, *arguments)
+
+    killed = trial(saves.at_every, saves.save_new, disk.KILLS, saves.kill)
+    yield f"SIGKILL {file_operation}", KILLED, all_of_them, killed
+    killed = trial(saves.at_every, saves.save_new, ["signal=KILL"], saves.kill)
+    yield f"SIGKILL {system_call}", KILLED, all_of_them, killed
+    failed = trial(saves.at_every, saves.write_new, saves.FAILURES, saves.fail_write)
+    yield f"{errors}, short write {file_operation}", FAILED, all_of_them, failed
+    failed = trial(saves.at_every, saves.log_one, saves.FAILURES, saves.fail_log)
+    yield f"{errors}, short write where the log is written", LOGGED, all_of_them, failed
+    failed = trial(saves.at_every, saves.write_new, by_strace, saves.fail_write)
+    yield f"{errors} {system_call}", FAILED, all_of_them, failed
+    yield "lost writes: a crash at every operation of some saves", LOADS, (20, 200, 1000), trial(saves.crash)
+    flipped = trial(saves.damage, ("flipped",))
+    yield "one random bit flipped in a model or a state", REFUSED, (20, 500, 3000), flipped
+    damaged = trial(saves.damage, ("truncated", "extended", "zeroed", "swapped", "moved"))
+    yield "truncated, extended, blocks zeroed, swapped or moved", REFUSED, (20, 200, 1000), damaged
     hostile_files = functools.partial(hostile.fill, scratch / "hostile")
     yield "hostile files, with checksums that are right", HARMLESS, (15, 200, 2000), hostile_files
 
@@ -111,28 +117,19 @@ def about_strangers(scratch: Path) -> Iterator[Row]:
     def trial(function: Callable[..., None], **options: Any) -> Any:
         return functools.partial(function, scratch / "strangers", **options)
 
-    must_hold = "nothing of it is executed, and the command does its work"
     fault = "files named random.py, charrnn/, ... in the current folder while kernels are compiled"
-    yield fault, must_hold, (0, 1, 6), trial(strangers.planted, plant=strangers.plant_modules)
+    yield fault, INERT, (0, 1, 6), trial(strangers.planted, plant=strangers.plant_modules)
     fault = "others can write to the cache, and each compiled kernel there is a pickle that acts"
-    yield fault, must_hold, (0, 1, 6), trial(strangers.planted, plant=strangers.plant_kernels)
-    must_hold = "exit 1 in one line; what the link points to is as it was"
-    yield "links and FIFOs in a run's folder", must_hold, (2, 42, 42), trial(strangers.links)
-    must_hold = "ends without opening them; nothing of them is cached"
-    yield (
-        "a model whose training text is a private file, a FIFO, a device",
-        must_hold,
-        (2, 20, 60),
-        trial(strangers.foreign_paths),
-    )
-    must_hold = "ended by the signal, without a traceback"
-    yield "Ctrl-C at a random moment of a command's start", must_hold, (3, 40, 150), trial(strangers.interrupted)
+    yield fault, INERT, (0, 1, 6), trial(strangers.planted, plant=strangers.plant_kernels)
+    yield "links and FIFOs in a run's folder", KEPT, (2, 42, 42), trial(strangers.links)
+    fault = "a model whose training text is a private file, a FIFO, a device"
+    yield fault, UNREAD, (2, 20, 60), trial(strangers.foreign_paths)
+    yield "Ctrl-C at a random moment of a command's start", SILENT, (3, 40, 150), trial(strangers.interrupted)
 
 
 def tried(scratch: Path, options: argparse.Namespace) -> Iterator[tuple[Outcome, float]]:
     """Try every row that is chosen: its outcome, and the seconds it took."""
-    (scratch / "text.txt").write_text(runs.make_text(12_000), encoding="utf-8")
-    runs.prepare(scratch / "text.txt", scratch)
+    runs.prepare(scratch)
     words = options.only.lower().split()
     kinds = {
         "processes": about_processes(scratch, options.seed),

@@ -47,7 +47,7 @@ class Operation:
     target: Path | None = None
 
 
-Files = dict[str, bytes]  # contents by name
+Contents = dict[str, bytes]  # of files, by name
 Handler = Callable[[Operation], Any]  # does the operation or something else
 
 
@@ -171,7 +171,7 @@ def traced(*options: str, thread: int | None = None) -> Iterator[None]:
     command = ["strace", "-p", str(thread or threading.get_native_id()), "-e", calls, *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
         try:
-            line = strace.stderr.readline() if strace.stderr else ""
+            line = strace.stderr.readline()
             expect("attached" in line, f"strace can't attach: {line.strip()}")
             yield
         finally:
@@ -203,7 +203,7 @@ class _Bytes:
         return self.data[: self.flushed] + rng.choice((b"", rest, cut, bytes(len(rest)), holes, bytes(len(cut))))
 
 
-def after_crash(begin: Files, operations: list[Operation], folder: str, rng: random.Random) -> Files:
+def after_crash(begin: Contents, operations: list[Operation], folder: str, rng: random.Random) -> dict[str, bytes]:
     """A folder's files by name after these operations and a crash; begin: before them.
 
     Of the changes of names since the folder was last flushed some are left, or those up to a moment.

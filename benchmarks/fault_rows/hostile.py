@@ -33,7 +33,7 @@ from charrnn.files import MODEL_NAME
 from charrnn.model.container import read_tensors
 from charrnn.training.state import ScalarState
 from fault_rows.outcome import Outcome, expect
-from fault_rows.runs import FORK, in_fork, make_text, refusal, run_command
+from fault_rows.runs import FORK, RUN, Files, in_fork, make_text, refusal, run_command
 
 HOSTILE, STATE = "hostile", "state-20.safetensors"  # names of a run and of a file
 _ZEROS = "0" * 64
@@ -90,7 +90,6 @@ class Good:
 
     def cases(self) -> list[list["Case"]]:
         """All hostile files made from it, by families."""
-
         contents = (self.values(), self.misfits(), self.entries())
         families = (*contents, self.no_files(), self.foreign(), self.deep_and_wide(), self.padded())
         return [[Case(self, f"{self.kind}: {name}", *more) for name, *more in family] for family in families]
@@ -289,10 +288,8 @@ def fill(folder: Path, outcome: Outcome, count: int, rng: random.Random) -> None
         return
     folder.mkdir()
     (folder / "text.txt").write_text(make_text(4000))
-    run_command(f"{_TRAIN} --run good {_GOOD} --steps 30".split(), folder)
-    run = folder / "checkpoints" / "good"
-    unfinished = min(run.glob("state-*"), key=lambda path: int(path.stem.removeprefix("state-")))
-    model, state = Good(run / MODEL_NAME, "model"), Good(unfinished, "state")
+    run_command(f"{_TRAIN} --run {RUN} {_GOOD} --steps 30".split(), folder)
+    model, state = Good(Files(folder).model, "model"), Good(Files(folder).states()[-1], "state")  # an unfinished one
     families = [family for both in zip(model.cases(), state.cases(), strict=True) for family in both]
     for family in families:
         rng.shuffle(family)
@@ -310,7 +307,7 @@ def check_case(folder: Path, case: Case, as_command: bool) -> None:
     path.parent.mkdir()
     expect(in_fork(functools.partial(case.put, path)) == 0, "could not be made")
     room = path.lstat().st_blocks * 512
-    found, seconds, grown = measured(path, folder / "checkpoints" / "good" / MODEL_NAME)
+    found, seconds, grown = measured(path, Files(folder).model)
     expect(not found or found.startswith(f"{path}: "), f"the error doesn't name the file: {found}")
     used = f"{seconds:.2f} s, {grown / 1e6:,.0f} MB for a file of {room / 1e6:,.0f} MB"
     expect(seconds <= _SECONDS and grown <= 4 * room + _MEMORY, used)
@@ -318,8 +315,8 @@ def check_case(folder: Path, case: Case, as_command: bool) -> None:
     commands = [f"info {path}", f"info {path} --json", f"eval --model {path}"]
     if not is_model:
         commands = [f"{_TRAIN} --run {HOSTILE}"]
-    for command in commands[:as_command] if found else commands:
-        codes = _HARMLESS if case.may_load and not found else (4,)
+    codes = _HARMLESS if case.may_load and not found else (4,)
+    for command in commands[: 1 if as_command else 0] if found else commands:
         child = run_command(command.split(), folder, codes, before=limit_space)
         expect("Traceback" not in child.errors(), child.errors()[-300:])
         expect(child.exitcode == 0 or child.errors().count("\n") == 1, child.errors()[-300:])

@@ -1,12 +1,10 @@
 """A row of the table, and how its tries are counted: a try that raises has not survived."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
-
-Case = TypeVar("Case")
+from typing import Any
 
 
 class Broken(Exception):
@@ -19,7 +17,7 @@ def expect(holds: object, problem: str) -> None:
         raise Broken(problem)
 
 
-def choose(cases: Sequence[Case], count: int, rng: random.Random) -> Sequence[Case]:
+def choose(cases: list[Any], count: int, rng: random.Random) -> list[Any]:
     """Return all cases in order, or so many of them at random if there are more."""
     return cases if len(cases) <= count else rng.sample(cases, count)
 

@@ -34,7 +34,7 @@ def killed(run: Try) -> None:
     while run.counts["kills"] < wanted:
         at_disk = rng.random() < 0.4
         die = watched(FILES, Fault(rng.choice(KILLS), rng.randint(0, 300))).__enter__
-        with run.train(save_every=rng.choice(SAVE_EVERY), **({"before": die} if at_disk else {})) as child:
+        with run.train(save_every=rng.choice(SAVE_EVERY), before=die if at_disk else None) as child:
             code = child.wait(PATIENCE if at_disk else rng.uniform(0.0, life))
         if code == (-signal.SIGKILL if at_disk else None):
             run.counts["kills"] += 1
@@ -162,24 +162,26 @@ def beside(run: Try) -> None:
     with Child(command, run.folder, tag="train", before=evaluate_always) as child:
         child.wait_for(run.model.exists)
         for number in range(READS):
-            read(run, "sample" if number % 2 else "eval")
+            if number % 2:
+                sample(run)
+            else:
+                evaluate(run)
             expect(child.exitcode is None, f"training ended: {child.last_line()}")
         child.send(signal.SIGTERM)
         child.must_end(-signal.SIGTERM)
     run.counts["models were written"] += len(run.events("saved"))
 
 
-def read(run: Try, command: str) -> None:
-    """Draw a text, which must have the length that was asked for, or score the text that was held out."""
+def sample(run: Try) -> None:
+    """Draw a text; it has the length that was asked for."""
     length, seed, threads = run.rng.randint(20, 200), run.rng.randrange(10**6), run.rng.randint(1, 2)
-    options = {
-        "sample": f"-n {length} --no-echo --null --seed {seed} --threads {threads}",
-        "eval": "--json --device cpu",
-    }
-    child = run_command(f"{command} -m {RUN} {options[command]}".split(), run.folder, tag=command)
-    out = child.out.read_text(encoding="utf-8")
-    if command == "sample":
-        expect(len(out) == length + 1 and out[-1] == "\0", f"sample printed {len(out)} of {length} characters")
-    else:
-        facts = json.loads(out)
-        expect(facts["num_chars"] == 1200 and 0.0 < facts["nats_per_char"] < 10.0, f"eval printed {facts}")
+    command = f"sample -m {RUN} -n {length} --no-echo --null --seed {seed} --threads {threads}"
+    text = run_command(command.split(), run.folder).out.read_text(encoding="utf-8")
+    expect(len(text) == length + 1 and text[-1] == "\0", f"sample printed {len(text)} of {length} characters")
+
+
+def evaluate(run: Try) -> None:
+    """Score the text that was held out."""
+    child = run_command(f"eval -m {RUN} --json --device cpu".split(), run.folder)
+    facts = json.loads(child.out.read_text(encoding="utf-8"))
+    expect(facts["num_chars"] == 1200 and 0.0 < facts["nats_per_char"] < 10.0, f"eval printed {facts}")

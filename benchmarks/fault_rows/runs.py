@@ -6,7 +6,6 @@ then all files of the run are compared with those of an undisturbed run of the s
 
 import contextlib
 import ctypes
-import functools
 import gc
 import itertools
 import json
@@ -29,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import charrnn
+from charrnn.cli import main
 from charrnn.config import CELLS
 from charrnn.errors import ModelFileError
 from charrnn.files import MODEL_NAME, kernel_cache
@@ -46,42 +46,29 @@ RUN = "run"  # the name of every run here
 FILES = Path("checkpoints", RUN)
 SAVE_EVERY = (0.0, 0.02, 0.1, 60.0)  # seconds; a run's result does not depend on it
 _PR_SET_PDEATHSIG = 1
-_SMALL = "--num-layers 1 --hidden-size 2 --embedding-dim 2 --batch-size 2 --seq-len 4 --steps 2 --device cpu --quiet"
 _SIZES = "--num-layers 2 --hidden-size 20 --embedding-dim 8 --batch-size 24 --seq-len 16 --learning-rate 0.01"
 _DROPOUT = {True: "--dropout 0.2 --weight-drop 0.1", False: "--dropout 0"}
 _OF_THE_CLOCK = ("chars_per_second", "seconds_left")
 _WORDS = ("ba", "bane", "dor", "dorin", "e", "ilu", "kest", "lo", "mirra", "na", "ost", "sa", "tul.\n", "ven")
 
 
-def prepare(text: Path, folder: Path) -> None:
-    """Use every cell once in this process, so that forks find everything imported and every kernel loaded."""
+def prepare(scratch: Path) -> None:
+    """Write the text; use every cell once in this process, so that forks find all imported and all kernels loaded."""
+    (scratch / "text.txt").write_text(make_text(12_000), encoding="utf-8")
     os.environ["NUMBA_CACHE_DIR"] = str(kernel_cache())  # for all processes, whatever their cache of texts is
-    commands = [
-        f"train {text} --run {cell}-{precision} --cell {cell} --precision {precision} {_SMALL} {_DROPOUT[True]}"
-        for cell, precision in itertools.product(CELLS, PRECISIONS)
-    ]
-    for command in (*commands, "eval --device cpu", "sample -n 5 --seed 1"):
-        with open(os.devnull, "w") as out, contextlib.redirect_stdout(out), contextlib.chdir(folder):
-            try:
-                _be_command([*command.split(), "--threads", "1"], folder)
-            except SystemExit as end:
-                expect(not end.code, f"{command}: exit code {end.code}")
+    os.environ["XDG_CACHE_HOME"] = str(scratch / "cache")
+    settings = [Setting(cell, True, precision, 1) for cell, precision in itertools.product(CELLS, PRECISIONS)]
+    commands = [Try(setting, scratch, 0, 0).command("--fresh", "--quiet", steps=2) for setting in settings]
+    commands += [["eval", "--device", "cpu", "--threads", "1"], ["sample", "-n", "5", "--seed", "1", "--threads", "1"]]
+    with open(os.devnull, "w") as out, contextlib.redirect_stdout(out), contextlib.chdir(scratch):
+        for command in commands:
+            expect(not main.build_app()(command, standalone_mode=False), f"{command} failed")
     expect(wait_until(lambda: threading.active_count() == 1), f"a fork would lack {threading.enumerate()}")
     gc.freeze()  # a collection in a fork would copy everything that it shares with this process
 
 
-def _be_command(arguments: Sequence[str], folder: Path, before: Callable[[], Any] = lambda: None) -> None:
-    from charrnn.cli import main as cli
-
-    os.chdir(folder)
-    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
-    sys.argv = ["charrnn", *arguments]
-    before()
-    cli.main()
-
-
 def start_afresh(**variables: str) -> None:
-    """Be the command in a fresh interpreter, as the installed command is; for Child's `before`.
+    """Start the interpreter afresh for a command, as the installed command does; for Child's `before`.
 
     Python doesn't look for modules in the current folder. variables: of its environment.
     """
@@ -101,13 +88,15 @@ def in_fork(work: Callable[[], Any]) -> int | None:
 class Child(FORK.Process):
     """One command in a process of its own, in a folder, with its output in files there; it dies with its parent.
 
-    before: what the process does first, in its folder; there it may break things.
+    tag: the files' name. before: what the process does first, in its folder; there it may break things.
     """
 
-    def __init__(self, arguments: Sequence[str], folder: Path, *, tag: str = "last", **before: Any) -> None:
+    def __init__(
+        self, arguments: Sequence[str], folder: Path, *, tag: str = "last", before: Callable[[], Any] | None = None
+    ) -> None:
         super().__init__()
-        self.out, self.err, self.command = folder / f"{tag}.out", folder / f"{tag}.err", " ".join(arguments)
-        self._be_command = functools.partial(_be_command, arguments, folder, **before)
+        self.arguments, self.folder, self.before = arguments, folder, before
+        self.out, self.err = folder / f"{tag}.out", folder / f"{tag}.err"
         self.start()
 
     def __enter__(self) -> "Child":
@@ -126,7 +115,12 @@ class Child(FORK.Process):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644), number)
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
-        self._be_command()
+        os.chdir(self.folder)
+        os.environ["XDG_CACHE_HOME"] = str(self.folder / "cache")
+        sys.argv = ["charrnn", *self.arguments]
+        if self.before:
+            self.before()
+        main.main()
 
     def wait(self, seconds: float = PATIENCE) -> int | None:
         """Wait for its end; return how it ended, -n by signal n, or None if it still runs."""
@@ -140,7 +134,7 @@ class Child(FORK.Process):
     def must_end(self, *codes: int) -> None:
         """Wait for its end, which must be one of these."""
         code = self.wait()
-        expect(code in codes, f"{self.command:.40} ended with {code}: {self.last_line()}")
+        expect(code in codes, f"{self.arguments[0]} ended with {code}: {self.last_line()}")
 
     def send(self, number: int) -> None:
         """Send a signal, unless the process has ended: its number may be another's by now."""

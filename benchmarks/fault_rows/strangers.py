@@ -17,10 +17,10 @@ from pathlib import Path
 from charrnn.files import MODEL_NAME, kernel_cache
 from fault_rows.hostile import Good, Harm
 from fault_rows.outcome import Outcome, choose, expect
-from fault_rows.runs import Child, make_text, start_afresh
+from fault_rows.runs import RUN, Child, Files, make_text, start_afresh
 
 _SIZES = "--steps 6 --hidden-size 8 --num-layers 1 --batch-size 4 --seq-len 8 --quiet --precision float32"
-TRAIN = f"train text.txt --run run {_SIZES}"
+TRAIN = f"train text.txt --run {RUN} {_SIZES}"
 COMMANDS = (
     "sample -n 20 --seed 1",
     "eval",
@@ -36,11 +36,12 @@ _KEYS = ("../../secret.txt", "/etc/passwd", "0" * 64, "", "0" * 63 + "/")  # of 
 _SECRET = "a private sentence that no model knows\n" * 50
 
 
-class Desk:
+class Desk(Files):
     """A folder with a text and a trained run, and caches of its own. marker: what anything executed makes."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.run, self.marker = folder, folder / "checkpoints" / "run", folder / "executed"
+        super().__init__(folder)
+        self.marker = folder / "executed"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         (folder / "text.txt").write_text(make_text(3000), encoding="utf-8")
@@ -112,7 +113,7 @@ def foreign_paths(folder: Path, outcome: Outcome, count: int, rng: random.Random
     desk = Desk(folder / "desk")
     (desk.folder / "secret.txt").write_text(_SECRET)
     os.mkfifo(desk.folder / "fifo")
-    good = Good(desk.run / MODEL_NAME, "model")
+    good = Good(desk.model, "model")
     own = [str(desk.folder / name) for name in ("secret.txt", "fifo", "missing")]
     commands = ("eval -m m.st", "eval -m m.st text.txt")
     cases = list(itertools.product([*own, "/dev/zero", "/dev/stdin", "../x"], _KEYS, commands))

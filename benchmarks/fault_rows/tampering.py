@@ -29,9 +29,9 @@ _TENSORS = {LANES: "hidden.", "the first moments": "exp_avg.", "the second momen
 _CURSOR = {"the cursor's pass": "pass_index", "the cursor's time": "time"}
 _FACTS = {"the rate factor": ("rate_factor", 0.5), "num_events": ("num_events", 0)}
 LEFT_OUT = (NOTHING, *_TENSORS, *_CURSOR, *_FACTS, "the step", "the average")
-_BITS = {f"a bit of the {which} turned": which for which in ("model", "newest state")}
+_MODEL_BIT, _STATE_BIT = "a bit of the model turned", "a bit of the newest state turned"
 _LINE, _LEFT, _NAN = "a line of the log lost", "a temporary file left behind", "NaN in a state"
-CHANGES = (*_BITS, _LINE, _LEFT, _NAN)
+CHANGES = (_MODEL_BIT, _STATE_BIT, _LINE, _LEFT, _NAN)
 
 
 def poisoned(run: Try, *, lasting: bool) -> None:
@@ -146,8 +146,8 @@ def with_change(run: Try, *, name: str) -> None:
     shutil.copytree(run.whole.folder, run.folder, dirs_exist_ok=True)
     run.check_equal(run.whole)
     newest, check = run.states()[0], functools.partial(run.check_equal, run.whole)
-    if name in _BITS:
-        path = {"model": run.model, "newest state": newest}[_BITS[name]]
+    if name in (_MODEL_BIT, _STATE_BIT):
+        path = run.model if name == _MODEL_BIT else newest
         data = path.read_bytes()
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     elif name == _LINE:
