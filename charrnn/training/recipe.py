@@ -17,7 +17,7 @@ from charrnn.data.batches import LAST_PART
 DEFAULT_MINUTES = 5.0
 NUM_EVALUATIONS = 12  # in a run, if evenly spaced; at first they are closer
 _LONG_TEXT = 500_000  # characters to train on; a shorter text gets a budget of passes
-_LSTM_TEXT = 190_000  # characters from which an LSTM learns more than a GRU with as many parameters
+_LSTM_TEXT = 190_000  # characters of documents from which an LSTM learns more in a minute than a GRU
 _PASSES = 30
 _FLOPS_PER_THREAD = {"bfloat16": 2.5e11, "float32": 6e10}  # per second, roughly
 _VALID_PART = 1 / 480  # held-out characters scored by each evaluation, per character trained on
@@ -68,8 +68,8 @@ def recommend(
     documents: whether the text consists of documents, which were shuffled. cell: the one that the user named, if any.
     """
     large = num_chars >= 20_000
-    is_long = num_chars >= _LSTM_TEXT and device == "cpu"
-    chosen = cell or ("lstm" if is_long else "gru")
+    is_list = documents and num_chars >= _LSTM_TEXT and device == "cpu"
+    chosen = cell or ("lstm" if is_list else "gru")
     model = ModelConfig(
         cell=chosen,
         vocab_size=vocab_size,
@@ -102,7 +102,7 @@ def recommend(
     dropped = round(max(least, 0.1 * math.log2(min(passes, 16.0) * 250_000 / num_chars)), 2)
     training = dataclasses.replace(training, dropout=min(0.55, dropped), weight_drop=min(0.4, dropped))
     reasons = {
-        "cell": "learns more from a long text than a GRU" if is_long else "learns more from a short text than an LSTM",
+        "cell": "learns many documents better than a GRU" if is_list else "learns more per minute than an LSTM",
         "hidden_size": f"as large as {num_chars:,} characters can use in this time; smaller texts overfit sooner",
         "batch_size": "many small steps learn more than few large ones",
         "dropout": f"{budget} read the text about {passes:,.3g} times; the shorter a text, the sooner it overfits",

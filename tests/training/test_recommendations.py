@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn.config import CELLS, MIN_CHARS, NUM_GATES, ModelConfig, TrainConfig
+from charrnn.config import CELLS, MIN_CHARS, ModelConfig, TrainConfig
 from charrnn.training.recipe import default_budget, estimate_memory, recommend
 
 SIZES = sorted(
@@ -52,14 +52,10 @@ def test_a_recommendation_depends_only_on_its_arguments(num_chars, vocab_size, s
 
 
 def test_longer_texts_get_no_smaller_networks():
-    """More text supports more recurrent weights, needs less dropout and fills larger steps."""
-
-    def num_weights(model):
-        return NUM_GATES[model.cell] * model.hidden_size**2 * model.num_layers
-
+    """More text supports more parameters, needs less dropout and fills larger steps."""
     found = [recommend(size, 65, seconds=300.0, device="cpu", threads=2, precision="float32") for size in SIZES]
     for (smaller, before, _), (larger, after, _) in itertools.pairwise(found):
-        assert num_weights(larger) >= num_weights(smaller)
+        assert larger.hidden_size * larger.num_layers >= smaller.hidden_size * smaller.num_layers
         assert after.dropout <= before.dropout
         assert after.batch_size * after.seq_len >= before.batch_size * before.seq_len
 
@@ -113,6 +109,20 @@ def test_documents_that_are_not_read_twice_are_learned_without_dropout():
             20_000_000, 65, seconds=None, steps=steps, device="cpu", threads=2, precision="float32", documents=documents
         )
         assert (training.dropout, training.weight_drop) == (dropout, dropout)
+
+
+def test_many_documents_get_an_lstm():
+    """Other texts, and the same ones on a GPU, get a GRU."""
+    cells = [
+        recommend(size, 65, seconds=60.0, device=device, threads=2, precision="float32", documents=documents).model.cell
+        for size, device, documents in (
+            (10**6, "cpu", True),
+            (10**5, "cpu", True),
+            (10**6, "cpu", False),
+            (10**6, "cuda", True),
+        )
+    ]
+    assert cells == ["lstm", "gru", "gru", "gru"]
 
 
 @pytest.mark.parametrize("num_chars", [100_000, 1_000_000])
