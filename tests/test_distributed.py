@@ -451,6 +451,7 @@ def read_log(folder, run):
 
 
 @posix
+@pytest.mark.slow
 def test_a_killed_rank_is_restarted_and_the_run_ends_the_same(two, folder):
     """torchrun restarts the processes; the model is bit-identical, even if the command says --fresh."""
     command = [*COMMAND, "--fresh", "--save-every", "0"]

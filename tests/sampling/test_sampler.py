@@ -336,7 +336,7 @@ PRECISIONS = [
 def test_a_text_depends_neither_on_threads_nor_on_other_texts(monkeypatch, precision, cell, hidden_size):
     """Bit by bit, with other threads, more samples, fewer of them together, and other blocks."""
     monkeypatch.setattr(engine, "_WEIGHTS_PER_THREAD", 1)
-    file, settings = make_file(cell, hidden_size=hidden_size), {"seed": 5, "length": 200, "top_p": 0.95}
+    file, settings = make_file(cell, hidden_size=hidden_size), {"seed": 5, "length": 100, "top_p": 0.95}
     alone = Sampler(file, threads=1, precision=precision)
     config = SampleConfig(prompt="abc", **settings)
     streams_alone = [alone.stream(config, number=k) for k in range(5)]
