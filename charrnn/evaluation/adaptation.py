@@ -78,6 +78,8 @@ def evaluate_adapting(
 
 def _measure_steps(model: CharRNN, train: Ids, rate: float) -> list[Tensor]:
     """Return each weight's step for a gradient of one: the rate over the usual size of its gradient in one lane."""
+    if rate == 0:  # nothing will learn, so nothing is measured
+        return [torch.zeros_like(parameter) for parameter in model.parameters()]
     cursor = Cursor()
     seq_len = min(SEQ_LEN, len(train) - 1)
     num_lanes = max(1, min(_NUM_LANES, len(train) // (seq_len + 1)))
