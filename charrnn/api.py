@@ -25,7 +25,7 @@ from charrnn.evaluation.scores import Evaluation
 from charrnn.model.file import ModelFile, load_model, save_model
 from charrnn.runs.folder import Run
 from charrnn.runs.models import find_model, find_training_text, run_name
-from charrnn.sampling.candidates import Selection, configure_lists, make_known, needs_training_text
+from charrnn.sampling.lists import Selection, configure_lists, make_known, needs_training_text
 from charrnn.sampling.sampler import Sampler
 from charrnn.text.characters import END
 

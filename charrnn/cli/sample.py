@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from charrnn.data.vocab import Vocab
     from charrnn.model.file import ModelFile
-    from charrnn.sampling.candidates import Known
+    from charrnn.sampling.lists import Known
     from charrnn.sampling.sampler import Sampler
     from charrnn.terminal.samples import Output
 
@@ -314,7 +314,7 @@ def write_samples(
 
     path: of the model file; train_text: the files of its training text, if given.
     """
-    from charrnn.sampling.candidates import Selection, configure_lists
+    from charrnn.sampling.lists import Selection, configure_lists
 
     config = sampler.configure(settings)
     if output.json and not sampler.ends(config):
@@ -351,7 +351,7 @@ def prepare(
     from charrnn import precompile
     from charrnn.data.cache import Cache
     from charrnn.runs.models import find_training_text
-    from charrnn.sampling.candidates import make_known, needs_training_text
+    from charrnn.sampling.lists import make_known, needs_training_text
 
     corpus = None
     if train_text or config.no_copy or needs_training_text(lists, file):

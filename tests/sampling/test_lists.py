@@ -9,7 +9,7 @@ from charrnn.config import CELLS, ListConfig, ModelConfig
 from charrnn.data.shuffling import hash_documents, short_hashes
 from charrnn.data.vocab import Vocab
 from charrnn.errors import UsageError
-from charrnn.sampling.candidates import (
+from charrnn.sampling.lists import (
     KnownDocuments,
     KnownRuns,
     Selection,
