@@ -3,10 +3,9 @@
 Between documents it is made where one of them begins.
 """
 
-import numpy as np
-
 from charrnn.config import BLANK_LINES, LINES, MAX_VALID_CHARS, CorpusConfig
 from charrnn.data.cache import Entry
+from charrnn.data.documents import document_stops
 from charrnn.data.vocab import Ids, Vocab
 from charrnn.errors import InputError
 from charrnn.text.characters import END
@@ -92,7 +91,7 @@ def _nearest_start(ids: Ids, position: int, end: int, *, after: int, before: int
 def _first_start(ids: Ids, first: int, stop: int, end: int) -> int | None:
     """Return where the first document begins from one position, at least 1, to another, exclusive."""
     for start in range(first, stop, _PIECE):
-        stops = _starts_after(ids[start - 1 : min(start + _PIECE, stop) - 1], end)
+        stops = document_stops(ids[start - 1 : min(start + _PIECE, stop) - 1], end)
         if len(stops) > 0:
             return start - 1 + int(stops[0])
     return None
@@ -102,12 +101,7 @@ def _last_start(ids: Ids, first: int, stop: int, end: int) -> int | None:
     """Return where the last document begins from one position, at least 1, to another, exclusive."""
     for later in range(stop, first, -_PIECE):
         start = max(first, later - _PIECE)
-        stops = _starts_after(ids[start - 1 : later - 1], end)
+        stops = document_stops(ids[start - 1 : later - 1], end)
         if len(stops) > 0:
             return start - 1 + int(stops[-1])
     return None
-
-
-def _starts_after(ids: Ids, end: int) -> Ids:
-    """Return the position after each END."""
-    return np.flatnonzero(ids == end) + 1

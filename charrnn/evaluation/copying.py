@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from charrnn.config import COPIED_RUN, SampleConfig
-from charrnn.data.shuffling import hash_documents, without_labels
+from charrnn.data.documents import hash_documents, without_labels
 from charrnn.data.vocab import Ids
 from charrnn.evaluation.scores import LONG_RUN, Copied, CopiedShares
 from charrnn.kernels.ngrams import find_hashes, hash_ngrams

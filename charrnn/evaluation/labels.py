@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.shuffling import without_labels
+from charrnn.data.documents import without_labels
 from charrnn.data.vocab import Ids, Vocab
 from charrnn.evaluation.scoring import predict
 from charrnn.evaluation.texts import EvalText

@@ -41,7 +41,7 @@ class ModelFile:
     tensors: float32 by parameter name, with the shapes of config.tensor_shapes(). scores, provenance:
     plain JSON objects (docs/formats.md). ngram: the arrays of the n-grams that are mixed into the
     network's predictions, as make_mixture expects them, or empty. known_documents: the hashes of the documents that the
-    model was trained on or that were held out (data/shuffling.short_hashes), sorted and distinct, or None.
+    model was trained on or that were held out (data/documents.short_hashes), sorted and distinct, or None.
     """
 
     config: ModelConfig

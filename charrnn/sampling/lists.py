@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import ListConfig, SampleConfig, overlay
-from charrnn.data.shuffling import hash_documents, short_hashes, without_labels
+from charrnn.data.documents import hash_documents, short_hashes, without_labels
 from charrnn.data.vocab import Ids, Vocab
 from charrnn.errors import UsageError
 from charrnn.kernels.ngrams import find_hashes, hash_ngrams

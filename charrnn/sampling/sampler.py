@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,13 @@ from numpy.typing import NDArray
 
 from charrnn.config import SampleConfig, overlay
 from charrnn.constraints.guide import Guide, index_runs, make_guide
-from charrnn.data.shuffling import without_labels
+from charrnn.data.documents import without_labels
 from charrnn.data.vocab import Ids
 from charrnn.errors import UnknownCharacterError, UsageError
 from charrnn.hardware import available_cores, select_precision
 from charrnn.kernels.filters import Constraints, Filters
 from charrnn.kernels.ngrams import no_mixture
-from charrnn.model.file import ModelFile, load_model
+from charrnn.model.file import ModelFile
 from charrnn.sampling.engine import Engine
 from charrnn.sampling.labels import Labels
 from charrnn.sampling.prompts import Opening
@@ -52,11 +51,6 @@ class Sampler:
         self.training_text: Ids | None = None  # for --no-copy
         self.num_top = 0  # how many of the likeliest characters a stream's predictions list; 0: no predictions
         self._runs: Constraints | None = None
-
-    @classmethod
-    def load(cls, path: Path | str, *, threads: int | None = None, precision: str = "float32") -> "Sampler":
-        """Load a model file. Raises ModelFileError, and the errors of the constructor."""
-        return cls(load_model(path), threads=threads, precision=precision)
 
     @property
     def writes_documents(self) -> bool:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from charrnn.config import Checked, CorpusConfig, ModelConfig, Precision, TrainConfig, flag, setting
 from charrnn.data.batches import TrainText, make_train_text
 from charrnn.data.corpus import Corpus
-from charrnn.data.shuffling import hash_documents, short_hashes, without_labels
+from charrnn.data.documents import hash_documents, short_hashes, without_labels
 from charrnn.distributed import SINGLE, Ranks
 from charrnn.events import Plan
 from charrnn.hardware import count_workers

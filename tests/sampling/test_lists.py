@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from charrnn.config import CELLS, ListConfig, ModelConfig
-from charrnn.data.shuffling import hash_documents, short_hashes
+from charrnn.data.documents import hash_documents, short_hashes
 from charrnn.data.vocab import Vocab
 from charrnn.errors import UsageError
 from charrnn.sampling.lists import (

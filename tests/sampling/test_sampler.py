@@ -12,7 +12,6 @@ from charrnn.config import CELLS, ModelConfig, SampleConfig
 from charrnn.counters import uniforms
 from charrnn.data.vocab import Vocab
 from charrnn.errors import UnknownCharacterError, UsageError
-from charrnn.model.file import save_model
 from charrnn.model.network import CharRNN
 from charrnn.numerics.processor import cpu_has
 from charrnn.sampling import engine
@@ -141,12 +140,6 @@ def test_bad_requests_are_refused_before_the_first_character():
 def test_extreme_temperatures_still_draw(temperature):
     """No temperature makes a NaN."""
     assert len(draw_text(make_file(), temperature=temperature, length=20, seed=1)) == 20
-
-
-def test_a_sampler_loads_from_a_path(tmp_path):
-    """It draws the text of the model in the file."""
-    save_model(tmp_path / "m.safetensors", counting_file())
-    assert draw_text(Sampler.load(tmp_path / "m.safetensors"), "c", length=2, seed=0) == "d\n"
 
 
 def test_a_stream_knows_the_nats_of_its_text():

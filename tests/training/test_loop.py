@@ -10,7 +10,7 @@ import torch
 
 from charrnn.config import CELLS, CorpusConfig, SampleConfig, SourceConfig
 from charrnn.data.corpus import load_corpus
-from charrnn.data.shuffling import hash_documents, short_hashes
+from charrnn.data.documents import hash_documents, short_hashes
 from charrnn.errors import ModelFileError
 from charrnn.evaluation.scoring import evaluate
 from charrnn.evaluation.texts import held_out_text, read_training_text
