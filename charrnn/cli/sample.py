@@ -388,7 +388,7 @@ def write_answers(
     path, train_text: as for write_samples. A line without an answer ends the command, or becomes a JSON object with
     its error. Raises its error, or InputError at the end for lines that have become objects.
     """
-    from charrnn.sampling.prompts import Failure, answers
+    from charrnn.sampling.answers import Failure, answers
     from charrnn.text.sources import Source, check_exists
 
     config, one_line = sampler.configure(settings), not (output.json or output.null)

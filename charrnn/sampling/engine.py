@@ -97,7 +97,7 @@ class Engine:
         Raises ResourceError if the system can't start a thread.
         """
         (h, c, contexts), mixture = state, self.mixture
-        rules = constraints or self._free
+        constraints = constraints or self._free
         num_streams = len(block.ids)
         groups = split_range(num_streams, max(1, min(self._threads, num_streams // _STREAMS_PER_THREAD)))
         network = self._network if len(groups) >= max(2, len(self.shards)) else None
@@ -109,13 +109,13 @@ class Engine:
             part = Block._make(array[own] for array in block)
             states = h[:, own].copy(), c[:, own].copy(), contexts[:, own].copy()  # contiguous, as the kernel needs them
             buffers = self._buffers(1, len(part.ids))
-            generate(network, 0, filters, rules, part, num_fed, states[0], states[1], states[2], mixture, buffers)
+            generate(network, 0, filters, constraints, part, num_fed, states[0], states[1], states[2], mixture, buffers)
             h[:, own], c[:, own], contexts[:, own] = states
 
         def draw_shard(rank: int) -> None:
             try:
                 shard = self.shards[rank]
-                generate(shard, rank, filters, rules, block, num_fed, h, c, contexts, mixture, shared)
+                generate(shard, rank, filters, constraints, block, num_fed, h, c, contexts, mixture, shared)
             except BaseException:
                 abort(shared.barrier)
                 raise

@@ -116,7 +116,7 @@ class Sampler:
         """
         if not 0 <= number < 2**63:
             raise UsageError(f"the number of a stream must lie between 0 and 2^63 - 1, not {number}")
-        return next(iter(StreamBatch(self, [(self.open(config, number=number), number)])))
+        return next(iter(self.batch([(self.open(config, number=number), number)])))
 
     def streams(self, config: SampleConfig, *, draws: int | None = None) -> StreamBatch:
         """Draw num_samples texts: an iterator over streams 0, 1, …, each to be read before the next.
@@ -127,11 +127,14 @@ class Sampler:
         """
         first, count = self.open(config), config.num_samples
         openings = self._open_all(config, first, draws or count)
-        return StreamBatch(self, openings, most=count * first.num_candidates)
+        return self.batch(openings, most=count * first.num_candidates)
 
-    def batch(self, openings: Iterable[tuple[Opening, int]]) -> StreamBatch:
-        """Draw a text after each opening: an iterator over the streams of these numbers, as `streams`."""
-        return StreamBatch(self, openings)
+    def batch(self, openings: Iterable[tuple[Opening, int]], *, most: int | None = None) -> StreamBatch:
+        """Draw a text after each opening: an iterator over the streams of these numbers, as `streams`.
+
+        most: streams that are drawn side by side, at most.
+        """
+        return StreamBatch(self.engine, self.vocab, openings, num_top=self.num_top, most=most)
 
     def _open_all(self, config: SampleConfig, first: Opening, count: int) -> Iterator[tuple[Opening, int]]:
         """Yield the opening and the number of each stream; streams of one label share an opening.

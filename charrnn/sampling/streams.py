@@ -10,20 +10,17 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.counters import choice, stream_uniforms
+from charrnn.data.vocab import Vocab
 from charrnn.kernels.filters import COMPLETE
-from charrnn.sampling.engine import NO_LIMIT, Prediction, StreamState, new_block, predictions_of
+from charrnn.sampling.engine import NO_LIMIT, Engine, Prediction, StreamState, new_block, predictions_of
 from charrnn.sampling.prompts import Opening, read_openings
 from charrnn.sampling.stopping import LengthLimit, StopCondition
 from charrnn.text.characters import END
-
-if TYPE_CHECKING:
-    from charrnn.sampling.sampler import Sampler
 
 _FIRST_BLOCK, _MAX_BLOCK = 4, 4096  # characters drawn at a time; the text doesn't depend on it
 _MIN_BLOCK, _BLOCKS_PER_TEXT = 8, 4  # where texts end by themselves
@@ -36,13 +33,23 @@ _MAX_HISTORY = 1 << 24  # characters of all streams in a block that the repeat g
 class StreamBatch:
     """Streams drawn together, for one thread to read: an iterator over them in order."""
 
-    def __init__(self, sampler: "Sampler", openings: Iterable[tuple[Opening, int]], *, most: int | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        vocab: Vocab,
+        openings: Iterable[tuple[Opening, int]],
+        *,
+        num_top: int = 0,
+        most: int | None = None,
+    ) -> None:
         """openings: what each text continues, and the number of its stream; taken as the streams are started.
 
-        most: streams that are drawn side by side, at most.
+        num_top: how many of the likeliest characters predictions list; 0: no predictions. most: streams that are drawn
+        side by side, at most.
         """
-        self.sampler = sampler
-        self._most = min(most or sampler.engine.max_streams, sampler.engine.max_streams)
+        self.vocab = vocab
+        self._engine, self._num_top = engine, num_top
+        self._most = min(most or engine.max_streams, engine.max_streams)
         self._openings = (
             (opening, number, candidate) for opening, number in openings for candidate in range(opening.num_candidates)
         )
@@ -93,7 +100,7 @@ class StreamBatch:
         """Start the first stream and feed its prompt, which takes a while if it is long."""
         if not self._streams:
             self._start_streams(1)
-        read_openings(self.sampler.engine, [stream.opening for stream in self._streams])
+        read_openings(self._engine, [stream.opening for stream in self._streams])
 
     def draw(self, reader: "Stream") -> None:
         """Draw a block of the stream that is being read, and of the other streams that may be drawn ahead."""
@@ -113,20 +120,20 @@ class StreamBatch:
             positions=[stream.num_drawn for stream in active],
             candidates=[stream.candidate for stream in active],
         )
-        read_openings(self.sampler.engine, [stream.opening for stream in active])
+        read_openings(self._engine, [stream.opening for stream in active])
         states = [stream.state or stream.opening.state for stream in active]
         h, c, contexts = (np.concatenate(parts, axis=1) for parts in zip(*states, strict=True))
-        block = new_block(ids, starts, numbers, num_top=self.sampler.num_top)
+        block = new_block(ids, starts, numbers, num_top=self._num_top)
         block.left[:] = [NO_LIMIT if stream.limit.left < 0 else stream.limit.left for stream in active]
-        block.states[:, 0] = [stream.rule for stream in active]
+        block.states[:, 0] = [stream.automaton_state for stream in active]
         began = time.perf_counter()
         constraints = reader.opening.constraints
-        self.sampler.engine.draw(reader.opening.filters, block, (h, c, contexts), constraints=constraints)
+        self._engine.draw(reader.opening.filters, block, (h, c, contexts), constraints=constraints)
         seconds = time.perf_counter() - began
         affordable = max(1, int(count * _SECONDS_PER_BLOCK / seconds))
         self._block = min(affordable, 2 * self._block, _MAX_BLOCK)
         drawn = np.take_along_axis(ids, starts[:, None] + np.arange(count), axis=1)
-        text = self.sampler.vocab.decode(drawn.ravel())
+        text = self.vocab.decode(drawn.ravel())
         # added one by one, because the rounding of a sum would depend on the block size
         nats = np.add.accumulate(np.column_stack([[stream.nats for stream in active], block.nats]), axis=1)
         weights = np.column_stack([[stream.log_weight for stream in active], block.log_shares])
@@ -135,8 +142,8 @@ class StreamBatch:
             num_used = stream.append(text[row * count : (row + 1) * count], block.states[row])
             stream.nats, stream.log_weight = float(nats[row, num_used]), float(weights[row, num_used])
             stream.seconds += seconds
-            if self.sampler.num_top:
-                stream.predictions += predictions_of(block, row, num_used, self.sampler.vocab)
+            if self._num_top:
+                stream.predictions += predictions_of(block, row, num_used, self.vocab)
             if stream.ended:
                 self._num_ended += 1
                 self._num_chars_ended += stream.num_drawn
@@ -153,11 +160,11 @@ class Stream:
     num_drawn: characters so far, including those of a stop text; nats: their surprisal for the model
     without filters at temperature 1; seconds: time spent drawing them, together with other streams;
     seed: gives this text again; log_weight: the log of the probability that constraints left at each
-    character, summed; 0 without constraints; predictions: of each character, if Sampler.num_top asks for them.
+    character, summed; 0 without constraints; predictions: of each character, if the batch has a num_top.
     """
 
     def __init__(self, batch: StreamBatch, opening: Opening, number: int, candidate: int) -> None:
-        config, vocab = opening.config, batch.sampler.vocab
+        config, vocab = opening.config, batch.vocab
         self.opening = opening
         self.number = number
         self.seed = opening.seed
@@ -168,14 +175,14 @@ class Stream:
         self.predictions: list[Prediction] = []
         self.history = opening.remembered(opening.known)
         self.state: StreamState | None = None  # before the last id of the history; None for the prompt's
-        self.rule = opening.start  # the state of the constraints' automaton
+        self.automaton_state = opening.start
         self.limit = LengthLimit(config.length, has_bytes=vocab.has_bytes)
         self._batch, self.candidate = batch, candidate
         self._has_automaton = opening.has_automaton
-        self._is_complete = self._has_automaton and self.rule == COMPLETE
+        self._is_complete = self._has_automaton and self.automaton_state == COMPLETE
         self.ended = self._is_complete or config.length == 0
         stops = [vocab.to_chars(stop) for stop in config.stop]
-        if batch.sampler.writes_documents:
+        if END in vocab.chars:
             stops.append(END)
         self._stop = StopCondition(config.lines, stops, keep_stop=config.keep_stop)
         self._decode = vocab.make_decoder()
@@ -204,13 +211,13 @@ class Stream:
         """Whether more may be drawn before the stream is read."""
         return not self.ended and self._num_unread < _MAX_UNREAD
 
-    def append(self, text: str, rules: NDArray[np.int32]) -> int:
+    def append(self, text: str, automaton_states: NDArray[np.int32]) -> int:
         """Add the characters just drawn, up to where the text ends; return how many that are.
 
-        text: one character per id; rules: the state of the automaton before each of them and at the end.
+        text: one character per id; automaton_states: before each of them and at the end.
         """
         if self._has_automaton:
-            self.rule, is_complete = int(rules[-1]), rules == COMPLETE
+            self.automaton_state, is_complete = int(automaton_states[-1]), automaton_states == COMPLETE
             self._is_complete = bool(is_complete.any())
             if self._is_complete:
                 text = text[: int(is_complete.argmax())]
