@@ -28,8 +28,8 @@ NUM_HARDEST = 20  # lines on a page
 def check_target(path: str, option: str = "--html", example: str = "report.html") -> None:
     """Check that the page that an option names can be written, before the work is done."""
     folder = os.path.dirname(path) or "."
-    if path == "-":
-        raise UsageError(f"{option} - would write a file named '-'; for a pipe use {option} /dev/stdout")
+    if path == "-" or console.is_stdout(path):
+        raise UsageError(f"{option} {path}: stdout has other results; name a file, for example {option} {example}")
     if os.path.isdir(path) or not path:
         raise UsageError(f"{option} {path!r} is not a file name; name one, for example {option} {example}")
     if not os.path.isdir(folder) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
@@ -88,13 +88,13 @@ def write_report(target: Path, path: Path, report: "Report") -> None:
 
 
 def write_file(target: Path, page: str) -> None:
-    """Write a page, atomically if the target is a file."""
+    """Write a page, atomically if the target is a file; a link to one stays a link."""
     from charrnn.files import write_atomically
 
     if target.exists() and not target.is_file():  # a pipe, for example
         target.write_bytes(console.faithful(page))
     else:
-        write_atomically(target, console.faithful(page))
+        write_atomically(target.resolve(), console.faithful(page))
 
 
 def write_run_report(plan: "RunPlan") -> Path:

@@ -49,6 +49,13 @@ def on_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
+def is_stdout(path: str) -> bool:
+    """Return whether a path leads to the file or pipe that stdout is, as /dev/stdout does."""
+    with contextlib.suppress(AttributeError, OSError):  # closed, or no real file
+        return os.path.samestat(os.stat(path), os.fstat(sys.stdout.fileno()))
+    return False
+
+
 def result_path(path: os.PathLike[str]) -> None:
     """Print a path: its own bytes in a pipe, escaped on a terminal."""
     result(one_line(str(path)) if on_terminal() else str(path))

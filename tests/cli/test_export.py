@@ -15,7 +15,7 @@ from charrnn.data.vocab import Vocab
 from charrnn.model.file import load_model, save_model
 from charrnn.model.ngrams import count_ngrams
 from charrnn.text.characters import END
-from tests.cli.conftest import POEMS, TINY, assert_refused, call, make_model
+from tests.cli.conftest import POEMS, TINY, assert_refused, call, make_model, posix
 from tests.conftest import make_model_file
 
 MODEL = "checkpoints/poems/model.safetensors"
@@ -105,11 +105,25 @@ def test_mistakes_are_refused_before_anything_is_written(copied_home):
     assert_refused(call("export", "--ngrams", "-1"), 2, "--ngrams must lie between 0 and")
     assert_refused(call("export", "nothing"), 4, "nothing: neither a model file nor a run")
     assert_refused(call("export", "-o", "checkpoints"), 2, "--output 'checkpoints' is not a file name")
-    assert_refused(call("export", "-o", "-"), 2, "--output - would write a file named '-'")
+    assert_refused(call("export", "-o", "-"), 2, "--output -: stdout has other results; name a file")
     assert_refused(call("export", "-o", "no/page.html"), 1, "no/page.html: can't be written")
     (copied_home / MODEL).write_bytes(b"damaged")
     assert_refused(call("export"), 4, "damaged")
     assert not list(copied_home.glob("*.html"))
+
+
+@posix
+def test_a_page_goes_neither_into_other_results_nor_in_place_of_a_link(copied_home):
+    """A page is refused where stdout goes, as /dev/stdout is; a link to a file stays a link."""
+    with open("results", "w", encoding="utf-8") as stdout:
+        for words in (("export", "-o"), ("eval", "--html")):
+            assert_refused(call(*words, "results", stdout=stdout), 2, "results: stdout has other results; name a file")
+    page, link = copied_home / "page.html", copied_home / "link.html"
+    page.touch()
+    link.symlink_to("page.html")
+    assert call("export", "-q", "-o", "link.html").text == "link.html\n"
+    assert link.is_symlink()
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 def test_train_writes_the_page_next_to_the_model_and_the_report_links_to_it(copied_home):
