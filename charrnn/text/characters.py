@@ -1,4 +1,4 @@
-"""Visible forms of characters that can't be displayed: controls, direction overrides, bytes, ends of documents."""
+"""Characters with a meaning of their own (ends of documents and labels, bytes), and how any character is shown."""
 
 import re
 import unicodedata
