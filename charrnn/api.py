@@ -22,6 +22,8 @@ from charrnn.data.corpus import Corpus
 from charrnn.distributed import SINGLE
 from charrnn.errors import CharrnnError, UsageError
 from charrnn.evaluation.scores import Evaluation
+from charrnn.evaluation.texts import text_of_string
+from charrnn.hardware import count_threads, select_precision, set_up_torch
 from charrnn.model.file import ModelFile, load_model, save_model
 from charrnn.runs.folder import Run
 from charrnn.runs.models import find_model, find_training_text, run_name
@@ -58,7 +60,6 @@ def train(
     Raises CharrnnError with a message that says what to change.
     """
     from charrnn import precompile
-    from charrnn.hardware import count_threads, select_precision, set_up_torch
     from charrnn.training.plan import Environment
     from charrnn.training.run import lock, make_plan, train_and_log
 
@@ -166,7 +167,6 @@ class Model:
         """
         from charrnn.evaluation.scoring import predict
         from charrnn.evaluation.summary import summarise
-        from charrnn.evaluation.texts import text_of_string
 
         found, file = text_of_string(self._file, text), self._file
         self._sampler.labels.check(label)
@@ -219,7 +219,6 @@ class Model:
     def _network(self) -> Any:
         """The network as PyTorch has it; importing that takes a second."""
         from charrnn import precompile
-        from charrnn.hardware import count_threads, set_up_torch
         from charrnn.model.network import CharRNN
 
         set_up_torch("cpu", count_threads(None))

@@ -38,6 +38,9 @@ from charrnn.cli.report import (
 from charrnn.cli.texts import check_no_run, load_network, read_texts
 from charrnn.config import ADAPT_RATE, BLANK_LINES, LINES, flag
 from charrnn.errors import UsageError
+from charrnn.evaluation.scores import Assessment
+from charrnn.evaluation.verdict import sentences
+from charrnn.hardware import count_threads, set_up_torch
 from charrnn.inspection.findings import QUICK_PARTS
 from charrnn.terminal import console, messages, progress, tables
 from charrnn.terminal.completion import one_of
@@ -45,7 +48,7 @@ from charrnn.terminal.inside import print_inside
 from charrnn.text.characters import END
 
 if TYPE_CHECKING:
-    from charrnn.evaluation.scores import Assessment, Line
+    from charrnn.evaluation.scores import Line
     from charrnn.evaluation.summary import Summary
     from charrnn.evaluation.texts import EvalText
     from charrnn.inspection.classes import ClassTotals
@@ -175,7 +178,16 @@ def evaluate(
       charrnn eval -m poems -m sonnets chapter.txt
     """
     wanted = Wanted(
-        per_line, per_char, worst, by_label, choose_parts(inside), html, yardsticks, adapt, adapt_rate, json
+        per_line=per_line,
+        per_char=per_char,
+        worst=worst,
+        by_label=by_label,
+        inside=choose_parts(inside),
+        html=html,
+        yardsticks=yardsticks,
+        adapt=adapt,
+        adapt_rate=adapt_rate,
+        json=json,
     )
     several = model if model is not None and len(model) > 1 else []
     if several and (wanted.items or html is not None or adapt or wanted.inside or by_label):
@@ -215,7 +227,6 @@ def evaluate_text(
     threads: int | None,
 ) -> None:
     """Score a text by one model and show what is wanted. path: of the model file; settings: how to read the text."""
-    from charrnn.hardware import count_threads, set_up_torch
     from charrnn.model.file import load_model
 
     file = load_model(path)
@@ -229,7 +240,6 @@ def evaluate_text(
     compile_kernels(wanted)
 
     from charrnn.evaluation.assessment import assess
-    from charrnn.evaluation.scores import Assessment
     from charrnn.inspection.classes import ClassTotals
     from charrnn.inspection.inside import look_inside
 
@@ -352,7 +362,7 @@ def print_assessment(
     file: "ModelFile",
     text: "EvalText",
     found: "Summary",
-    assessment: "Assessment",
+    assessment: Assessment,
     findings: "Findings | None",
     *,
     json: bool,
@@ -362,8 +372,6 @@ def print_assessment(
         inside = findings and findings.record()
         console.result_json({"model": str(path), "text": text.name, **assessment.record(), "inside": inside})
         return
-    from charrnn.evaluation.verdict import sentences
-
     console.facts(tables.score_rows(str(path), text.name, found.score, assessment.unit))
     if assessment.baselines or assessment.adapted or found.score.experts:
         console.table(tables.comparison_rows(assessment), header=tables.comparison_header(assessment))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from charrnn.cli.texts import load_network, read_same_text, read_texts
 from charrnn.errors import UsageError
+from charrnn.hardware import count_threads, set_up_torch
 from charrnn.terminal import console, messages, tables
 from charrnn.text.characters import END, LABEL_END
 
@@ -27,7 +28,6 @@ def compare(
     from charrnn import precompile
     from charrnn.evaluation import comparison
     from charrnn.evaluation.scoring import predict
-    from charrnn.hardware import count_threads, set_up_torch
     from charrnn.model.file import load_model
     from charrnn.runs.models import find_model
 
@@ -67,7 +67,6 @@ def evaluate_labels(
     """Score a text of documents with each label of a model; print sums over each label, or each document's labels."""
     from charrnn import precompile
     from charrnn.evaluation.labels import MAX_SCORED, LabelledText, LabelScorer
-    from charrnn.hardware import count_threads, set_up_torch
     from charrnn.model.file import load_model
 
     file = load_model(path)

@@ -7,6 +7,8 @@ import typer
 
 from charrnn.cli.options import Json
 from charrnn.errors import ModelFileError, UsageError
+from charrnn.files import checkpoints, kernel_cache, list_models, name_checkpoints, user_cache
+from charrnn.hardware import available_cores, select_precision
 from charrnn.terminal import cards, completion, console
 
 
@@ -33,7 +35,6 @@ def info(
       charrnn info poems
       charrnn info --cache
     """
-    from charrnn.files import checkpoints, list_models, name_checkpoints
     from charrnn.model.file import load_model
     from charrnn.runs import models
 
@@ -68,7 +69,6 @@ def info(
 def show_cache(*, json: bool) -> None:
     """Show what the cache contains, and how to empty it."""
     from charrnn.data.cache import MAX_CACHE_BYTES, Cache
-    from charrnn.files import kernel_cache
 
     cache = Cache.for_user()
     facts = {
@@ -91,9 +91,6 @@ def show_machine() -> None:
     from importlib.metadata import PackageNotFoundError, version
 
     from llvmlite.binding import get_host_cpu_name
-
-    from charrnn.files import checkpoints, kernel_cache, user_cache
-    from charrnn.hardware import available_cores, select_precision
 
     rows = [("Python", platform.python_version()), ("system", platform.platform())]
     for package in ("torch", "numpy", "numba", "llvmlite", "safetensors", "typer"):

@@ -25,6 +25,7 @@ from charrnn.cli.options import (
 )
 from charrnn.config import PRECISIONS, RESAMPLE, ListConfig, SampleConfig, flag, overlay
 from charrnn.errors import CharrnnError, InputError, UsageError
+from charrnn.hardware import count_threads
 from charrnn.terminal import console, messages
 from charrnn.terminal.completion import one_of
 from charrnn.text.characters import unescaped
@@ -245,7 +246,6 @@ def sample(
       charrnn sample -m names -N 20 --unique --new
       charrnn sample -m names -N 20 --match '[A-Z][a-z]{2,5}(-[A-Z][a-z]+)?'
     """
-    from charrnn.hardware import count_threads
     from charrnn.model.file import load_model
     from charrnn.runs.models import find_model
     from charrnn.sampling.sampler import Sampler

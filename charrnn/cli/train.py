@@ -37,9 +37,11 @@ from charrnn.config import (
     SourceConfig,
     TrainConfig,
 )
-from charrnn.distributed import Ranks
+from charrnn.distributed import Ranks, process_group
 from charrnn.errors import UsageError
+from charrnn.evaluation.scores import Assessment, Evaluation
 from charrnn.files import CHECKPOINTS
+from charrnn.hardware import count_threads, select_precision, set_up_torch
 from charrnn.terminal import completion, console, messages, tables
 from charrnn.terminal.completion import one_of
 from charrnn.terminal.progress import TrainView
@@ -239,10 +241,8 @@ def train(
         valid_fraction=valid_fraction,
         test_fraction=test_fraction,
     )
-    from charrnn import distributed
-
     run_folder = find_folder(texts[0], run)
-    with distributed.process_group(Ranks.from_environment(), device=device) as ranks:
+    with process_group(Ranks.from_environment(), device=device) as ranks:
         view = TrainView(json_lines=json and ranks.is_first, quiet=quiet or not ranks.is_first)
         fresh = fresh and ranks.restarts == 0  # torchrun restarts the same command, which must resume then
         if not dry_run:
@@ -304,8 +304,6 @@ def plan_together(
 
 def set_up(ranks: Ranks, machine: Machine) -> "Environment":
     """Import and set up PyTorch; return what the run computes on."""
-    from charrnn.hardware import count_threads, select_precision, set_up_torch
-
     cores = count_threads(machine.threads, ranks.local_size)
     target = set_up_torch("cpu" if ranks.size > 1 else machine.device, cores)
 
@@ -346,7 +344,6 @@ def compare(plan: "RunPlan") -> None:
     """Compare a finished run's score with baselines."""
     from charrnn.data.batches import LAST_PART
     from charrnn.evaluation.assessment import compute_baselines
-    from charrnn.evaluation.scores import Assessment, Evaluation
     from charrnn.evaluation.texts import held_out_text
     from charrnn.model.file import load_model
 
