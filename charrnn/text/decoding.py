@@ -90,5 +90,6 @@ def _find_encoding(head: bytes, name: str, requested: str, advice: str) -> str:
         hint = f"--encoding {wide} reads it" if advice == _ADVICE else advice
         raise InputError(f"{name}: looks like UTF-16 without a byte-order mark; {hint}")
     if nul >= 0:
-        raise InputError(f"{name}: a binary file (NUL at byte {nul}), not a text; only models of bytes (train --bytes) read it")
+        hint = "only a model of bytes (train --bytes) reads it"
+        raise InputError(f"{name}: a binary file (NUL at byte {nul}), not a text; {hint}")
     return codec.name

@@ -283,12 +283,12 @@ def test_bytes_have_no_encoding(setting):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "cp1252", "shift_jis"])
 @pytest.mark.parametrize("content", [b"\x7fELF\0\0", b"ab\0cd", b"\0", b"\xef\xbb\xbfab\0", b"a" * 8000 + b"\0"])
 def test_a_binary_file_is_refused(content, encoding):
-    """A NUL near the start gives it away; the message has its position and says, for every command, which models read it."""
+    """A NUL near the start gives it away; the message has its position, and advice for every command."""
     for errors in ("strict", "replace"):
         message = refusal([content, b"more"], encoding=encoding, errors=errors)
         assert "a binary file" in message
         assert f"byte {content.index(0)})" in message
-        assert "only models of bytes (train --bytes) read it" in message
+        assert "only a model of bytes (train --bytes) reads it" in message
 
 
 @pytest.mark.parametrize("chunks", [[b"a" * 8192 + b"\0"], [b"a" * 8192, b"\0"]])
