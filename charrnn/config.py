@@ -99,7 +99,7 @@ class ModelConfig(Checked):
             raise UsageError(f"--cell must be one of {', '.join(CELLS)}, not {self.cell!r}")
 
     @property
-    def context_starts(self) -> tuple[int, ...]:
+    def boundary_ids(self) -> tuple[int, ...]:
         """The ids of the characters that n-grams do not reach back beyond."""
         return tuple(one for one in (self.reset_id, self.label_id) if one is not None)
 

@@ -33,23 +33,24 @@ _MAX_LOGITS = 2_000_000  # of all withheld characters together
 
 @dataclass(frozen=True)
 class TrainText:
-    """ids (N,) without the pieces of PIECE_SIZE characters at starts (K,); the rest is joined without gaps."""
+    """ids (N,) without the pieces of PIECE_SIZE characters at withheld_starts (K,); the rest is joined without gaps."""
 
     ids: Ids
-    starts: NDArray[np.int64]
+    withheld_starts: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return len(self.ids) - PIECE_SIZE * len(self.starts)
+        return len(self.ids) - PIECE_SIZE * len(self.withheld_starts)
 
     def __getitem__(self, positions: NDArray[np.int64]) -> Ids:
         """Return the characters at these positions of the remaining text."""
-        num_before = np.searchsorted(self.starts - PIECE_SIZE * np.arange(len(self.starts)), positions, side="right")
+        places = self.withheld_starts - PIECE_SIZE * np.arange(len(self.withheld_starts))  # in the remaining text
+        num_before = np.searchsorted(places, positions, side="right")
         found: Ids = self.ids[positions + PIECE_SIZE * num_before]
         return found
 
     def remaining_ids(self, start: int) -> Ids:
         """Copy the remaining characters of ids[start:]. start: not inside a piece."""
-        pieces = self.starts[self.starts >= start] - start
+        pieces = self.withheld_starts[self.withheld_starts >= start] - start
         return np.delete(self.ids[start:], (pieces[:, None] + np.arange(PIECE_SIZE)).ravel())
 
 

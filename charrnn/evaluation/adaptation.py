@@ -55,7 +55,7 @@ def evaluate_adapting(
     Raises DivergenceError if the rate is too large.
     """
     mixture = mixture or no_mixture()
-    contexts = find_contexts(mixture, ids, context=context, starts=model.config.context_starts)
+    contexts = find_contexts(mixture, ids, context=context, boundary_ids=model.config.boundary_ids)
     model = copy.deepcopy(model)
     inputs = np.concatenate([context[-1:], ids[:-1]]).astype(np.int64)  # inputs[i] predicts ids[i]
     targets = ids.astype(np.int64)

@@ -184,7 +184,7 @@ class _Reader:
             ids=ids,
             inputs=np.concatenate([context, ids[:-1]]),
             mixture=mixture,
-            contexts=find_contexts(mixture, ids, context=context, starts=model.config.context_starts),
+            contexts=find_contexts(mixture, ids, context=context, boundary_ids=model.config.boundary_ids),
             num_top=min(num_top, model.config.vocab_size),
         )
 

@@ -14,7 +14,7 @@ from charrnn.data.corpus import Corpus, find_corpus, load_corpus
 from charrnn.data.texts import encode_text
 from charrnn.data.vocab import UNKNOWN_CHAR, Ids, UnknownChars, count_unknown
 from charrnn.errors import InputError, UsageError
-from charrnn.model.container import quote
+from charrnn.model.container import shorten
 from charrnn.model.file import ModelFile
 from charrnn.text.characters import END
 from charrnn.text.decoding import find_codec
@@ -173,7 +173,7 @@ def read_training_text(file: ModelFile, paths: Sequence[str], cache: Cache, *, m
         find_codec(config.encoding)
     except (LookupError, ValueError):
         raise InputError(
-            f"the training text was read as {quote(config.encoding)}, which this Python can't read"
+            f"the training text was read as {shorten(config.encoding)}, which this Python can't read"
         ) from None
     corpus = load_corpus(paths, config, SourceConfig(max_bytes=max_bytes), cache, sha256=record["sha256"])
     return _split_as_in_training(file, corpus)
@@ -191,7 +191,7 @@ def _describe(names: Sequence[str]) -> str:
     if STDIN in names:
         return "the model was trained on stdin, and that text is not in the cache"
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"the training text, {', '.join(map(quote, names[:3]))}{more}, was not found"
+    return f"the training text, {', '.join(map(shorten, names[:3]))}{more}, was not found"
 
 
 def _split_as_in_training(file: ModelFile, corpus: Corpus) -> Corpus:

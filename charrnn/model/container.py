@@ -29,7 +29,7 @@ _KEY = "charrnn"
 _SMALL_HEADER = 1 << 22  # bytes; a larger header may be at most a quarter of its file
 _LARGE_HEADER = 1 << 26  # bytes, more than any vocabulary takes
 _FEW_PARTS = 20_000  # of a JSON value; each becomes an object of some hundred bytes, so a small file may have no more
-_MAX_QUOTED = 200  # characters of a file that an error repeats
+_MAX_SHOWN = 200  # characters of a file that an error repeats
 # How the checksum's key appears in the header: as JSON inside a JSON string. The same words in a
 # path or a vocabulary would be escaped once more, so this occurs once.
 _DIGEST_MARK = rb"\"file_sha256\": \""
@@ -64,7 +64,7 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, NDArray[Any]], dic
         raise _damaged(path, "its checksum does not match")
     if document.get("kind") != kind:
         advice = "; name the model.safetensors in its folder" if kind == "model" else ""
-        raise ModelFileError(f"{path}: a {quote(document.get('kind'))} file, not a {kind} file{advice}")
+        raise ModelFileError(f"{path}: a {shorten(document.get('kind'))} file, not a {kind} file{advice}")
     if not _is_canonical(data, header, document):
         raise foreign(path, kind, "not as charrnn writes it, though its checksum matches")
     try:
@@ -75,18 +75,18 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, NDArray[Any]], dic
 
 def foreign(path: Path, kind: str, reason: object) -> ModelFileError:
     """Return the error about a file whose checksum is right and whose content isn't that of its kind."""
-    return ModelFileError(f"{path}: damaged or not a charrnn {kind} ({quote(reason)})")
+    return ModelFileError(f"{path}: damaged or not a charrnn {kind} ({shorten(reason)})")
 
 
 def unwritable(path: Path, reason: object) -> ModelFileError:
     """Return the error about a file that is not written, because it would be refused when it is read."""
-    return ModelFileError(f"{path}: not written, because it could not be read again ({quote(reason)})")
+    return ModelFileError(f"{path}: not written, because it could not be read again ({shorten(reason)})")
 
 
-def quote(value: object) -> str:
-    """Return the beginning of a file's own words, for an error of one line."""
+def shorten(value: object) -> str:
+    """Cut what a file says to its beginning, for an error of one line."""
     text = str(value)
-    return text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}…"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def _dump(document: dict[str, Any]) -> str:
@@ -144,7 +144,7 @@ def _read_file(path: Path, kind: str) -> tuple[bytes, dict[str, Any], dict[str, 
             header_bytes = _read_header(file, file_size)
             header, document = _parse_header(header_bytes[8:], file_size)
             if document.get("format") != FORMAT_VERSION or type(document["format"]) is not int:
-                version = quote(document.get("format"))
+                version = shorten(document.get("format"))
                 raise ModelFileError(
                     f"{path}: file format {version}, but this charrnn reads format {FORMAT_VERSION}; "
                     "use the charrnn that wrote it, or a newer one"

@@ -180,7 +180,7 @@ def _check_model(model: ModelFile) -> None:
         raise ValueError(f"{len(chars)} characters, but a vocabulary size of {config.vocab_size}")
     if MEANINGLESS.search(chars) or (model.vocab.has_bytes and re.search("[\x80-\ud7ff\ue000-\U0010ffff]", chars)):
         raise ValueError("its vocabulary has surrogates that mean nothing, or both bytes and characters")
-    if any(one >= config.vocab_size for one in config.context_starts):
+    if any(one >= config.vocab_size for one in config.boundary_ids):
         raise ValueError("the end of a document or of a label is not in its vocabulary")
     if (config.label_id is None) != (not model.labels) or (model.labels and config.reset_id is None):
         raise ValueError("it has labels without their symbol, or the symbol without labels")

@@ -33,7 +33,7 @@ MAX_ORDER = 12
 BYTES_PER_CHAR = 12.0  # of the training text, that a model's n-grams may take
 MAX_SINGLETON_LENGTH = 4  # longer n-grams that occur once are pruned: with them a model would copy its training text
 _SCALE = 1 - 1e-6  # so that rounding can't make shares sum to one
-MIN_WEIGHT, MAX_WEIGHT = 0.001, 1.0  # of an expert in a mixture
+_MIN_WEIGHT, _MAX_WEIGHT = 0.001, 1.0  # of an expert in a mixture
 _MIN_DISCOUNT = 1e-3  # with none at all, unseen characters would be impossible
 Arrays = dict[str, NDArray[Any]]
 
@@ -190,7 +190,7 @@ def make_mixture(arrays: Mapping[str, NDArray[Any]], *, vocab_size: int) -> Mixt
     weights = arrays["ngram.weights"]
     if weights.ndim != 2 or weights.shape[1] != 2 or not 1 <= len(weights) <= MAX_ORDER:
         raise ValueError("its mixture weights have the wrong shape")
-    if not ((weights >= MIN_WEIGHT).all() and (weights <= MAX_WEIGHT).all()):
+    if not ((weights >= _MIN_WEIGHT).all() and (weights <= _MAX_WEIGHT).all()):
         raise ValueError("its mixture weights are out of range")
     return Mixture(make_trie(arrays, vocab_size=vocab_size), weights)
 
@@ -215,10 +215,12 @@ def make_trie(arrays: Mapping[str, NDArray[Any]], *, vocab_size: int) -> Trie:
     return Trie(first_child.astype(np.int32), char, discounted, backoff)
 
 
-def find_contexts(mixture: Mixture, ids: NDArray[Any], *, context: NDArray[Any], starts: Sequence[int] = ()) -> Ints:
+def find_contexts(
+    mixture: Mixture, ids: NDArray[Any], *, context: NDArray[Any], boundary_ids: Sequence[int] = ()
+) -> Ints:
     """Find the n-gram contexts before each character of a text: (N, order).
 
-    context: the characters before the text. starts: ids of characters that no context reaches back beyond.
+    context: the characters before the text. boundary_ids: the ids that no context reaches back beyond.
     """
     order = len(mixture.weights)
     before = np.array(context[len(context) - min(len(context), order) :], np.uint16)
@@ -226,9 +228,9 @@ def find_contexts(mixture: Mixture, ids: NDArray[Any], *, context: NDArray[Any],
     fill_contexts(mixture.trie, before, start, np.empty((len(before), order), np.int32))
     out = np.empty((len(ids), order), np.int32)
     fill_contexts(mixture.trie, np.array(ids, np.uint16), start, out)
-    if starts and order > 0:
+    if boundary_ids and order > 0:
         places = np.arange(len(before) + len(ids))
-        resets = np.where(np.isin(np.concatenate([before, ids]), starts), places, -order)
+        resets = np.where(np.isin(np.concatenate([before, ids]), boundary_ids), places, -order)
         num_known = (1 + places - np.maximum.accumulate(resets))[len(before) - 1 : -1]
         out[np.arange(order) > num_known[:, None]] = -1
     return out

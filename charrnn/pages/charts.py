@@ -14,6 +14,7 @@ Point = tuple[float, float]
 Interval = tuple[float, float, float]  # x, low, high
 Range = tuple[float, float]
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 16, 32, 52  # margins around the plot, where axes are named
+_MAX_TICKS = 6  # of an axis
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,10 @@ class Axis:
         return list(zip(at, labels(at), strict=True))
 
 
-def _exponents(low: float, high: float, *, limit: int = 6) -> range:
-    """Return at most `limit` evenly spaced exponents of the powers of ten from low to high."""
+def _exponents(low: float, high: float) -> range:
+    """Return at most _MAX_TICKS evenly spaced exponents of the powers of ten from low to high."""
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
-    apart = max(1, -(-(last - first + 1) // limit))
+    apart = max(1, -(-(last - first + 1) // _MAX_TICKS))
     return range(first + -first % apart, last + 1, apart)
 
 
@@ -68,7 +69,7 @@ def _power_of_ten(exponent: int) -> str:
     return f"10{str(exponent).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
-def ticks(low: float, high: float, *, limit: int = 6) -> list[float]:
+def ticks(low: float, high: float, *, limit: int = _MAX_TICKS) -> list[float]:
     """Choose at most `limit` round values from low to high, 1, 2 or 5 times a power of ten apart.
 
     >>> ticks(0, 1500)

@@ -33,7 +33,7 @@ def text_nats(file: ModelFile, ids: NDArray[Any], *, context: NDArray[Any]) -> D
     before, lanes = len(context), max(1, min(_MAX_LANES, len(ids) // _CHARS_PER_LANE))
     length = -(-len(ids) // lanes)
     mixture = file.mixture or no_mixture()
-    contexts = find_contexts(mixture, ids, context=context, starts=file.config.context_starts)
+    contexts = find_contexts(mixture, ids, context=context, boundary_ids=file.config.boundary_ids)
     text = np.concatenate([context, ids, np.zeros(lanes * length - len(ids), ids.dtype)]).astype(np.int64)
     places = np.arange(lanes) * length  # where each lane begins in `text`
     nats, network = np.empty((lanes, length)), _Network(file, lanes)

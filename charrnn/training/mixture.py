@@ -38,10 +38,10 @@ def fit_mixture(network: CharRNN, text: TrainText, *, num_counted: int) -> Array
     num_counted: how many characters at the end of the text to count in, at least LAST_PART or all of them.
     Returns none if nothing was withheld or if the n-grams gain less than MIN_GAIN.
     """
-    if len(text.starts) == 0:
+    if len(text.withheld_starts) == 0:
         return {}
     vocab_size = network.config.vocab_size
-    places = text.starts + np.arange(PIECE_SIZE)[:, None]  # (T, B)
+    places = text.withheld_starts + np.arange(PIECE_SIZE)[:, None]  # (T, B)
     targets = text.ids[places].astype(np.int64)
     first = max(0, len(text.ids) - num_counted)
     remaining = text.remaining_ids(first)
@@ -50,7 +50,7 @@ def fit_mixture(network: CharRNN, text: TrainText, *, num_counted: int) -> Array
         order = min(order, _best_order(text, remaining, vocab_size) + 1)
     trie = make_trie(count_ngrams(remaining, order, vocab_size=vocab_size), vocab_size=vocab_size)
     probabilities, lengths = _predict_pieces(Mixture(trie, np.ones((order, 2))), text, network.config)
-    logits = compute_logits(network, text.ids, text.starts, PIECE_SIZE).reshape(-1, vocab_size)
+    logits = compute_logits(network, text.ids, text.withheld_starts, PIECE_SIZE).reshape(-1, vocab_size)
     weights, gain = fit_weights(logits, probabilities, lengths, targets.ravel(), order=order)
     if gain < MIN_GAIN:
         return {}
@@ -60,8 +60,8 @@ def fit_mixture(network: CharRNN, text: TrainText, *, num_counted: int) -> Array
 def _best_order(text: TrainText, remaining: Ids, vocab_size: int) -> int:
     """Find the order of the n-grams that predict the withheld pieces best on their own."""
     positions = np.arange(-MAX_ORDER, PIECE_SIZE)  # each piece with the characters before it
-    pieces = text.ids[text.starts[:, None] + positions].ravel()
-    is_scored = np.tile(positions >= 0, len(text.starts))
+    pieces = text.ids[text.withheld_starts[:, None] + positions].ravel()
+    is_scored = np.tile(positions >= 0, len(text.withheld_starts))
     by_order = nats_by_order(remaining, pieces, context=remaining[:1], vocab_size=vocab_size)
     return 1 + int(np.argmin([nats[is_scored].mean() for nats in by_order]))
 
@@ -72,9 +72,9 @@ def _predict_pieces(mixture: Mixture, text: TrainText, config: ModelConfig) -> t
     Returns probabilities (T B, V), and the length of the context they know at each character (T B,).
     """
     contexts = []
-    for start in text.starts:
+    for start in text.withheld_starts:
         piece, before = text.ids[start : start + PIECE_SIZE], text.ids[start - MAX_ORDER : start]
-        contexts.append(find_contexts(mixture, piece, context=before, starts=config.context_starts))
+        contexts.append(find_contexts(mixture, piece, context=before, boundary_ids=config.boundary_ids))
     rows = np.stack(contexts, axis=1).reshape(-1, len(mixture.weights))  # (T B, order)
     probabilities, lengths = np.empty((len(rows), config.vocab_size)), np.empty(len(rows), np.int64)
     fill_distributions(mixture.trie, rows, probabilities, lengths)

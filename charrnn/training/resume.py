@@ -8,7 +8,7 @@ from typing import Any
 from charrnn.config import CorpusConfig, ModelConfig, TrainConfig, flag, overlay
 from charrnn.data.corpus import Corpus
 from charrnn.errors import ModelFileError, UsageError
-from charrnn.model.container import quote
+from charrnn.model.container import shorten
 from charrnn.runs.folder import Run, SavedState, SavedText
 from charrnn.training.plan import Budget, Environment, Resume, RunPlan, Task
 from charrnn.training.planning import advice_for, check_ranks, fit_batch_size
@@ -108,7 +108,7 @@ def _saved_configs(run: Run, saved: SavedState) -> tuple[CorpusConfig, ModelConf
 
 def _not_a_state(run: Run, saved: SavedState, error: Exception) -> ModelFileError:
     why = str(error) if isinstance(error, (UsageError, ValueError)) else repr(error)
-    return ModelFileError(f"{saved.path}: not a state of a run ({quote(why)}); {advice_for(run)}")
+    return ModelFileError(f"{saved.path}: not a state of a run ({shorten(why)}); {advice_for(run)}")
 
 
 def _check_same(run: Run, settings: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -117,9 +117,11 @@ def _check_same(run: Run, settings: Mapping[str, Any], given: Mapping[str, Any])
         if settings.get(name, value) != value:
             before = settings[name]
             if before is None or before is False or before == "":
-                named = flag(name) if value is True else f"{flag(name)} {quote(value)}"
+                named = flag(name) if value is True else f"{flag(name)} {shorten(value)}"
                 raise UsageError(f"{named}: this run was started without it; {advice_for(run)}")
-            raise UsageError(f"{flag(name)} {quote(value)} differs from this run's {quote(before)}; {advice_for(run)}")
+            raise UsageError(
+                f"{flag(name)} {shorten(value)} differs from this run's {shorten(before)}; {advice_for(run)}"
+            )
 
 
 def _check_text(run: Run, task: Task, before: SavedText) -> None:
@@ -145,13 +147,15 @@ def _check_text(run: Run, task: Task, before: SavedText) -> None:
 
 
 def _list_paths(paths: list[str]) -> str:
-    return ", ".join(map(quote, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+    return ", ".join(map(shorten, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 
 def _environment_changes(before: Mapping[str, Any], environment: Environment) -> list[str]:
     """Warn if the run resumes in another environment."""
     now = environment.facts()
-    changes = [f"{name} was {quote(before.get(name))}, is {now[name]}" for name in now if before.get(name) != now[name]]
+    changes = [
+        f"{name} was {shorten(before.get(name))}, is {now[name]}" for name in now if before.get(name) != now[name]
+    ]
     if not changes:
         return []
     return [f"the environment has changed, so the result will not be bit-identical: {'; '.join(changes)}"]

@@ -22,7 +22,7 @@ from charrnn.data.batches import Cursor
 from charrnn.data.vocab import Vocab
 from charrnn.distributed import SINGLE, Ranks
 from charrnn.errors import DivergenceError, ModelFileError, UsageError
-from charrnn.model.container import quote
+from charrnn.model.container import shorten
 from charrnn.model.file import ModelFile, is_finite
 from charrnn.model.layers import HiddenState
 from charrnn.model.network import CharRNN
@@ -117,7 +117,7 @@ def read_scalars(path: Path, meta: Mapping[str, Any]) -> ScalarState:
         if scalars.span == 0:
             raise UsageError("its schedule has no steps")
     except (KeyError, TypeError, UsageError) as error:
-        raise ModelFileError(f"{path}: not a state of a run ({quote(error)})") from None
+        raise ModelFileError(f"{path}: not a state of a run ({shorten(error)})") from None
     return scalars
 
 

@@ -155,22 +155,22 @@ def test_train_text_is_the_text_without_the_pieces(starts):
 def test_one_character_in_forty_is_withheld(num_chars, vocab_size, num_pieces):
     """At most fifty pieces, and fewer for large vocabularies; evenly spread, each with text before it."""
     text = make_train_text(np.zeros(num_chars, np.uint8), vocab_size)
-    assert len(text.starts) == num_pieces
+    assert len(text.withheld_starts) == num_pieces
     assert len(text) == num_chars - num_pieces * PIECE_SIZE
     if num_pieces:
-        assert text.starts[0] >= num_chars // (2 * num_pieces) - PIECE_SIZE
-        assert text.starts[-1] + PIECE_SIZE <= num_chars
-        assert (np.abs(np.diff(text.starts, 2)) <= 1).all()
+        assert text.withheld_starts[0] >= num_chars // (2 * num_pieces) - PIECE_SIZE
+        assert text.withheld_starts[-1] + PIECE_SIZE <= num_chars
+        assert (np.abs(np.diff(text.withheld_starts, 2)) <= 1).all()
 
 
 def test_nothing_is_withheld_with_a_very_large_vocabulary():
     """Computing its distributions would dominate the run."""
-    assert len(make_train_text(np.zeros(100_000, np.uint16), MAX_MIXED_VOCAB + 1).starts) == 0
+    assert len(make_train_text(np.zeros(100_000, np.uint16), MAX_MIXED_VOCAB + 1).withheld_starts) == 0
 
 
 def test_pieces_of_a_long_text_lie_where_ngrams_are_counted(monkeypatch):
     """That is its end."""
     monkeypatch.setattr(batches, "LAST_PART", 100_000)
     text = make_train_text(np.zeros(1_000_000, np.uint8), 65)
-    assert len(text.starts) == 2
-    assert text.starts.min() >= 900_000
+    assert len(text.withheld_starts) == 2
+    assert text.withheld_starts.min() >= 900_000

@@ -71,7 +71,7 @@ def test_contexts_do_not_reach_back_beyond_a_reset():
     train = np.random.default_rng(0).integers(0, 4, 500).astype(np.uint8)
     trie = make_trie(count_ngrams(train, 5, vocab_size=4), vocab_size=4)
     mixture, text = Mixture(trie, np.ones((5, 2))), np.array([1, 2, 0, 3, 1, 2, 0, 0, 1, 1, 2], np.uint8)
-    found = find_contexts(mixture, text, context=np.array([2, 0, 1], np.uint8), starts=[0])
+    found = find_contexts(mixture, text, context=np.array([2, 0, 1], np.uint8), boundary_ids=[0])
     expected = [
         find_contexts(mixture, np.array(part[1:], np.uint8), context=np.array(part[:1], np.uint8))
         for part in ([0, 1, 1, 2, 0], [0, 3, 1, 2, 0], [0, 0], [0, 1, 1, 2])

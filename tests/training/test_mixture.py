@@ -332,7 +332,7 @@ def test_n_grams_are_mixed_in_if_they_gain_enough():
     config = ModelConfig("gru", vocab_size=6, embedding_dim=4, hidden_size=8, num_layers=1)
     model, ids = CharRNN(config), make_ids(90_000)
     text = make_train_text(ids, 6)
-    assert len(text.starts) == 2
+    assert len(text.withheld_starts) == 2
     arrays = fit_mixture(model, text, num_counted=len(text.ids))
     score = evaluate(model, ids[-2000:], context=ids[:-2000], mixture=make_mixture(arrays, vocab_size=6))
     assert score.nats < score.experts[0] - MIN_GAIN * score.num_chars
