@@ -64,18 +64,10 @@ def place(path: Path, node: ast.AST | None = None) -> str:
 
 
 def imports(path: Path, *, top_only: bool = False) -> list[tuple[ast.AST, str]]:
-    """Return the full names that a file imports, with the statement, except those for type checkers."""
+    """Return the full names that a file imports, with the statement. top_only: not in functions, not for types only."""
     tree = TREES[path]
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for inner in ast.walk(node)
-    }
     found: list[tuple[ast.AST, str]] = []
     for node in tree.body if top_only else ast.walk(tree):
-        if id(node) in typing_only:
-            continue
         if isinstance(node, ast.Import):
             found += [(node, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -121,7 +113,7 @@ def test_a_file_imports_only_from_rooms_above():
 
 
 def test_imports_inside_a_room_have_no_cycles():
-    """Files of one room may import one another in one direction."""
+    """Files of one room may import one another in one direction, for type checkers as well."""
     rooms: dict[int, dict[Path, set[Path]]] = defaultdict(lambda: defaultdict(set))
     for path in FILES:
         for _, name in imports(path):

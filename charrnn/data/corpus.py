@@ -215,7 +215,7 @@ def _make_corpus(
         has_valid_file=config.valid is not None,
         labels=facts["labels"],
     )
-    notes = [*notes, *notes_about(corpus, facts, config)]
+    notes = [*notes, *notes_about(vocab, facts, config, num_valid=num_valid, num_test=len(corpus.test_ids))]
     if len(corpus.valid_ids) < _SHORT:
         notes.append(f"only {len(corpus.valid_ids)} characters are held out, so scores are rough")
     return replace(corpus, notes=tuple(notes))

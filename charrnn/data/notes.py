@@ -1,7 +1,7 @@
 """Notes: what the user should know about a text before training."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,6 @@ from charrnn.data.splitting import how_separated, split
 from charrnn.data.vocab import Vocab
 from charrnn.text.characters import END, UNKNOWN, one_line
 from charrnn.text.records import format_of
-
-if TYPE_CHECKING:
-    from charrnn.data.corpus import Corpus
 
 _LARGE_VOCABULARY, _USUAL_VOCABULARY = 20_000, 5_000
 _LABELS_SHOWN = 8
@@ -28,10 +25,12 @@ def note_about_records(names: Sequence[str], config: CorpusConfig) -> list[str]:
     return [f"{files} read as plain text; --column NAME reads one column of the records"]
 
 
-def notes_about(corpus: "Corpus", facts: dict[str, Any], config: CorpusConfig) -> list[str]:
+def notes_about(
+    vocab: Vocab, facts: dict[str, Any], config: CorpusConfig, *, num_valid: int, num_test: int
+) -> list[str]:
     """Say what was changed in a text while it was read, what its documents are, and what its characters are.
 
-    facts: of its entry in the cache.
+    facts: of its entry in the cache. num_valid, num_test: characters of its held-out and of its test text.
     """
     notes, counts = [], np.array(facts["counts"])
     if facts["num_marks"]:
@@ -40,16 +39,19 @@ def notes_about(corpus: "Corpus", facts: dict[str, Any], config: CorpusConfig) -
     if facts["num_added"]:
         texts = "1 text ends" if facts["num_added"] == 1 else f"{facts['num_added']:,} texts end"
         notes.append(f"{texts} without a newline; one was added before the next text")
-    return [*notes, *_document_notes(corpus, facts, config), *_content_notes(corpus.vocab, counts, config)]
+    notes += _document_notes(vocab, facts, config)
+    if END in vocab.chars and config.valid is None:
+        notes += _split_notes(facts, config, num_valid=num_valid, num_test=num_test)
+    return notes + _content_notes(vocab, counts, config)
 
 
-def _document_notes(corpus: "Corpus", facts: dict[str, Any], config: CorpusConfig) -> list[str]:
-    """Say how many documents a text has, what separates them, and whether their lengths change the split."""
-    end = corpus.vocab.id_of(END)
+def _document_notes(vocab: Vocab, facts: dict[str, Any], config: CorpusConfig) -> list[str]:
+    """Say how many documents a text has, and what separates them."""
+    end = vocab.id_of(END)
     if end is None:
         return []
     num_documents, labels = facts["counts"][end], facts["labels"]
-    num_label_chars = sum(count * (1 + len(corpus.vocab.to_chars(label))) for label, count in labels.items())
+    num_label_chars = sum(count * (1 + len(vocab.to_chars(label))) for label, count in labels.items())
     mean = (facts["num_chars"] - num_documents - num_label_chars) / num_documents
     length = "1 character" if round(mean) == 1 else f"{mean:,.0f} characters"
     notes = [f"{num_documents:,} documents {how_separated(config)}, {length} on average"]
@@ -60,16 +62,18 @@ def _document_notes(corpus: "Corpus", facts: dict[str, Any], config: CorpusConfi
         notes.append(f"{count} skipped; the first one is {facts['first_skipped']}")
     if config.documents not in ("", LINES, BLANK_LINES) and num_documents <= facts["num_texts"]:
         notes.append(f"'{config.documents}' separates nothing: each text is one document")
-    if config.valid is None:
-        num_train, num_valid = split(facts["num_joined"], config)
-        shares = {"held-out": (corpus.num_valid, num_valid)}
-        shares["test"] = (len(corpus.test_ids), facts["num_joined"] - num_train - num_valid)
-        notes += [
-            f"the {part} text has {found:,} characters instead of {asked:,}, because documents are never split"
-            for part, (found, asked) in shares.items()
-            if not asked <= 2 * found <= 4 * asked
-        ]
     return notes
+
+
+def _split_notes(facts: dict[str, Any], config: CorpusConfig, *, num_valid: int, num_test: int) -> list[str]:
+    """Say where the lengths of documents change the split much."""
+    num_train, asked_valid = split(facts["num_joined"], config)
+    shares = {"held-out": (num_valid, asked_valid), "test": (num_test, facts["num_joined"] - num_train - asked_valid)}
+    return [
+        f"the {part} text has {found:,} characters instead of {asked:,}, because documents are never split"
+        for part, (found, asked) in shares.items()
+        if not asked <= 2 * found <= 4 * asked
+    ]
 
 
 def _describe_labels(labels: Mapping[str, int]) -> str:
