@@ -246,24 +246,24 @@ def evaluate_text(
     network = load_network(file, eval_text, target)
     with console.slow_notice("scoring the text"):
         classes = ClassTotals(file.vocab, eval_text.context)
-        found = score(network, file, eval_text, wanted, classes)
+        summary = score(network, file, eval_text, wanted, classes)
         if wanted.worst is not None:
-            print_worst(found, wanted.worst, file.vocab.unit, json=wanted.json)
+            print_worst(summary, wanted.worst, file.vocab.unit, json=wanted.json)
         if not wanted.score:
             return
-        assessment = Assessment(found.score, unit=file.vocab.unit)
+        assessment = Assessment(summary.score, unit=file.vocab.unit)
         if corpus is not None:
             train = corpus.train_ids
             assessment = assess(
-                found.score, file, network, eval_text, train, with_baselines=wanted.yardsticks, adapt_rate=wanted.rate
+                summary.score, file, network, eval_text, train, with_baselines=wanted.yardsticks, adapt_rate=wanted.rate
             )
     num_shown = EXCERPT if wanted.html is None else None
-    findings = inspect(wanted.inside, network, file, eval_text, found, classes, num_shown=num_shown)
+    findings = inspect(wanted.inside, network, file, eval_text, summary, classes, num_shown=num_shown)
     if not wanted.items:
-        print_assessment(path, file, eval_text, found, assessment, findings, json=wanted.json)
+        print_assessment(path, file, eval_text, summary, assessment, findings, json=wanted.json)
     if wanted.html is not None:
-        shown = findings or look_inside(QUICK_PARTS, network, file, eval_text, found.first, classes)
-        report = make_report(path, file, eval_text, found, assessment, shown, threads=cores)
+        shown = findings or look_inside(QUICK_PARTS, network, file, eval_text, summary.first, classes)
+        report = make_report(path, file, eval_text, summary, assessment, shown, threads=cores)
         labels = score_labels(network, file, eval_text)
         write_report(Path(wanted.html), path, replace(report, labels=labels))
         console.note(f"wrote {wanted.html}")
@@ -307,7 +307,7 @@ def inspect(
     network: "CharRNN",
     file: "ModelFile",
     text: "EvalText",
-    found: "Summary",
+    summary: "Summary",
     classes: "ClassTotals",
     *,
     num_shown: int | None,
@@ -318,7 +318,7 @@ def inspect(
     from charrnn.inspection.inside import look_inside
 
     shown_parts = progress.tracked(parts, "looking inside the model")
-    findings = look_inside(shown_parts, network, file, text, found.first, classes, num_shown=num_shown)
+    findings = look_inside(shown_parts, network, file, text, summary.first, classes, num_shown=num_shown)
     if missing := [part for part in parts if getattr(findings, part) is None]:
         console.note(f"the text is too short for --inside {', '.join(missing)}")
     return findings
@@ -348,9 +348,9 @@ def print_lines(lines: "Iterable[Line]") -> None:
         console.result_json(line.record())
 
 
-def print_worst(found: "Summary", count: int, unit: str, *, json: bool) -> None:
+def print_worst(summary: "Summary", count: int, unit: str, *, json: bool) -> None:
     """Print the least predictable lines. unit: what the model predicts, a character or a byte."""
-    lines = found.hardest[:count]
+    lines = summary.hardest[:count]
     if json:
         print_lines(lines)
     else:
@@ -361,7 +361,7 @@ def print_assessment(
     path: Path,
     file: "ModelFile",
     text: "EvalText",
-    found: "Summary",
+    summary: "Summary",
     assessment: Assessment,
     findings: "Findings | None",
     *,
@@ -372,13 +372,13 @@ def print_assessment(
         inside = findings and findings.record()
         console.result_json({"model": str(path), "text": text.name, **assessment.record(), "inside": inside})
         return
-    console.facts(tables.score_rows(str(path), text.name, found.score, assessment.unit))
-    if assessment.baselines or assessment.adapted or found.score.experts:
+    console.facts(tables.score_rows(str(path), text.name, summary.score, assessment.unit))
+    if assessment.baselines or assessment.adapted or summary.score.experts:
         console.table(tables.comparison_rows(assessment), header=tables.comparison_header(assessment))
     console.sentences(sentences(assessment))
     if console.uses_colour():
-        excerpt = file.vocab.decode(found.first.ids[:EXCERPT])
+        excerpt = file.vocab.decode(summary.first.ids[:EXCERPT])
         shown = max(excerpt.rfind("\n"), excerpt.rfind(END)) + 1 or len(excerpt)  # whole lines
-        console.surprisal(excerpt[:shown].rstrip("\n"), found.first.nats)
+        console.surprisal(excerpt[:shown].rstrip("\n"), summary.first.nats)
     if findings:
-        print_inside(findings, file.vocab, found.first.ids[:EXCERPT])
+        print_inside(findings, file.vocab, summary.first.ids[:EXCERPT])

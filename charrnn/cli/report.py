@@ -40,7 +40,7 @@ def make_report(
     path: Path,
     file: "ModelFile",
     text: "EvalText",
-    found: "Summary",
+    summary: "Summary",
     assessment: "Assessment",
     inside: "Inside",
     *,
@@ -59,8 +59,8 @@ def make_report(
         assessment=assessment,
         verdict=verdict(assessment),
         vocab=file.vocab,
-        predictions=found.first,
-        hardest=found.hardest[:NUM_HARDEST],
+        predictions=summary.first,
+        hardest=summary.hardest[:NUM_HARDEST],
         samples=draw_samples(file, threads=threads),
         log=read_log(path.parent),
         inside=inside,
@@ -114,11 +114,11 @@ def write_run_report(plan: "RunPlan") -> Path:
     text = held_out_text(file, corpus)
     classes = ClassTotals(file.vocab, text.context)
     parts = predict(network, text.ids, context=text.context, num_top=NUM_TOP, mixture=file.mixture)
-    found = summarise(classes.watch(parts), text, file.vocab, num_first=MAX_SHOWN, num_hardest=NUM_HARDEST)
-    assessment = assess(found.score, file, network, text, corpus.train_ids, with_baselines=True, adapt_rate=None)
-    inside = look_inside(QUICK_PARTS, network, file, text, found.first, classes)
+    summary = summarise(classes.watch(parts), text, file.vocab, num_first=MAX_SHOWN, num_hardest=NUM_HARDEST)
+    assessment = assess(summary.score, file, network, text, corpus.train_ids, with_baselines=True, adapt_rate=None)
+    inside = look_inside(QUICK_PARTS, network, file, text, summary.first, classes)
     target = plan.run.folder / REPORT_NAME
-    report = make_report(plan.run.model_path, file, text, found, assessment, inside, threads=threads)
+    report = make_report(plan.run.model_path, file, text, summary, assessment, inside, threads=threads)
     labels = score_labels(network, file, text)
     write_report(target, plan.run.model_path, replace(report, labels=labels))
     return target
