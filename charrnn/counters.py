@@ -17,7 +17,7 @@ _MULTIPLIERS = np.array([[0xD2E7470EE14C6C93], [0xCA5A826395121157]], np.uint64)
 _KEY_STEPS = np.array([[0x9E3779B97F4A7C15], [0xBB67AE8584CAA73B]], np.uint64)
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 # The second word of the key is the purpose, so that no two uses share a stream.
-_MASK, _OFFSET, _DRAW, _WEIGHT_MASK, _CHOICE, _LABEL = 1, 2, 3, 4, 5, 6
+_MASK, _OFFSET, _DRAW, _WEIGHT_MASK, _CANDIDATE, _LABEL = 1, 2, 3, 4, 5, 6
 
 
 def _words(count: int, *, key: tuple[int, int], counter: tuple[int, int, int, int]) -> NDArray[np.uint64]:
@@ -108,9 +108,9 @@ def _multiply_high(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArra
     return found
 
 
-def choice(*, seed: int, stream: int) -> float:
+def candidate_number(*, seed: int, stream: int) -> float:
     """Return the number in [0, 1) that chooses one of a stream's candidates."""
-    return float(_fractions(_words(1, key=(seed, _CHOICE), counter=(0, 0, stream, 0)))[0])
+    return float(_fractions(_words(1, key=(seed, _CANDIDATE), counter=(0, 0, stream, 0)))[0])
 
 
 def label_number(*, seed: int, stream: int) -> float:

@@ -17,6 +17,7 @@ from charrnn.inspection.findings import Excess, Memory
 from charrnn.kernels.head import Predictions
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
+from charrnn.numerics.vectors import Doubles
 from charrnn.text.characters import UNKNOWN
 
 MAX_AGE = 1024
@@ -26,8 +27,6 @@ MIN_PLACES = 30  # that an age needs; a mean of fewer has no reliable error
 NEGLIGIBLE = 0.01  # of the score; less excess than that is no use of the context
 MOST = 0.9  # of the gain
 _SINGLE_AGES, _GROWTH = 16, 1.15  # up to this age each is a group, then a group is 15 % longer than the one before
-
-Doubles = NDArray[np.float64]
 
 
 def measure_memory(network: CharRNN, file: ModelFile, text: EvalText, full: Predictions) -> Memory | None:

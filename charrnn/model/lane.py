@@ -1,4 +1,4 @@
-"""A network that reads one lane of text and learns from each window: on our CPU kernels, or with PyTorch's autograd.
+"""Dynamic evaluation's network, which learns from each window of one lane of text: on our CPU kernels, or by autograd.
 
 Letters: T steps, I input size, H hidden size, V vocabulary, N gates * H.
 """

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.counters import choice, stream_uniforms
+from charrnn.counters import candidate_number, stream_uniforms
 from charrnn.data.vocab import Vocab
 from charrnn.kernels.filters import COMPLETE
 from charrnn.sampling.engine import NO_LIMIT, Engine, Prediction, StreamState, new_block, predictions_of
@@ -76,7 +76,7 @@ class StreamBatch:
                 self.draw(stream)
         weights = np.array([stream.log_weight for stream in candidates])
         reached = np.cumsum(np.exp(weights - weights.max()))
-        number = choice(seed=candidates[0].seed, stream=candidates[0].number)
+        number = candidate_number(seed=candidates[0].seed, stream=candidates[0].number)
         return candidates[int(np.searchsorted(reached, number * reached[-1], side="right"))]
 
     def _start_streams(self, count: int) -> "list[Stream]":

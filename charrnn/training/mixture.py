@@ -1,9 +1,9 @@
 """Fit the mixture of the network with n-grams: count the n-grams and find the weight of each expert.
 
-Both predict the next character. Their log probabilities are added, with weights that depend on
-how long a context the n-grams know (kernels/ngrams.py). The weights are fitted on withheld pieces
-of the training text: the network was not trained on them, and the n-grams are counted without
-them for the fit. The n-grams in the model file are counted with them.
+Both predict the next character. Their log probabilities are added (log-linear interpolation, a product of experts),
+with weights that depend on how long a context the n-grams know (kernels/ngrams.py). The weights are fitted on withheld
+pieces of the training text: the network was not trained on them, and the n-grams are counted without them for the fit.
+The n-grams in the model file are counted with them.
 
 Letters: N characters, T characters of a piece, B pieces, V vocabulary.
 """
