@@ -44,11 +44,11 @@ class StreamBatch:
     ) -> None:
         """openings: what each text continues, and the number of its stream; taken as the streams are started.
 
-        num_top: how many of the likeliest characters predictions list; 0: no predictions. most: streams that are drawn
-        side by side, at most.
+        num_top: how many of the likeliest characters predictions list, all if there are fewer; 0: no predictions.
+        most: streams that are drawn side by side, at most.
         """
         self.vocab = vocab
-        self._engine, self._num_top = engine, num_top
+        self._engine, self._num_top = engine, min(num_top, len(vocab))
         self._most = min(most or engine.max_streams, engine.max_streams)
         self._openings = (
             (opening, number, candidate) for opening, number in openings for candidate in range(opening.num_candidates)
