@@ -417,14 +417,14 @@ def write_answers(
 
 
 def read_prompt(name: str, vocab: "Vocab", *, quiet: bool) -> str:
-    """Read a prompt from a file or stdin, without a final newline that the model does not know."""
+    """Read a prompt from a file or stdin, without a final newline, LF or CRLF, that the model does not know."""
     from charrnn.data import texts
     from charrnn.data.cache import Cache
 
     with Cache.for_user().writable() as cache:
         text = texts.read_prompt(name, vocab, cache)
     if text.endswith("\n") and "\n" not in vocab.chars:
-        text = text[:-1]
+        text = text[:-1] if "\r" in vocab.chars else text[:-1].removesuffix("\r")
         if not quiet:
             console.note("the prompt's final newline is left out, because the model does not know it")
     return text

@@ -186,7 +186,7 @@ class Sampler:
         if not config.no_copy:
             return guide
         if self.training_text is None:
-            raise UsageError("--no-copy needs the training text")
+            raise UsageError("--no-copy needs the training text, which is read if the command has --no-copy too")
         if self._runs is None or self._runs.run != config.no_copy:
             texts = without_labels(self.training_text, self.vocab.id_of(END), self.config.label_id)
             self._runs = index_runs(config.no_copy, texts, self.vocab)

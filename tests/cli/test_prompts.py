@@ -36,6 +36,7 @@ def test_a_final_newline_of_a_prompt_file_that_the_model_does_not_know_is_left_o
     outcome = call(*args, stdin=b"Ma\n")
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (0, b"Mabb\n", 1)
     assert "final newline" in outcome.err
+    assert call(*args, stdin=b"Ma\r\n") == outcome
     assert call(*args, "-q", "-p", "M", stdin=b"Ma\n") == (0, b"MaMbb\n", "")
     assert_refused(call(*args, "-q", stdin=b"Ma\n\n"), 3, "U+000A", "character 3")
 
@@ -88,6 +89,13 @@ def test_an_unknown_prompt_character_is_named(desk: Path, vocabulary: str, promp
 
 
 # --prompts
+
+
+def test_a_prompt_without_copies_needs_the_option_of_the_command(at_home: Home) -> None:
+    """The training text is read before the prompts."""
+    args, line = ("sample", "--prompts", "-", "--seed", "4"), b'{"prompt": "ba", "no_copy": 3}\n'
+    assert_refused(call(*args, stdin=line), 2, "line 1", "--no-copy needs", "if the command has --no-copy too")
+    assert call(*args, "--no-copy", "9", stdin=line).code == 0
 
 
 def test_each_prompt_of_a_file_gets_a_line(at_home: Home) -> None:
