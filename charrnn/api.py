@@ -25,6 +25,7 @@ from charrnn.evaluation.scores import Evaluation
 from charrnn.evaluation.texts import text_of_string
 from charrnn.hardware import count_threads, select_precision, set_up_torch
 from charrnn.model.file import ModelFile, load_model, save_model
+from charrnn.model.windows import KernelNetwork
 from charrnn.runs.folder import Run
 from charrnn.runs.models import find_model, find_training_text, run_name
 from charrnn.sampling.lists import Selection, configure_lists, make_known, needs_training_text
@@ -216,14 +217,11 @@ class Model:
         return Sampler(self._file)
 
     @cached_property
-    def _network(self) -> Any:
-        """The network as PyTorch has it; importing that takes a second."""
+    def _network(self) -> KernelNetwork:
         from charrnn import precompile
-        from charrnn.model.network import CharRNN
 
-        set_up_torch("cpu", count_threads(None))
         precompile.for_scoring()
-        return CharRNN.from_arrays(self._file.config, self._file.tensors)
+        return KernelNetwork.from_arrays(self._file.config, self._file.tensors, count_threads(None))
 
 
 def _check_names(settings: dict[str, Any], *configs: type) -> dict[str, Any]:

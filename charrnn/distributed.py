@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -138,6 +138,17 @@ class Ranks:
             parts = torch.split(flat, [tensor.numel() for tensor in tensors])
             for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
+
+    def sum_numbers(self, numbers: Sequence[float]) -> list[float]:
+        """Return the sums of numbers over the ranks, in all ranks."""
+        if self.size == 1:
+            return [float(number) for number in numbers]
+        import torch
+
+        sums = torch.tensor(numbers, dtype=torch.float64)
+        self.all_reduce(sums)
+        summed: list[float] = sums.tolist()
+        return summed
 
     def all_gather(self, own: "Tensor", num_lanes: int) -> "Tensor":
         """Return the state of all lanes, (L, G, H), given this rank's part of it, (L, B, H)."""

@@ -3,6 +3,8 @@
 PyTorch and numba are imported only inside the functions that need them.
 """
 
+import ctypes
+import importlib.util
 import itertools
 import math
 import os
@@ -121,6 +123,25 @@ def set_up_torch(device: str, threads: int) -> "torch.device":
     set_torch_threads(threads)
     torch.backends.cudnn.allow_tf32 = False  # otherwise a GPU's recurrent layers would round "float32" products
     return select_device(device)
+
+
+def choose_reader_device(name: str, threads: int) -> str:
+    """Choose the device on which a network reads text. name: as for select_device, whose errors this raises, too.
+
+    PyTorch is imported and set up only if there may be a GPU: its import takes a second, and a CPU needs none of it.
+    """
+    if name == "cpu" or (name == "auto" and not (_has_gpu_driver() and importlib.util.find_spec("torch"))):
+        return "cpu"
+    return str(set_up_torch(name, threads))
+
+
+def _has_gpu_driver() -> bool:
+    """Tell whether NVIDIA's driver is installed, without which PyTorch sees no GPU."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def select_device(name: str) -> "torch.device":

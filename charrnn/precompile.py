@@ -11,12 +11,14 @@ import numpy as np
 from charrnn.config import ModelConfig, Precision, SampleConfig
 from charrnn.data.vocab import Vocab
 from charrnn.model.file import ModelFile
+from charrnn.model.windows import KernelNetwork
 from charrnn.numerics.compilation import compile_in_children
 from charrnn.numerics.products import product
+from charrnn.numerics.vectors import Floats
 from charrnn.sampling.sampler import Sampler
 
 _TOY = ModelConfig("gru", vocab_size=2, embedding_dim=1, hidden_size=2, num_layers=2)
-_ADAPTING, _SAMPLING, _SCORING = "adapt_toy()", "sample_toy('float32')", "score_toy()"
+_ADAPTING, _INSPECTING, _SAMPLING, _SCORING = "adapt_toy()", "inspect_toy()", "sample_toy('float32')", "score_toy()"
 
 
 def for_training(precision: Precision) -> None:
@@ -38,6 +40,14 @@ def for_adapting() -> None:
     """Compile and load the kernels for scoring by dynamic evaluation."""
     _compile([_ADAPTING], [_SCORING, _SAMPLING])
     adapt_toy()
+    score_toy()
+    sample_toy("float32")
+
+
+def for_inspecting() -> None:
+    """Compile and load the kernels for scoring, and for gradients that reach back to a text's characters."""
+    _compile([_INSPECTING], [_SCORING, _SAMPLING])
+    inspect_toy()
     score_toy()
     sample_toy("float32")
 
@@ -81,23 +91,33 @@ def adapt_toy() -> None:
     evaluate_adapting(CharRNN(_TOY), ids[1:], context=ids[:1], train=ids)
 
 
+def inspect_toy() -> None:
+    """Compute gradients at a text's characters."""
+    from charrnn.inspection.reach import gradient_norms
+
+    network = KernelNetwork.from_arrays(_TOY, _toy_weights(), threads=1)
+    gradient_norms(network, _toy_weights()["layers.0.weight_ih_l0"], np.zeros((3, 1), np.int64))
+
+
 def score_toy() -> None:
     """Score a text, fit its n-grams and look for copied text."""
     from charrnn.data.batches import make_train_text
     from charrnn.evaluation.copying import find_copied
     from charrnn.evaluation.scoring import evaluate
-    from charrnn.model.network import CharRNN
     from charrnn.training.mixture import fit_mixture
 
-    model, ids = CharRNN(_TOY), np.zeros(50_000, np.uint8)
-    evaluate(model, ids[:2], context=ids[:1])
-    fit_mixture(model, make_train_text(ids, vocab_size=2), num_counted=len(ids))
+    network, ids = KernelNetwork.from_arrays(_TOY, _toy_weights(), threads=1), np.zeros(50_000, np.uint8)
+    evaluate(network, ids[:2], context=ids[:1])
+    fit_mixture(network, make_train_text(ids, vocab_size=2), num_counted=len(ids))
     ids.flags.writeable = False  # as the ids of a mapped file are; kernels are compiled for both kinds
     find_copied([ids[:1]], ids)
 
 
 def sample_toy(precision: Precision) -> None:
     """Draw a character."""
-    zeros = {name: np.zeros(shape, np.float32) for name, shape in _TOY.tensor_shapes().items()}
-    sampler = Sampler(ModelFile(_TOY, Vocab("ab"), zeros, {}, {}), threads=1, precision=precision)
+    sampler = Sampler(ModelFile(_TOY, Vocab("ab"), _toy_weights(), {}, {}), threads=1, precision=precision)
     list(sampler.stream(SampleConfig(length=1, seed=0)))
+
+
+def _toy_weights() -> dict[str, Floats]:
+    return {name: np.zeros(shape, np.float32) for name, shape in _TOY.tensor_shapes().items()}

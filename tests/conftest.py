@@ -28,6 +28,7 @@ from charrnn.files import CACHE_VARIABLE, CHECKPOINTS_VARIABLE
 from charrnn.kernels.head import Predictions
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
+from charrnn.model.windows import KernelNetwork, Reader
 from charrnn.numerics.compilation import cache_folder
 from charrnn.runs.folder import SESSION_EVENTS, Run
 from charrnn.runs.log import Log
@@ -245,15 +246,21 @@ def uninterrupted(tmp_path_factory):
     return train_once
 
 
-def predict_text(model: CharRNN, ids, **options) -> Predictions:
+def make_reader(config: ModelConfig, arrays) -> KernelNetwork:
+    """A network with these weights, which two threads read."""
+    return KernelNetwork.from_arrays(config, arrays, threads=2)
+
+
+def predict_text(network: Reader, ids, **options) -> Predictions:
     """The predictions that scoring.predict yields in parts, joined."""
-    parts = zip(*predict(model, ids, **options), strict=True)
+    parts = zip(*predict(network, ids, **options), strict=True)
     return Predictions(*(np.concatenate(arrays) for arrays in parts))
 
 
 @torch.no_grad()
-def sequential_nats(model: CharRNN, ids, context):
+def sequential_nats(file: ModelFile, ids, context):
     """The nats (N,) of ids after the context, read strictly in sequence by the network's forward."""
+    model = CharRNN.from_arrays(file.config, file.tensors)
     text = torch.from_numpy(np.concatenate([context, ids]).astype(np.int64))[:, None]
     logits, _ = model(text[:-1], model.initial_state(1))
     return torch.nn.functional.cross_entropy(logits[:, 0], text[1:, 0], reduction="none")[len(context) - 1 :].numpy()

@@ -149,10 +149,10 @@ def diverge(ranks, folder):
 def score(ranks, folder):
     """Score a text, stretches of it, and a text with fewer lanes than ranks."""
     corpus = make_corpus(make_text(30_000))
-    model = CharRNN(small_plan(folder, corpus).task.model, seed=1)
+    network = CharRNN(small_plan(folder, corpus).task.model, seed=1).reader(threads=1)
     texts = {"whole": (corpus.ids, None), "stretches": (corpus.ids, 5000), "short": (corpus.ids[:1500], None)}
     return {
-        name: evaluate(model, ids, context=corpus.ids[:1], num_scored=num_scored, ranks=ranks).nats_per_char
+        name: evaluate(network, ids, context=corpus.ids[:1], num_scored=num_scored, ranks=ranks).nats_per_char
         for name, (ids, num_scored) in texts.items()
     }
 

@@ -41,9 +41,8 @@ LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 
 # Only these import PyTorch at their top level.
 USES_TORCH = {
-    "model": {"layers", "network", "gradients", "lane", "packing"},
-    "evaluation": {"scoring", "adaptation", "copying"},
-    "inspection": {"reach"},
+    "model": {"layers", "network", "gradients", "lane"},
+    "evaluation": {"adaptation"},
     "training": {"loop", "optimizer", "saving", "state"},
 }
 
@@ -251,8 +250,9 @@ def test_completion_imports_neither_torch_nor_numba_nor_numpy(tmp_path):
         assert assert_not_imported(["torch", "numba", "numpy"], [([], 0)], **shell, COMP_WORDS=words) == answer
 
 
-def test_sample_info_and_export_import_neither_torch_nor_what_compiles(tmp_path, monkeypatch):
-    """Drawing text, or describing a model or its page, needs no PyTorch; a kernel in the cache needs no compiler."""
+@pytest.fixture
+def model_home(tmp_path, monkeypatch):
+    """A current folder with a model and a text of its characters."""
     from charrnn.config import ModelConfig
     from charrnn.model.file import save_model
     from tests.conftest import make_model_file
@@ -260,8 +260,19 @@ def test_sample_info_and_export_import_neither_torch_nor_what_compiles(tmp_path,
     (tmp_path / "checkpoints" / "a").mkdir(parents=True)
     config = ModelConfig(cell="gru", vocab_size=20, embedding_dim=4, hidden_size=8, num_layers=1)
     save_model(tmp_path / "checkpoints" / "a" / "model.safetensors", make_model_file(config))
+    (tmp_path / "text.txt").write_text("".join(map(chr, range(33, 53))) * 40, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+
+
+def test_sample_info_and_export_import_neither_torch_nor_what_compiles(model_home):
+    """Drawing text, or describing a model or its page, needs no PyTorch; a kernel in the cache needs no compiler."""
     commands = [(["info"], 0), (["info", "a"], 0), (["sample", "-n", "10"], 0), (["export"], 0)]
     commands += [(["sample", "-N", "2", "--unique", "--best", "1"], 0)]
     commands += [(["sample", "--new"], 3)]  # which looks for the training text
     assert_not_imported(["torch", "numba.np.linalg"], commands)
+
+
+def test_eval_does_not_import_torch(model_home):
+    """Only a model that adapts, and a GPU, need it."""
+    options = ([], ["--per-line"], ["--inside"], ["--html", "page.html"], ["-m", "a"])
+    assert_not_imported(["torch"], [(["eval", "-m", "a", "text.txt", *more], 0) for more in options])

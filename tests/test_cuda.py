@@ -90,8 +90,8 @@ def test_scores_are_those_of_a_cpu(tmp_path, corpus):
     run_through(plan)
     file = load_model(plan.run.model_path)
     model = CharRNN.from_arrays(file.config, file.tensors)
-    here = evaluate(model, corpus.valid_ids, context=corpus.train_ids)
-    there = evaluate(model.to(DEVICE), corpus.valid_ids, context=corpus.train_ids)
+    here = evaluate(model.reader(threads=2), corpus.valid_ids, context=corpus.train_ids)
+    there = evaluate(model.to(DEVICE).reader(threads=2), corpus.valid_ids, context=corpus.train_ids)
     assert there.nats_per_char == pytest.approx(here.nats_per_char, abs=1e-4)
 
 

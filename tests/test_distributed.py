@@ -184,10 +184,10 @@ def test_ranks_predict_what_one_process_predicts(size, num_scored):
     """Character by character, because the lanes are the same."""
     corpus = make_corpus(make_text(20_000))
     config = ModelConfig(cell="gru", vocab_size=len(corpus.vocab), embedding_dim=8, hidden_size=16, num_layers=1)
-    model = CharRNN(config, seed=1)
+    network = CharRNN(config, seed=1).reader(threads=2)
     options = {"context": corpus.ids[:1], "num_scored": num_scored, "num_top": 2}
-    (whole,) = predict(model, corpus.ids, **options)
-    parts = [next(predict(model, corpus.ids, **options, ranks=Ranks(rank, size))) for rank in range(size)]
+    (whole,) = predict(network, corpus.ids, **options)
+    parts = [next(predict(network, corpus.ids, **options, ranks=Ranks(rank, size))) for rank in range(size)]
     for name in ("ids", "ranks", "top"):
         assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
     np.testing.assert_allclose(np.concatenate([part.nats for part in parts]), whole.nats, atol=1e-5)

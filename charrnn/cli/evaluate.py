@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charrnn.cli.evaluations import compare, evaluate_labels
+from charrnn.cli.evaluations import adapt, compare, evaluate_labels
 from charrnn.cli.options import (
     Column,
     Device,
@@ -40,7 +40,7 @@ from charrnn.config import ADAPT_RATE, BLANK_LINES, LINES, flag
 from charrnn.errors import UsageError
 from charrnn.evaluation.scores import Assessment
 from charrnn.evaluation.verdict import sentences
-from charrnn.hardware import count_threads, set_up_torch
+from charrnn.hardware import choose_reader_device, count_threads
 from charrnn.inspection.findings import QUICK_PARTS
 from charrnn.terminal import console, messages, progress, tables
 from charrnn.terminal.completion import one_of
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from charrnn.inspection.findings import Inside as Findings
     from charrnn.kernels.head import Predictions
     from charrnn.model.file import ModelFile
-    from charrnn.model.network import CharRNN
+    from charrnn.model.windows import Reader
 
 EXCERPT = 400  # characters of the text, coloured by surprisal
 
@@ -236,14 +236,14 @@ def evaluate_text(
         path, file, text, train_text, settings, needs_corpus=needs_corpus, wants_corpus=wants_corpus
     )
     cores = count_threads(threads)
-    target = set_up_torch(device, cores)
+    target = choose_reader_device(device, cores)
     compile_kernels(wanted)
 
     from charrnn.evaluation.assessment import assess
     from charrnn.inspection.classes import ClassTotals
     from charrnn.inspection.inside import look_inside
 
-    network = load_network(file, eval_text, target)
+    network = load_network(file, eval_text, device=target, threads=cores)
     with console.slow_notice("scoring the text"):
         classes = ClassTotals(file.vocab, eval_text.context)
         summary = score(network, file, eval_text, wanted, classes)
@@ -251,12 +251,12 @@ def evaluate_text(
             print_worst(summary, wanted.worst, file.vocab.unit, json=wanted.json)
         if not wanted.score:
             return
-        assessment = Assessment(summary.score, unit=file.vocab.unit)
-        if corpus is not None:
-            train = corpus.train_ids
-            assessment = assess(
-                summary.score, file, network, eval_text, train, with_baselines=wanted.yardsticks, adapt_rate=wanted.rate
-            )
+        adapted = None
+        if wanted.rate is not None and corpus is not None:
+            adapted = adapt(file, eval_text, corpus.train_ids, wanted.rate, device=device, threads=cores)
+        assessment = Assessment(summary.score, adapted=adapted, unit=file.vocab.unit)
+        if wanted.yardsticks and corpus is not None:
+            assessment = assess(summary.score, file, eval_text, corpus.train_ids, adapted=adapted, threads=cores)
     num_shown = EXCERPT if wanted.html is None else None
     findings = inspect(wanted.inside, network, file, eval_text, summary, classes, num_shown=num_shown)
     if not wanted.items:
@@ -277,12 +277,12 @@ def compile_kernels(wanted: Wanted) -> None:
         if wanted.adapt:
             precompile.for_adapting()
         elif "gradient" in wanted.inside:
-            precompile.for_training("float32")
+            precompile.for_inspecting()
         else:
             precompile.for_scoring()
 
 
-def score(network: "CharRNN", file: "ModelFile", text: "EvalText", wanted: Wanted, classes: "ClassTotals") -> "Summary":
+def score(network: "Reader", file: "ModelFile", text: "EvalText", wanted: Wanted, classes: "ClassTotals") -> "Summary":
     """Score a text in one pass; print each line or character on the way, if that is wanted.
 
     classes: sums to add all predictions to.
@@ -304,7 +304,7 @@ def score(network: "CharRNN", file: "ModelFile", text: "EvalText", wanted: Wante
 
 def inspect(
     parts: tuple[str, ...],
-    network: "CharRNN",
+    network: "Reader",
     file: "ModelFile",
     text: "EvalText",
     summary: "Summary",

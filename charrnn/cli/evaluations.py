@@ -1,17 +1,22 @@
-"""`charrnn eval` with several models, whose scores it shows side by side, and by label."""
+"""`charrnn eval` with several models, whose scores it shows side by side, by label, and with a model that adapts."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charrnn.cli.texts import load_network, read_same_text, read_texts
 from charrnn.errors import UsageError
-from charrnn.hardware import count_threads, set_up_torch
+from charrnn.hardware import choose_reader_device, count_threads, set_up_torch
 from charrnn.terminal import console, messages, tables
-from charrnn.text.characters import END, LABEL_END
+from charrnn.text.characters import END, LABEL_END, UNKNOWN
 
 if TYPE_CHECKING:
+    from charrnn.data.vocab import Ids
     from charrnn.evaluation.labels import LabelScores
+    from charrnn.evaluation.scores import Evaluation
+    from charrnn.evaluation.texts import EvalText
+    from charrnn.model.file import ModelFile
 
 
 def compare(
@@ -35,13 +40,15 @@ def compare(
     files = [load_model(path) for path in paths]
     comparison.check_comparable(names, files, on_held_out=text is None)
     texts = read_same_text(paths, files, text, train_text, settings)
-    target = set_up_torch(device, count_threads(threads))
+    cores = count_threads(threads)
+    target = choose_reader_device(device, cores)
     with console.slow_notice(messages.COMPILING):
         precompile.for_scoring()
     with console.slow_notice("scoring the text"):
         nats = []
         for file, own in zip(files, texts, strict=True):
-            parts = predict(load_network(file, own, target), own.ids, context=own.context, mixture=file.mixture)
+            network = load_network(file, own, device=target, threads=cores)
+            parts = predict(network, own.ids, context=own.context, mixture=file.mixture)
             nats.append(comparison.align(parts, own, file.vocab))
         found = comparison.compare([str(path) for path in paths], nats, texts)
     unit = files[0].vocab.unit
@@ -75,11 +82,12 @@ def evaluate_labels(
     found, _ = read_texts(
         path, file, text, train_text, settings, needs_corpus=text is None, wants_corpus=False, by_label=True
     )
-    target = set_up_torch(device, count_threads(threads))
+    cores = count_threads(threads)
+    target = choose_reader_device(device, cores)
     with console.slow_notice(messages.COMPILING):
         precompile.for_scoring()
     documents = LabelledText.from_text(found, file.vocab, list(file.labels))
-    scorer = LabelScorer(load_network(file, found, target), file)
+    scorer = LabelScorer(load_network(file, found, device=target, threads=cores), file)
     if per_line:
         texts = file.vocab.decode_around(found.ids, found.unknown_chars).split(END)[:-1]
         records = (record for block in scorer.blocks(documents) for record in block.document_records())
@@ -106,3 +114,20 @@ def print_labels(path: Path, text: str, scores: "LabelScores", unit: str) -> Non
     console.table(tables.label_rows(scores), header=tables.label_header(unit))
     if len(rows := tables.confusion_rows(scores)) <= scores.MAX_CONFUSED:
         console.table(rows, header=tables.confusion_header(scores))
+
+
+def adapt(file: "ModelFile", text: "EvalText", train: "Ids", rate: float, *, device: str, threads: int) -> "Evaluation":
+    """Score a text by a copy of the model that learns from it. train: the training text; rate: of learning."""
+    from charrnn.evaluation.adaptation import evaluate_adapting
+    from charrnn.model.network import CharRNN
+
+    target = set_up_torch(device, threads)
+    return evaluate_adapting(
+        CharRNN.from_arrays(replace(file.config, reset_id=text.reset_id), file.tensors).to(target),
+        text.ids,
+        context=text.context,
+        train=train,
+        rare_id=file.vocab.id_of(UNKNOWN),
+        rate=rate,
+        mixture=file.mixture,
+    )

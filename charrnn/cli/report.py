@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from charrnn.evaluation.texts import EvalText
     from charrnn.inspection.findings import Inside
     from charrnn.model.file import ModelFile
-    from charrnn.model.network import CharRNN
+    from charrnn.model.windows import Reader
     from charrnn.pages.report import Report
     from charrnn.training.plan import RunPlan
 
@@ -67,7 +67,7 @@ def make_report(
     )
 
 
-def score_labels(network: "CharRNN", file: "ModelFile", text: "EvalText") -> "LabelScores | None":
+def score_labels(network: "Reader", file: "ModelFile", text: "EvalText") -> "LabelScores | None":
     """Score documents spread evenly over a text with each label; None for a model without labels."""
     from charrnn.evaluation.labels import LabelledText, LabelScorer
 
@@ -115,7 +115,7 @@ def write_run_report(plan: "RunPlan") -> Path:
     classes = ClassTotals(file.vocab, text.context)
     parts = predict(network, text.ids, context=text.context, num_top=NUM_TOP, mixture=file.mixture)
     summary = summarise(classes.watch(parts), text, file.vocab, num_first=MAX_SHOWN, num_hardest=NUM_HARDEST)
-    assessment = assess(summary.score, file, network, text, corpus.train_ids, with_baselines=True, adapt_rate=None)
+    assessment = assess(summary.score, file, text, corpus.train_ids, threads=threads)
     inside = look_inside(QUICK_PARTS, network, file, text, summary.first, classes)
     target = plan.run.folder / REPORT_NAME
     report = make_report(plan.run.model_path, file, text, summary, assessment, inside, threads=threads)

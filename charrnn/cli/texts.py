@@ -13,12 +13,10 @@ from charrnn.terminal import console
 from charrnn.text.characters import one_line
 
 if TYPE_CHECKING:
-    import torch
-
     from charrnn.data.corpus import Corpus
     from charrnn.evaluation.texts import EvalText
     from charrnn.model.file import ModelFile
-    from charrnn.model.network import CharRNN
+    from charrnn.model.windows import Reader
 
 _ADVICE = "name a TEXT to score another one"
 
@@ -105,8 +103,15 @@ def read_same_text(
     return [held_out_text(file, corpus, documents=documents) for file, corpus in zip(files, corpora, strict=True)]
 
 
-def load_network(file: "ModelFile", text: "EvalText", target: "torch.device") -> "CharRNN":
-    """Make a model's network, which resets its state where the text says so."""
+def load_network(file: "ModelFile", text: "EvalText", *, device: str, threads: int) -> "Reader":
+    """Make a model's network, which resets its state where the text says so. device: from choose_reader_device."""
+    config = replace(file.config, reset_id=text.reset_id)
+    if device == "cpu":
+        from charrnn.model.windows import KernelNetwork
+
+        return KernelNetwork.from_arrays(config, file.tensors, threads)
+    import torch
+
     from charrnn.model.network import CharRNN
 
-    return CharRNN.from_arrays(replace(file.config, reset_id=text.reset_id), file.tensors).to(target)
+    return CharRNN.from_arrays(config, file.tensors).to(torch.device(device)).reader(threads)

@@ -61,12 +61,12 @@ def evaluate_adapting(
     targets = ids.astype(np.int64)
     targets[ids == rare_id] = IGNORE_INDEX
     rule = LearningRule(model, _measure_steps(model, train, rate), DECAY)
-    state, totals = read_context(model, context[-(WARM_UP + 1) : -1]), Totals(rare_id)
+    state, totals = read_context(model.reader(threads=1), context[-(WARM_UP + 1) : -1]), Totals(rare_id)
     with (KernelLane if is_fused(model) else AutogradLane)(model, state, rule) as lane:
         for start in range(0, len(ids), SEQ_LEN):
             rows = slice(start, start + SEQ_LEN)
             found = new_predictions(ids[rows].astype(np.int64), num_top=0, num_experts=count_experts(mixture))
-            fill_predictions(model, lane.packed, lane.read(inputs[rows]), mixture, contexts[rows], found)
+            fill_predictions(lane, lane.read(inputs[rows]), mixture, contexts[rows], found)
             totals.add(found)
             num_targets = int((targets[rows] != IGNORE_INDEX).sum())
             if rate > 0 and num_targets > 0:

@@ -11,12 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.data.vocab import Ids, Vocab
-from charrnn.evaluation.adaptation import evaluate_adapting
 from charrnn.evaluation.copying import measure_copying
 from charrnn.evaluation.scores import Assessment, Baseline, Evaluation
 from charrnn.evaluation.texts import EvalText
 from charrnn.model.file import ModelFile
-from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import MAX_ORDER, nats_by_order
 from charrnn.text.characters import END, LABEL_END, UNKNOWN
 
@@ -27,35 +25,15 @@ _SMALLEST_DICTIONARY = 1 << 12  # bytes; xz allows no less
 
 
 def assess(
-    score: Evaluation,
-    file: ModelFile,
-    network: CharRNN,
-    text: EvalText,
-    train: Ids,
-    *,
-    with_baselines: bool,
-    adapt_rate: float | None,
+    score: Evaluation, file: ModelFile, text: EvalText, train: Ids, *, adapted: Evaluation | None = None, threads: int
 ) -> Assessment:
-    """Add comparisons with the training text to a model's score on a text.
+    """Compare a model's score on a text with those of baselines of the same training text, and measure copying.
 
-    network: the file's network. with_baselines: also measure copying. adapt_rate: the learning rate of
-    dynamic evaluation; None leaves it out.
+    adapted: the score by dynamic evaluation.
     """
-    adapted = None
-    if adapt_rate is not None:
-        adapted = evaluate_adapting(
-            network,
-            text.ids,
-            context=text.context,
-            train=train,
-            rare_id=file.vocab.id_of(UNKNOWN),
-            rate=adapt_rate,
-            mixture=file.mixture,
-        )
-    if not with_baselines:
-        return Assessment(score, adapted=adapted, unit=file.vocab.unit)
     baselines = compute_baselines(train, text.ids, context=text.context, vocab=file.vocab)
-    return Assessment(score, baselines, adapted, measure_copying(file, train, text.ids), file.vocab.unit)
+    copied = measure_copying(file, train, text.ids, threads=threads)
+    return Assessment(score, baselines, adapted, copied, file.vocab.unit)
 
 
 def compute_baselines(

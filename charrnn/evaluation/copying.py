@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from charrnn.config import COPIED_RUN, SampleConfig
@@ -24,11 +23,11 @@ MAX_SAMPLES = 1_000  # documents
 MAX_COMPARED = 200_000  # characters of the scored text that are compared with the training text
 
 
-def measure_copying(file: ModelFile, train: Ids, ids: Ids) -> CopiedShares:
+def measure_copying(file: ModelFile, train: Ids, ids: Ids, *, threads: int) -> CopiedShares:
     """Measure how much of a model's samples, and how much of another text, ids, is copied from the training text.
 
     Any text shares some runs with the training text, so the other text puts the samples in perspective.
-    The samples are the same each time; they are drawn on PyTorch's number of threads.
+    The samples are the same each time, whatever the number of threads that draw them.
     """
     end, config = file.vocab.id_of(END), COPYING_SAMPLES
     train, ids = (without_labels(part, end, file.config.label_id) for part in (train, ids))
@@ -38,16 +37,16 @@ def measure_copying(file: ModelFile, train: Ids, ids: Ids) -> CopiedShares:
         config = replace(config, num_samples=max(config.num_samples, num_samples))
     network_alone = replace(file, ngram={})
     return CopiedShares(
-        written=find_copied(_draw_samples(file, config), train, end),
-        network=find_copied(_draw_samples(network_alone, config), train, end) if file.ngram else None,
+        written=find_copied(_draw_samples(file, config, threads), train, end),
+        network=find_copied(_draw_samples(network_alone, config, threads), train, end) if file.ngram else None,
         text=find_copied([ids[:MAX_COMPARED]], train, end),
     )
 
 
-def _draw_samples(file: ModelFile, config: SampleConfig) -> list[Ids]:
+def _draw_samples(file: ModelFile, config: SampleConfig, threads: int) -> list[Ids]:
     """Draw samples as ids; a document is followed by its END unless it reached the length."""
     vocab = file.vocab
-    streams = Sampler(file, threads=torch.get_num_threads()).streams(config)
+    streams = Sampler(file, threads=threads).streams(config)
     samples = [vocab.encode_known(vocab.to_chars("".join(stream)))[0] for stream in streams]
     end = vocab.id_of(END)
     if end is None:

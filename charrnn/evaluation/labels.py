@@ -21,7 +21,7 @@ from charrnn.evaluation.scoring import predict
 from charrnn.evaluation.texts import EvalText
 from charrnn.events import bits
 from charrnn.model.file import ModelFile
-from charrnn.model.network import CharRNN
+from charrnn.model.windows import Reader
 from charrnn.numerics.vectors import Doubles
 from charrnn.sampling.labels import Labels
 from charrnn.text.characters import END, LABEL_END, UNKNOWN
@@ -216,7 +216,7 @@ class LabelScores:
 class LabelScorer:
     """Scores texts with each label of a model. network: the file's, whose state is reset at END."""
 
-    network: CharRNN
+    network: Reader
     file: ModelFile
 
     def limit(self, text: LabelledText, num_chars: int) -> LabelledText:

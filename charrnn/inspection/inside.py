@@ -12,12 +12,12 @@ from charrnn.inspection.reach import measure_reach
 from charrnn.inspection.units import find_units
 from charrnn.kernels.head import Predictions
 from charrnn.model.file import ModelFile
-from charrnn.model.network import CharRNN
+from charrnn.model.windows import Reader
 
 
 def look_inside(
     parts: Iterable[str],
-    network: CharRNN,
+    network: Reader,
     file: ModelFile,
     text: EvalText,
     first: Predictions,
@@ -37,7 +37,7 @@ def look_inside(
             case "memory":
                 found[part] = measure_memory(network, file, text, first)
             case "gradient":
-                found[part] = measure_reach(network, text, first.ids)
+                found[part] = measure_reach(file, text, first.ids)
             case "units":
                 found[part] = find_units(network, file, text, first.ids, num_shown)
             case "bits":

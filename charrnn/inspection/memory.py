@@ -16,7 +16,7 @@ from charrnn.events import bits
 from charrnn.inspection.findings import Excess, Memory
 from charrnn.kernels.head import Predictions
 from charrnn.model.file import ModelFile
-from charrnn.model.network import CharRNN
+from charrnn.model.windows import Reader
 from charrnn.numerics.vectors import Doubles
 from charrnn.text.characters import UNKNOWN
 
@@ -29,7 +29,7 @@ MOST = 0.9  # of the gain
 _SINGLE_AGES, _GROWTH = 16, 1.15  # up to this age each is a group, then a group is 15 % longer than the one before
 
 
-def measure_memory(network: CharRNN, file: ModelFile, text: EvalText, full: Predictions) -> Memory | None:
+def measure_memory(network: Reader, file: ModelFile, text: EvalText, full: Predictions) -> Memory | None:
     """Compare the score of what follows a place with and without the context before it; None for too short a text.
 
     full: the predictions of the text's first N characters with the whole context.

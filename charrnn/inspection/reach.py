@@ -3,21 +3,18 @@
 Letters: T steps, B lanes, E embedding, H hidden size, L layers, V vocabulary.
 """
 
-import copy
 import math
-from typing import cast
+from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
 from charrnn.evaluation.texts import EvalText
 from charrnn.inspection.findings import Reach
-from charrnn.model.layers import Buffers, HiddenState, backward_window, forward_window, is_fused
-from charrnn.model.network import CharRNN
-from charrnn.model.packing import Layer, multiply
+from charrnn.model.file import ModelFile
+from charrnn.model.packing import multiply
+from charrnn.model.windows import Buffers, KernelNetwork, State, backward_window, forward_window, head_gradients
+from charrnn.numerics.vectors import Floats
 
 NUM_TARGETS, NUM_STEPS = 64, 256
 NUM_WARM_UP = 16  # steps before those: in a state of zeros, which no text leaves behind, gradients are far larger
@@ -26,17 +23,18 @@ _SMALLEST = 1e-36  # norm that is exact in float32
 _NUM_LANES = 16  # at a time: all would take hundreds of megabytes
 
 
-def measure_reach(network: CharRNN, text: EvalText, ids: NDArray[np.int64]) -> Reach | None:
+def measure_reach(file: ModelFile, text: EvalText, ids: NDArray[np.int64]) -> Reach | None:
     """Measure gradients of targets spread over ids, the text's first characters; None for too short a text."""
     num_steps = min(NUM_STEPS, len(ids) // 2 - NUM_WARM_UP)
     window = np.arange(-num_steps - NUM_WARM_UP, 1)[:, None]
     targets = np.unique(np.linspace(num_steps + NUM_WARM_UP, len(ids) - 1, NUM_TARGETS).astype(np.int64))
     if num_steps < 2 or len(targets) < MIN_TARGETS:
         return None
-    model = network if is_fused(network) else copy.deepcopy(network).cpu()
+    network = KernelNetwork.from_arrays(replace(file.config, reset_id=text.reset_id), file.tensors, threads=1)
+    weight = np.array(file.tensors["layers.0.weight_ih_l0"])  # a copy, as in KernelNetwork
     norms = np.concatenate(
         [
-            gradient_norms(model, ids[part + window])[NUM_WARM_UP:]
+            gradient_norms(network, weight, ids[part + window])[NUM_WARM_UP:]
             for part in np.array_split(targets, -(-len(targets) // _NUM_LANES))
         ],
         axis=1,
@@ -64,40 +62,38 @@ def fit_gain(norms: NDArray[np.float64]) -> float:
     return math.exp(slope)
 
 
-def gradient_norms(model: CharRNN, ids: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the norm of the gradient at each input: (T, B). ids: (T + 1, B); the loss is the nats of the last row."""
-    inputs = torch.from_numpy(np.ascontiguousarray(ids[:-1]))
-    gradients = input_gradients(model, inputs, torch.from_numpy(ids[-1].copy()), model.initial_state(ids.shape[1]))
-    norms: NDArray[np.float64] = gradients.double().norm(dim=2).numpy()
+def gradient_norms(network: KernelNetwork, weight: Floats, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the norm of the gradient at each input: (T, B). ids: (T + 1, B); the loss is the nats of the last row.
+
+    weight: of the first layer's inputs, (N, E).
+    """
+    gradients = input_gradients(network, weight, ids[:-1], ids[-1], network.initial_state(ids.shape[1]))
+    norms: NDArray[np.float64] = np.linalg.norm(gradients.astype(np.float64), axis=2)
     return norms
 
 
-def input_gradients(model: CharRNN, x: Tensor, target: Tensor, state: HiddenState) -> Tensor:
+def input_gradients(
+    network: KernelNetwork, weight: Floats, x: NDArray[np.int64], target: NDArray[np.int64], state: State
+) -> Floats:
     """Return the gradient (T, B, E) of the summed nats of targets (B,) at the embeddings of x (T, B).
 
     The first layer's kernel adds up gradients per character. So each step of each lane is a character of its own here,
-    whose row of the table is that of the character it stands for. state: as for CharRNN.features.
+    whose row of the table is that of the character it stands for. weight: as for gradient_norms.
     """
-    num_steps, num_lanes = x.shape
-    packed = model.pack()
-    places = np.arange(x.numel()).reshape(num_steps, num_lanes)
-    first = packed.layers[0]._replace(table=packed.layers[0].table[x.flatten().numpy()])
-    layers = first, *packed.layers[1:]
-    reset_id = model.config.reset_id
-    resets = np.zeros(x.shape, np.bool_) if reset_id is None else x.numpy() == reset_id
-    after = tuple(np.array(part.numpy(), order="C") for part in state)
+    first, *others = network.packed.layers
+    places = np.arange(x.size).reshape(x.shape)
+    layers = first._replace(table=first.table[x.ravel()]), *others
+    reset_id = network.config.reset_id
+    resets = np.zeros(x.shape, np.bool_) if reset_id is None else x == reset_id
+    after = tuple(np.array(part) for part in state)
     buffers, h, saved = [Buffers() for _ in layers], places, []
     for index, layer in enumerate(layers):
         before = after[0][index], after[-1][index]
         h, activations = forward_window(layer, h, resets, before, None, buffers[index], needs_backward=True)
         saved.append(activations)
-    last = torch.tensor(h[-1], requires_grad=True)
-    nats = functional.cross_entropy(model.head(last), target, reduction="sum")
     d_h = np.zeros_like(h)
-    d_h[-1] = torch.autograd.grad(nats, last)[0].numpy()
+    _, d_h[-1:], *_ = head_gradients(network.packed.head, h[-1:], target[None], Buffers())
     for layer, activations, memory in zip(reversed(layers), reversed(saved), reversed(buffers), strict=True):
-        d_state = np.zeros((2, *last.shape), np.float32)
+        d_state = np.zeros((2, *h.shape[1:]), np.float32)
         d_h, gradients = backward_window(layer, activations, d_h, (d_state[0], d_state[1]), memory)
-    weight = cast(Layer, model.layers[0]).get_parameter("weight_ih_l0").detach()
-    d_embedding = multiply(torch.from_numpy(gradients.table), weight)
-    return d_embedding.reshape(num_steps, num_lanes, -1)
+    return multiply(gradients.table, weight).reshape(*x.shape, -1)

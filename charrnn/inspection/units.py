@@ -15,7 +15,7 @@ from charrnn.evaluation.texts import EvalText
 from charrnn.inspection.features import features
 from charrnn.inspection.findings import ReadableUnit
 from charrnn.model.file import ModelFile
-from charrnn.model.network import CharRNN
+from charrnn.model.windows import Reader
 from charrnn.numerics.vectors import Floats
 
 NUM_READ = 20_000  # characters that features are compared on
@@ -25,7 +25,7 @@ _NUM_BEFORE = 10_000  # characters before them, for the column and the open quot
 
 
 def find_units(
-    network: CharRNN, file: ModelFile, text: EvalText, ids: NDArray[np.int64], num_shown: int | None = None
+    network: Reader, file: ModelFile, text: EvalText, ids: NDArray[np.int64], num_shown: int | None = None
 ) -> tuple[ReadableUnit, ...] | None:
     """Find the most readable units, and read their activations after each of ids (N,), the text's first characters.
 

@@ -10,28 +10,19 @@ Letters: T steps, B lanes, L layers, H hidden size, V vocabulary, P parameters i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from charrnn.config import Precision
 from charrnn.hardware import split_range, worker_pool
-from charrnn.kernels.head import PackedHead, nats_and_gradients
-from charrnn.model.layers import (
-    Buffers,
-    HiddenState,
-    backward_window,
-    forward_window,
-    is_fused,
-    parameter_gradients,
-)
-from charrnn.model.network import CharRNN, PackedNetwork
-from charrnn.model.packing import Layer
-from charrnn.numerics.products import padded
+from charrnn.model.layers import HiddenState, Layer, is_fused, parameter_gradients
+from charrnn.model.network import CharRNN
+from charrnn.model.packing import PackedNetwork
+from charrnn.model.windows import Buffers, backward_window, forward_window, head_gradients
 
 
 @dataclass(frozen=True)
@@ -188,7 +179,8 @@ def fused_window(
         layer_state = after[0][index], after[-1][index]
         h, activations = forward_window(weights, h, resets, layer_state, mask, buffers, needs_backward=True)
         saved.append(activations)
-    nats, d_h, *gradients = head_gradients(packed.head, h, np.ascontiguousarray(targets.numpy()), workspace.head)
+    nats, d_h, *d_head = head_gradients(packed.head, h, np.ascontiguousarray(targets.numpy()), workspace.head)
+    gradients = [torch.from_numpy(part) for part in d_head]
     for index, activations in reversed(list(enumerate(saved))):
         weights, buffers = packed.layers[index], workspace.layers[index]
         d_state = buffers.zeros("state", 2, *after[0][index].shape)  # no gradient comes from the next window
@@ -197,15 +189,3 @@ def fused_window(
         gradients = parameter_gradients(weights, packed_gradients, layer, embedding) + gradients
     gradient = torch.cat([part.flatten() for part in gradients], out=workspace.gradient)
     return WindowResult(nats, gradient, tuple(map(torch.from_numpy, after)))
-
-
-def head_gradients(
-    packed: PackedHead, h: NDArray[Any], targets: NDArray[np.int64], buffers: Buffers
-) -> tuple[float, NDArray[Any], Tensor, Tensor]:
-    """Return the nats of targets (T, B) after features h (T, B, H), and the gradients of h, head weight and bias."""
-    vocab_size, size = len(packed.bias), h.shape[2]
-    d_h = buffers.empty("h", *h.shape, dtype=h.dtype)
-    d_weight, d_bias = buffers.zeros("weight", vocab_size, padded(size)), buffers.zeros("bias", vocab_size)
-    y, dy = h.reshape(-1, size), d_h.reshape(-1, size)
-    nats = nats_and_gradients(packed, y, targets.ravel(), dy, d_weight, d_bias)
-    return nats, d_h, torch.from_numpy(d_weight)[:, :size], torch.from_numpy(d_bias)

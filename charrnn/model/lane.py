@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from charrnn.hardware import set_torch_threads, worker_pool
 from charrnn.kernels.cells import CELLS
-from charrnn.kernels.head import PackedHead
+from charrnn.kernels.head import PackedHead, Predictions, predict_from_features
 from charrnn.kernels.lane import (
     NUM_PARTS,
     LaneActivations,
@@ -28,10 +28,11 @@ from charrnn.kernels.lane import (
     lane_forward,
     lane_learn,
 )
-from charrnn.model.gradients import head_gradients
-from charrnn.model.layers import Buffers, HiddenState
-from charrnn.model.network import CharRNN, PackedNetwork
-from charrnn.model.packing import PARAMETERS, Layer, array_of, pack_weight, tensor_of
+from charrnn.kernels.ngrams import Mixture
+from charrnn.model.layers import Layer, array_of
+from charrnn.model.network import CharRNN, StockNetwork
+from charrnn.model.packing import PARAMETERS, pack_weight
+from charrnn.model.windows import Buffers, State, head_gradients
 from charrnn.numerics.barrier import new_barrier
 from charrnn.numerics.products import padded
 from charrnn.numerics.vectors import Floats
@@ -58,12 +59,11 @@ class LearningRule:
 
 
 class AutogradLane:
-    """Reads and learns with PyTorch's own layers, on any device. state: tensors (L, 1, H) before the first window."""
+    """Reads and learns with PyTorch's own layers, on any device. state: (L, 1, H) before the first window."""
 
-    packed: PackedNetwork | None = None
-
-    def __init__(self, model: CharRNN, state: HiddenState, rule: LearningRule) -> None:
-        self._model, self._state, self._rule = model, state, rule
+    def __init__(self, model: CharRNN, state: State, rule: LearningRule) -> None:
+        self._model, self._rule, self.predict = model, rule, StockNetwork(model).predict
+        self._state = tuple(torch.from_numpy(part).to(model.head.weight) for part in state)
         self._features: Tensor
 
     def __enter__(self) -> "AutogradLane":
@@ -72,12 +72,12 @@ class AutogradLane:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def read(self, ids: NDArray[np.int64]) -> Tensor:
+    def read(self, ids: NDArray[np.int64]) -> Floats:
         """Read a window, ids (T,); return its features (T, 1, H)."""
         x = torch.from_numpy(ids[:, None]).to(self._model.head.weight.device)
         self._features, after = self._model.features(x, self._state)
         self._state = tuple(part.detach() for part in after)
-        return self._features.detach()
+        return self._features.detach().cpu().numpy()
 
     def learn(self, targets: NDArray[np.int64], num_targets: int) -> None:
         """Update the weights after a window was read. targets: (T,), of which num_targets are not negative."""
@@ -94,7 +94,7 @@ class KernelLane:
     Two threads share the lane if PyTorch has as many. The results are the same with one.
     """
 
-    def __init__(self, model: CharRNN, state: HiddenState, rule: LearningRule) -> None:
+    def __init__(self, model: CharRNN, state: State, rule: LearningRule) -> None:
         self._torch_threads = torch.get_num_threads()
         num_threads = min(NUM_PARTS, self._torch_threads)
         bounds = [NUM_PARTS * i // num_threads for i in range(num_threads + 1)]
@@ -109,8 +109,7 @@ class KernelLane:
         ]
         self._head_buffers = Buffers()
         self._ids: NDArray[np.int64]
-        head = PackedHead(*pack_weight(model.head.weight, "float32"), model.head.bias.detach().numpy())
-        self.packed = PackedNetwork((), head)  # what predicts from features
+        self._head = PackedHead(*pack_weight(array_of(model.head.weight)), array_of(model.head.bias))
 
     def __enter__(self) -> "KernelLane":
         return self
@@ -119,7 +118,11 @@ class KernelLane:
         self._pool.shutdown()
         set_torch_threads(self._torch_threads)
 
-    def read(self, ids: NDArray[np.int64]) -> Tensor:
+    def predict(self, h: Floats, mixture: Mixture, contexts: NDArray[np.int32], out: Predictions) -> None:
+        """Fill in predictions: see windows.Predictor."""
+        predict_from_features(self._head, h, mixture, contexts, out)
+
+    def read(self, ids: NDArray[np.int64]) -> Floats:
         """Read a window, ids (T,); return its features (T, 1, H), valid until the next window."""
         self._ids, reset_id = ids, self._model.config.reset_id
         resets = np.zeros(len(ids), np.bool_) if reset_id is None else ids == reset_id
@@ -128,13 +131,13 @@ class KernelLane:
             layer.begin(h, resets)
             self._share(layer.read)
             h = layer.end()
-        return tensor_of(h[:, None])
+        return h[:, None]
 
     @torch.no_grad()
     @np.errstate(all="ignore")  # whether the network diverged is seen in what it predicts
     def learn(self, targets: NDArray[np.int64], num_targets: int) -> None:
         """Update the weights after a window was read. targets: (T,), of which num_targets are not negative."""
-        weights, head = self.packed.head, self._model.head
+        weights, head = self._head, self._model.head
         h = self._layers[-1].saved.y[:, None]
         _, d_h, d_weight, d_bias = head_gradients(weights, h, targets[:, None], self._head_buffers)
         dy: Floats = d_h.reshape(len(targets), -1)
@@ -143,9 +146,10 @@ class KernelLane:
             dy = layer.input_gradient()
         embedding = self._model.embedding.weight
         d_embedding = torch.zeros_like(embedding).index_add_(0, torch.from_numpy(self._ids), torch.from_numpy(dy))
-        for parameter, gradient in ((embedding, d_embedding), (head.weight, d_weight), (head.bias, d_bias)):
+        d_head = torch.from_numpy(d_weight), torch.from_numpy(d_bias)
+        for parameter, gradient in ((embedding, d_embedding), (head.weight, d_head[0]), (head.bias, d_head[1])):
             self._rule.update(parameter, gradient, num_targets)
-        pack_weight(head.weight, "float32", (weights.weight, weights.weight_backward))
+        pack_weight(array_of(head.weight), (weights.weight, weights.weight_backward))
 
     def _share(self, work: Callable[[tuple[int, int]], None]) -> None:
         """Call a function with each thread's parts, in these threads and this one."""
@@ -158,13 +162,13 @@ class KernelLane:
 class _Layer:
     """A layer of a KernelLane: its parameters, its state and memory for a window. The threads share read and learn."""
 
-    def __init__(self, cell: str, layer: Layer, state: HiddenState, rule: LearningRule, team: Team) -> None:
+    def __init__(self, cell: str, layer: Layer, state: State, rule: LearningRule, team: Team) -> None:
         parameters = [layer.get_parameter(name) for name in PARAMETERS]
         origins, steps = ([of[parameter] for parameter in parameters] for of in (rule.origins, rule.steps))
         steps[-1] = steps[-1] * cast(Tensor, layer.bias_is_used)
         self._weights, *learning = (LaneWeights(CELLS[cell], *map(array_of, of)) for of in (parameters, origins, steps))
         self._learning, self._team = Learning(learning[0], learning[1], rule.decay), team
-        self._h, self._c = array_of(state[0]).copy(), array_of(state[-1]).copy()
+        self._h, self._c = state[0].copy(), state[-1].copy()
         self._buffers = Buffers()
         self.saved: LaneActivations
         self._gradients: LaneGradients

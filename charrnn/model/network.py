@@ -5,24 +5,20 @@ Letters: T steps, B lanes, E embedding, H hidden, L layers, V vocabulary.
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from charrnn.config import ModelConfig, Precision
-from charrnn.kernels.head import PackedHead
-from charrnn.kernels.recurrent import PackedLayer
-from charrnn.model.layers import HiddenState, make_layer, run_layer, run_stock_layer
-from charrnn.model.packing import Each, Layer, pack_layer, pack_weight
-
-
-class PackedNetwork(NamedTuple):
-    """A network's weights in the layout that the CPU kernels read."""
-
-    layers: tuple[PackedLayer, ...]
-    head: PackedHead
+from charrnn.kernels.head import Predictions, predict_from_logits
+from charrnn.kernels.ngrams import Mixture
+from charrnn.model.layers import HiddenState, Layer, array_of, is_fused, make_layer, run_stock_layer
+from charrnn.model.packing import Each, PackedNetwork, pack_network
+from charrnn.model.windows import KernelNetwork, Reader, State
+from charrnn.numerics.vectors import Floats
 
 
 class CharRNN(nn.Module):
@@ -86,41 +82,38 @@ class CharRNN(nn.Module):
         out: PackedNetwork | None = None,
         each: Each = map,
     ) -> PackedNetwork:
-        """Pack the current weights for the CPU kernels.
+        """Pack the current weights for the CPU kernels: see packing.pack_network."""
+        weights = {name: array_of(parameter) for name, parameter in self.named_parameters()}
+        stored = None
+        if precision == "bfloat16":
+            matrices = {name: parameter for name, parameter in self.named_parameters() if parameter.dim() == 2}
+            stored = {name: array_of(parameter.detach().bfloat16()) for name, parameter in matrices.items()}
+        return pack_network(self.config, weights, stored, out=out, each=each)
 
-        out: what this returned before the weights changed; its memory is reused. each: may pack on several threads.
+    def reader(self, threads: int) -> Reader:
+        """Make what reads and predicts text with the current weights: our kernels where they can, else PyTorch.
+
+        threads: of our kernels.
         """
-        rest = [None] * (len(self.layers) - 1)
-        embeddings, layers = [self.embedding.weight, *rest], out.layers if out else [None, *rest]
-        head = pack_weight(self.head.weight, precision, (out.head.weight, out.head.weight_backward) if out else None)
-        return PackedNetwork(
-            layers=tuple(
-                pack_layer(cast(Layer, layer), embedding, precision, packed, each)
-                for layer, embedding, packed in zip(self.layers, embeddings, layers, strict=True)
-            ),
-            head=PackedHead(*head, self.head.bias.detach().numpy()),
-        )
+        return KernelNetwork(self.config, self.pack(), threads) if is_fused(self) else StockNetwork(self)
 
     def features(
-        self, x: Tensor, state: HiddenState, masks: Sequence[Tensor] | None = None, packed: PackedNetwork | None = None
+        self, x: Tensor, state: HiddenState, masks: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, HiddenState]:
-        """Run the network without its head: with our kernels if packed is given, without gradients, else with PyTorch.
+        """Run the network without its head, with PyTorch's own layers.
 
         x: (T, B) ids, int64; state: tensors (L, B, H); masks: one (B, H) factor per layer for
-        its output, or None; packed: the current weights. Where a lane reads the config's reset_id,
-        its state is set to zeros first. Returns (T, B, H) and the state after the last step.
+        its output, or None. Where a lane reads the config's reset_id, its state is set to zeros first.
+        Returns (T, B, H) and the state after the last step.
         """
         reset_id = self.config.reset_id
         resets = None if reset_id is None else x == reset_id  # (T, B)
-        h = x if packed else self.embedding(x)  # (T, B, E)
+        h = self.embedding(x)  # (T, B, E)
         finals = []
         for index, module in enumerate(self.layers):
             before = tuple(part[index] for part in state)
             mask = None if masks is None else masks[index]
-            if packed:
-                h, final = run_layer(packed.layers[index], h, before, resets=resets, mask=mask)
-            else:
-                h, final = run_stock_layer(cast(Layer, module), h, before, resets=resets, mask=mask)
+            h, final = run_stock_layer(cast(Layer, module), h, before, resets=resets, mask=mask)
             finals.append(final)  # h: (T, B, H)
         return h, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
 
@@ -128,3 +121,37 @@ class CharRNN(nn.Module):
         """Predict the character after each of x with PyTorch's own layers: logits (T, B, V), and the state."""
         h, after = self.features(x, state)
         return self.head(h), after
+
+
+class StockNetwork:
+    """A Reader with PyTorch's own layers: on a GPU, or in float64."""
+
+    threads = 1  # PyTorch has its own
+
+    def __init__(self, model: CharRNN) -> None:
+        self.config, self._model = model.config, model
+
+    def initial_state(self, num_lanes: int) -> State:
+        """Make a state of zeros."""
+        return tuple(part.cpu().numpy() for part in self._model.initial_state(num_lanes))
+
+    @torch.inference_mode()
+    def features(self, ids: NDArray[np.int64], state: State) -> tuple[Floats, State]:
+        """Run the network without its head: see Reader.features."""
+        x = self._to_device(np.ascontiguousarray(ids, np.int64))
+        h, after = self._model.features(x, tuple(self._to_device(part) for part in state))
+        return h.cpu().numpy(), tuple(part.cpu().numpy() for part in after)
+
+    @torch.inference_mode()
+    def logits(self, h: Floats) -> Floats:
+        """Compute the logits: see Reader.logits."""
+        return self._model.head(self._to_device(h)).float().cpu().numpy()  # type: ignore[no-any-return]
+
+    def predict(self, h: Floats, mixture: Mixture, contexts: NDArray[np.int32], out: Predictions) -> None:
+        """Fill in predictions: see Predictor.predict."""
+        predict_from_logits(self.logits(h), mixture, contexts, out)
+
+    def _to_device(self, array: NDArray[Any]) -> Tensor:
+        weight = self._model.head.weight
+        tensor = torch.from_numpy(array).to(weight.device)
+        return tensor.to(weight.dtype) if tensor.is_floating_point() else tensor

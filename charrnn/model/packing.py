@@ -1,95 +1,86 @@
-"""Packing: a layer's PyTorch parameters in the layout that the CPU kernels read.
+"""Packing: a network's weights in the layout that the CPU kernels read.
 
-Letters: M rows, I input size, H hidden size, N gates * H, V vocabulary, E embedding.
+Letters: I input size, H hidden size, N gates * H, V vocabulary, E embedding.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from charrnn.config import Precision
+from charrnn.config import ModelConfig
 from charrnn.kernels.cells import CELLS
+from charrnn.kernels.head import PackedHead
 from charrnn.kernels.recurrent import PackedLayer, fold_biases
 from charrnn.numerics.products import new_packed, pack, pack_transposed, padded, product
+from charrnn.numerics.vectors import Floats, Stored
 
-Layer = nn.RNN | nn.GRU | nn.LSTM
-LAYERS: dict[str, type[Layer]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 PARAMETERS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-PackedPair = tuple[NDArray[Any], NDArray[Any]]  # a weight packed for the forward and for the backward pass
+PackedPair = tuple[Stored, Stored]  # a weight packed for the forward and for the backward pass
 Each = Callable[..., Iterable[Any]]  # a function like `map`, which may call on several threads
 
 
-def array_of(tensor: Tensor) -> NDArray[Any]:
-    """View a CPU tensor as an array; bfloat16 becomes its bits in uint16."""
-    tensor = tensor.detach()
-    return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+class PackedNetwork(NamedTuple):
+    """A network's weights in the layout that the CPU kernels read."""
+
+    layers: tuple[PackedLayer, ...]
+    head: PackedHead
 
 
-def tensor_of(array: NDArray[Any]) -> Tensor:
-    """View an array as a tensor; uint16 holds the bits of bfloat16."""
-    if array.dtype == np.uint16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
+def pack_network(
+    config: ModelConfig,
+    weights: Mapping[str, Floats],
+    stored: Mapping[str, Stored] | None = None,
+    *,
+    out: PackedNetwork | None = None,
+    each: Each = map,
+) -> PackedNetwork:
+    """Pack a network's weights.
 
-
-def pack_weight(weight: Tensor, precision: Precision, out: PackedPair | None = None, each: Each = map) -> PackedPair:
-    """Pack a weight (N, K) for products x W^T, and for products x W, which the backward pass needs.
-
-    out: what this returned before the weight changed; its memory is reused.
+    weights: the parameters by name, float32. stored: those that products read, by name, rounded to the products'
+    precision; None means float32. out: what this returned before the weights changed; its memory is reused.
+    each: may pack on several threads.
     """
-    stored = array_of(weight.to(getattr(torch, precision)))
-    forward, backward = out or (new_packed(stored, weight.shape[1], weight.shape[0]), new_packed(stored, *weight.shape))
-    list(each(lambda kernel, packed: kernel(stored, packed), (pack_transposed, pack), (forward, backward)))
-    return forward, backward
+    stored, layers = stored or weights, []
+    for index in range(config.num_layers):
+        weight_ih, weight_hh, *biases = (f"layers.{index}.{name}" for name in PARAMETERS)
+        layers.append(
+            pack_layer(
+                config.cell,
+                stored[weight_ih] if index else weights[weight_ih],
+                stored[weight_hh],
+                (weights[biases[0]], weights[biases[1]]),
+                embedding=None if index else weights["embedding.weight"],
+                out=out and out.layers[index],
+                each=each,
+            )
+        )
+    head = pack_weight(stored["head.weight"], out and (out.head.weight, out.head.weight_backward))
+    return PackedNetwork(tuple(layers), PackedHead(*head, weights["head.bias"]))
 
 
-def multiply(a: Tensor, weight: Tensor, *, transposed: bool = False) -> Tensor:
-    """Multiply a (M, K) by a weight (K, N), or by the transpose of one (N, K), in float32: (M, N).
-
-    PyTorch's own product rounds differently depending on the alignment of the memory.
-    """
-    stored = array_of(weight)
-    if transposed:
-        num_columns, depth = weight.shape
-        packed = new_packed(stored, depth, num_columns)
-        pack_transposed(stored, packed)
-    else:
-        depth, num_columns = weight.shape
-        packed = new_packed(stored, depth, num_columns)
-        pack(stored, packed)
-    out = torch.empty(len(a), padded(num_columns))
-    product(array_of(a.contiguous()), packed, out.numpy())
-    return out[:, :num_columns]
-
-
-def make_table(embedding: Tensor, weight_ih: Tensor, bias: NDArray[Any]) -> NDArray[Any]:
-    """Compute the first layer's input projection of each character: (V, N)."""
-    table: NDArray[Any] = multiply(embedding.detach(), weight_ih, transposed=True).numpy() + bias
-    return table
-
-
-@torch.no_grad()
 def pack_layer(
-    layer: Layer, embedding: Tensor | None, precision: Precision, out: PackedLayer | None = None, each: Each = map
+    cell: str,
+    weight_ih: Stored,
+    weight_hh: Stored,
+    biases: tuple[Floats, Floats],
+    *,
+    embedding: Floats | None = None,
+    out: PackedLayer | None = None,
+    each: Each = map,
 ) -> PackedLayer:
-    """Pack a layer's weights. embedding: (V, E) for the first layer, None for the others.
+    """Pack a layer's weights (N, I) and (N, H); biases: bias_ih and bias_hh, (N,). out, each: as for pack_network.
 
-    out: what this returned before the weights changed; its memory is reused.
+    embedding: (V, E) for the first layer, whose input projection becomes a table with a row for each character.
     """
-    cell = next(name for name, kind in LAYERS.items() if isinstance(layer, kind))
-    weight_ih, weight_hh, bias_ih, bias_hh = (layer.get_parameter(name).detach() for name in PARAMETERS)
-    bias, inner_bias = fold_biases(cell, bias_ih.numpy(), bias_hh.numpy())
-    recurrent = pack_weight(weight_hh, precision, out and (out.recurrent, out.recurrent_backward), each)
+    bias, inner_bias = fold_biases(cell, *biases)
+    recurrent = pack_weight(weight_hh, out and (out.recurrent, out.recurrent_backward), each)
     if embedding is None:
         table = np.zeros((0, len(bias)), np.float32)
-        inputs = pack_weight(weight_ih, precision, out and (out.input, out.input_backward), each)
+        inputs = pack_weight(weight_ih, out and (out.input, out.input_backward), each)
     else:
-        table, empty = make_table(embedding, weight_ih, bias), np.zeros((0, 0, 0), recurrent[0].dtype)
-        inputs = empty, empty
+        empty = np.zeros((0, 0, 0), recurrent[0].dtype)
+        table, inputs = multiply(embedding, weight_ih, transposed=True) + bias, (empty, empty)
     return PackedLayer(
         cell=CELLS[cell],
         table=table,
@@ -100,3 +91,26 @@ def pack_layer(
         bias=bias,
         inner_bias=inner_bias,
     )
+
+
+def pack_weight(weight: Stored, out: PackedPair | None = None, each: Each = map) -> PackedPair:
+    """Pack a weight W (N, K) for products x W^T, and for products x W, which the backward pass needs.
+
+    out: what this returned before the weight changed; its memory is reused.
+    """
+    forward, backward = out or (new_packed(weight, weight.shape[1], weight.shape[0]), new_packed(weight, *weight.shape))
+    list(each(lambda kernel, packed: kernel(weight, packed), (pack_transposed, pack), (forward, backward)))
+    return forward, backward
+
+
+def multiply(a: Stored, weight: Stored, *, transposed: bool = False) -> Floats:
+    """Multiply a (M, K) by a weight (K, N), or by the transpose of one (N, K): (M, N). Both are contiguous and float32.
+
+    A library's product rounds differently depending on the alignment of the memory.
+    """
+    num_columns, depth = weight.shape if transposed else weight.shape[::-1]
+    packed = new_packed(weight, depth, num_columns)
+    (pack_transposed if transposed else pack)(weight, packed)
+    out = np.empty((len(a), padded(num_columns)), np.float32)
+    product(a, packed, out)
+    return out[:, :num_columns]

@@ -18,8 +18,8 @@ from charrnn.data.batches import PIECE_SIZE, TrainText
 from charrnn.data.vocab import Ids
 from charrnn.evaluation.scoring import compute_logits
 from charrnn.kernels.ngrams import Mixture, fill_distributions
-from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import MAX_ORDER, Arrays, count_ngrams, find_contexts, make_trie, nats_by_order
+from charrnn.model.windows import Reader
 from charrnn.numerics.vectors import Doubles, Floats
 
 MAX_MIXED_ORDER = 7  # longer n-grams gain a hundredth of a nat at most, and more text is copied
@@ -32,7 +32,7 @@ _FIRST_GUESS = (0.7, 0.3)  # weights of network and n-grams
 _MAX_ITERATIONS = 20
 
 
-def fit_mixture(network: CharRNN, text: TrainText, *, num_counted: int) -> Arrays:
+def fit_mixture(network: Reader, text: TrainText, *, num_counted: int) -> Arrays:
     """Count a training text's n-grams and fit the mixture weights on its withheld pieces; return a model file's arrays.
 
     num_counted: how many characters at the end of the text to count in, at least LAST_PART or all of them.

@@ -20,6 +20,7 @@ from charrnn.events import Evaluated, Event, Finished, Sample, Saved, Warned, bi
 from charrnn.kernels.ngrams import Mixture
 from charrnn.model.file import ModelFile, load_model
 from charrnn.model.network import CharRNN
+from charrnn.model.windows import Reader
 from charrnn.runs.folder import Run
 from charrnn.runs.writer import StateSnapshot, Writer
 from charrnn.sampling.sampler import Sampler
@@ -36,7 +37,8 @@ SAMPLE_LENGTH = 200
 def evaluate_and_save(state: TrainState, plan: RunPlan, writer: Writer) -> Iterator[Event]:
     """Score part of the held-out text, save the averaged weights if they are the best so far, and draw a sample."""
     corpus, ranks = plan.task.corpus, plan.environment.ranks
-    score = score_held_out(state.ema, corpus, ranks, num_scored=state.valid_chars)
+    network = state.ema.reader(plan.environment.threads)
+    score = score_held_out(network, corpus, ranks, num_scored=state.valid_chars)
     if not math.isfinite(score.nats):
         raise DivergenceError(f"training diverged by step {state.step}: the held-out loss is not finite")
     whole = state.valid_chars == len(corpus.valid_ids)
@@ -70,11 +72,11 @@ def evaluate_and_save(state: TrainState, plan: RunPlan, writer: Writer) -> Itera
 
 
 def score_held_out(
-    model: CharRNN, corpus: Corpus, ranks: Ranks, *, num_scored: int | None = None, mixture: Mixture | None = None
+    network: Reader, corpus: Corpus, ranks: Ranks, *, num_scored: int | None = None, mixture: Mixture | None = None
 ) -> Evaluation:
     """Score the held-out text that chooses the weights, or num_scored characters of it in stretches spread over it."""
     return evaluate(
-        model,
+        network,
         corpus.valid_ids,
         context=corpus.valid_context,
         num_scored=num_scored,
@@ -92,8 +94,8 @@ def draw_sample(model: ModelFile, *, seed: int, step: int) -> Sample:
     return Sample(step, text=label + valid_unicode("".join(stream)))
 
 
-def load_best_model(plan: RunPlan) -> tuple[ModelFile, CharRNN]:
-    """Load the run's model file, which has the best weights so far, and build its network.
+def load_best_model(plan: RunPlan) -> tuple[ModelFile, Reader]:
+    """Load the run's model file, which has the best weights so far, and its network, which reads text.
 
     The first rank reads the file and broadcasts the weights; the other ranks' ModelFile is empty.
     """
@@ -104,7 +106,7 @@ def load_best_model(plan: RunPlan) -> tuple[ModelFile, CharRNN]:
     else:
         file, network = ModelFile(task.model, task.corpus.vocab, {}, {}, {}), CharRNN(task.model)
     ranks.broadcast(parameter.detach() for parameter in network.parameters())
-    return file, network.to(torch.device(plan.environment.device))
+    return file, network.to(torch.device(plan.environment.device)).reader(plan.environment.threads)
 
 
 def is_model_damaged(plan: RunPlan) -> bool:

@@ -121,7 +121,7 @@ def test_the_machine_is_described_for_a_report_of_a_bug(monkeypatch: pytest.Monk
 # without PyTorch
 
 
-@pytest.mark.parametrize("args", [("train", "poems.txt"), ("eval",), ("eval", "poems.txt"), ("eval", "--inside")])
+@pytest.mark.parametrize("args", [("train", "poems.txt"), ("eval", "--adapt"), ("eval", "--device", "cuda")])
 def test_without_pytorch_one_line_says_so(copied_home: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str]) -> None:
     """And how to install it, as the documentation does but without a checkout, before anything is written."""
     monkeypatch.setitem(sys.modules, "torch", None)

@@ -35,7 +35,7 @@ def test_a_rate_of_zero_gives_the_plain_score(cell):
     for rare_id in (None, 2):
         options = {"context": ids[:1200], "rare_id": rare_id}
         adapted = evaluate_adapting(model, ids[1200:], train=ids[:1200], rate=0.0, **options)
-        plain = evaluate(model, ids[1200:], **options)
+        plain = evaluate(model.reader(threads=2), ids[1200:], **options)
         assert adapted.num_chars == plain.num_chars
         assert adapted.nats_per_char == pytest.approx(plain.nats_per_char, abs=1e-5)
 
@@ -44,7 +44,7 @@ def test_learning_from_a_text_with_a_pattern_lowers_the_loss():
     """The model's own weights stay as they are."""
     model, ids = make_model(), make_ids(4000)
     before = model.to_arrays()
-    plain = evaluate(model, ids[1000:], context=ids[:1000])
+    plain = evaluate(model.reader(threads=2), ids[1000:], context=ids[:1000])
     adapted = evaluate_adapting(model, ids[1000:], context=ids[:1000], train=ids[:1000], rate=0.05)
     assert adapted.nats_per_char < plain.nats_per_char - 0.3
     assert all((before[name] == array).all() for name, array in model.to_arrays().items())
@@ -55,7 +55,8 @@ def test_a_window_is_scored_before_it_is_learned_from():
     model, ids = make_model(), make_ids(1000)
     context, text = ids[:500], ids[500:]
     first = evaluate_adapting(model, text[:SEQ_LEN], context=context, train=context, rate=0.1)
-    assert first.nats == pytest.approx(evaluate(model, text[:SEQ_LEN], context=context).nats, abs=1e-4)
+    plain = evaluate(model.reader(threads=2), text[:SEQ_LEN], context=context)
+    assert first.nats == pytest.approx(plain.nats, abs=1e-4)
     other = text.copy()
     other[5 * SEQ_LEN :] = 0
     scores = [
@@ -68,7 +69,7 @@ def test_a_window_is_scored_before_it_is_learned_from():
 def test_decay_pulls_the_weights_back_to_the_trained_ones(monkeypatch):
     """With a decay of one, each step returns all the way, which gives the plain score."""
     model, ids = make_model(), make_ids(1000)
-    plain = evaluate(model, ids[500:], context=ids[:500]).nats
+    plain = evaluate(model.reader(threads=2), ids[500:], context=ids[:500]).nats
     monkeypatch.setattr(adaptation, "DECAY", 1.0)
     adapted = evaluate_adapting(model, ids[500:], context=ids[:500], train=ids[:500], rate=1e-9).nats
     assert adapted == pytest.approx(plain, abs=1e-3)
@@ -88,7 +89,7 @@ def test_the_state_is_reset_between_documents():
     model, ids = make_model(reset_id=5), make_ids(800)
     end = np.array([5], np.uint8)
     adapted = evaluate_adapting(model, ids, context=end, train=ids, rate=0.0)
-    assert adapted.nats == pytest.approx(evaluate(model, ids, context=end).nats, rel=1e-5)
+    assert adapted.nats == pytest.approx(evaluate(model.reader(threads=2), ids, context=end).nats, rel=1e-5)
 
 
 def test_too_large_a_rate_is_an_error_that_names_the_option():

@@ -12,20 +12,18 @@ import pytest
 from charrnn.config import CorpusConfig, ModelConfig, SourceConfig
 from charrnn.data.corpus import load_corpus
 from charrnn.data.vocab import Vocab
-from charrnn.evaluation.adaptation import evaluate_adapting
 from charrnn.evaluation.assessment import MIN_PACKED, assess, compute_baselines, xz_baseline, xz_size
 from charrnn.evaluation.copying import COPYING_SAMPLES
-from charrnn.evaluation.scores import Assessment, Copied
+from charrnn.evaluation.scores import Copied
 from charrnn.evaluation.scoring import evaluate
 from charrnn.evaluation.texts import EvalText
 from charrnn.events import Finished
-from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import count_ngrams, nats_by_order
 from charrnn.runs.folder import Run
 from charrnn.text.characters import END, UNKNOWN, bytes_as_chars
 from charrnn.training.loop import train
 from tests import reference
-from tests.conftest import make_corpus, make_model_file, make_new_plan, make_text
+from tests.conftest import make_corpus, make_model_file, make_new_plan, make_reader, make_text
 
 POEMS = str(Path(__file__).parents[2] / "corpora" / "poems.txt")
 
@@ -190,25 +188,20 @@ def few_samples(monkeypatch):
     monkeypatch.setattr("charrnn.evaluation.copying.COPYING_SAMPLES", few)
 
 
-def test_an_assessment_holds_what_was_asked_for(few_samples):
-    """Baselines with copying, the score of a model that adapts, or only the score itself."""
+def test_an_assessment_holds_the_comparisons(few_samples):
+    """Baselines, copying, and the score of a model that adapts if there is one."""
     chars = "abcdef"
     config = ModelConfig(cell="gru", vocab_size=6, embedding_dim=4, hidden_size=8, num_layers=1)
     file = make_model_file(config, chars=chars)
     train_ids = file.vocab.encode(chars * 50)
     file.ngram.update(count_ngrams(train_ids, 3, vocab_size=6), **{"ngram.weights": np.full((3, 2), 0.5)})
-    network = CharRNN.from_arrays(config, file.tensors)
+    network = make_reader(config, file.tensors)
     text = EvalText("a.txt", "a.txt", train_ids[:100], train_ids[-9:])
     score = evaluate(network, text.ids, context=text.context, mixture=file.mixture)
-    parts = score, file, network, text, train_ids
-    assert assess(*parts, with_baselines=False, adapt_rate=None) == Assessment(score)
-    adapted = evaluate_adapting(
-        network, text.ids, context=text.context, train=train_ids, rate=0.01, mixture=file.mixture
-    )
-    assert assess(*parts, with_baselines=False, adapt_rate=0.01) == Assessment(score, adapted=adapted)
-    whole = assess(*parts, with_baselines=True, adapt_rate=None)
+    whole = assess(score, file, text, train_ids, threads=2)
     assert whole.baselines == compute_baselines(train_ids, text.ids, context=text.context, vocab=file.vocab)
     assert whole.copied.text == Copied(100, 100, 100)
     assert whole.copied.network.num_chars == whole.copied.written.num_chars == 600
     assert whole.copied.network != whole.copied.written
     assert whole.adapted is None
+    assert assess(score, file, text, train_ids, adapted=score, threads=2) == replace(whole, adapted=score)

@@ -83,11 +83,11 @@ def test_copying_is_measured_on_sixty_samples():
     config = ModelConfig(cell="gru", vocab_size=9, embedding_dim=4, hidden_size=8, num_layers=1)
     file = make_model_file(config, chars=chars)
     train_ids = file.vocab.encode(chars * 50)
-    written, network, text = measure_copying(file, train_ids, train_ids[:100])
+    written, network, text = measure_copying(file, train_ids, train_ids[:100], threads=2)
     assert network is None
     assert written.num_chars == 60_000
     assert text == Copied(100, 100, 100)
-    assert (written, None, text) == measure_copying(file, train_ids, train_ids[:100])
+    assert (written, None, text) == measure_copying(file, train_ids, train_ids[:100], threads=2)
 
 
 def test_whole_documents_are_compared():
@@ -104,7 +104,7 @@ def test_of_short_documents_more_are_drawn(monkeypatch):
     config = ModelConfig(cell="gru", vocab_size=3, embedding_dim=4, hidden_size=8, num_layers=1, reset_id=2)
     file = make_model_file(config, chars=chars)
     train_ids = file.vocab.encode(f"a{END}b{END}" * 50)
-    written, _, text = measure_copying(file, train_ids, train_ids[:100])
+    written, _, text = measure_copying(file, train_ids, train_ids[:100], threads=2)
     assert written.num_documents == 60
     assert 0 < written.num_known < 60
     assert (text.num_documents, text.num_known) == (50, 50)

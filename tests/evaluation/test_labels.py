@@ -11,8 +11,8 @@ from charrnn.evaluation import labels as module
 from charrnn.evaluation.labels import LabelledText, LabelScorer
 from charrnn.evaluation.texts import EvalText
 from charrnn.model.file import ModelFile
-from charrnn.model.network import CharRNN
 from charrnn.text.characters import END, LABEL_END, UNKNOWN
+from tests.conftest import make_reader
 from tests.labelled import LABELS, make_file, naive_nats
 
 DOCUMENTS = [("ab", "acb"), ("b", "bb"), ("c", "a"), ("ab", "cabca"), ("zz", "abc"), ("zz", "b" + UNKNOWN), ("b", "")]
@@ -36,7 +36,7 @@ def test_every_figure_is_that_of_the_definition(monkeypatch, mixed, block):
     """Priors, nats of each text with each label, the sum over labels, the posterior, the classifier."""
     monkeypatch.setattr(module, "_BLOCK", block)
     file = make_file(mixed=mixed)
-    network = CharRNN.from_arrays(file.config, file.tensors)
+    network = make_reader(file.config, file.tensors)
     found = LabelScorer(network, file).score(make_text(file))
     naive = np.array([[naive_nats(file, label, text) for label in LABELS] for _, text in DOCUMENTS])
     np.testing.assert_allclose(found.prior, naive[0, :, 0], atol=1e-4)
@@ -75,7 +75,7 @@ def test_unknown_characters_are_counted_by_document():
     for file in (rare, known):
         assert split(text, file).num_unknown.tolist() == [2, 0, 1]
         assert split(text, file).spread(2).num_unknown.tolist() == [2, 1]
-    scores = LabelScorer(CharRNN.from_arrays(rare.config, rare.tensors), rare).score(split(text, rare))
+    scores = LabelScorer(make_reader(rare.config, rare.tensors), rare).score(split(text, rare))
     assert [one["num_unknown"] for one in scores.document_records()] == [2, 0, 1]
     assert scores.record()["num_unknown"] == 3
 
@@ -83,7 +83,7 @@ def test_unknown_characters_are_counted_by_document():
 def test_records_name_each_label_that_occurs():
     """The most frequent first, with its share of right guesses."""
     file = make_file(mixed=False)
-    found = LabelScorer(CharRNN.from_arrays(file.config, file.tensors), file).score(make_text(file))
+    found = LabelScorer(make_reader(file.config, file.tensors), file).score(make_text(file))
     records = list(found.records())
     assert [(one["label"], one["num_documents"], one["num_chars"]) for one in records] == [
         ("b", 2, 4),
@@ -109,7 +109,7 @@ def test_documents_are_chosen_evenly():
 def test_a_limit_counts_the_characters_with_all_labels():
     """The scores say how many documents were left out; one is always scored."""
     file = make_file(mixed=False)
-    text, scorer = make_text(file), LabelScorer(CharRNN.from_arrays(file.config, file.tensors), file)
+    text, scorer = make_text(file), LabelScorer(make_reader(file.config, file.tensors), file)
     size = len(LABELS) * len(text.ids)
     assert scorer.limit(text, size) is text
     assert len(scorer.limit(text, size // 2)) == 3
@@ -120,7 +120,7 @@ def test_a_limit_counts_the_characters_with_all_labels():
 def test_texts_without_labels_have_no_accuracy():
     """But bits: those of all texts."""
     file = make_file(mixed=False)
-    found = LabelScorer(CharRNN.from_arrays(file.config, file.tensors), file).score(split(f"ab{END}c{END}", file))
+    found = LabelScorer(make_reader(file.config, file.tensors), file).score(split(f"ab{END}c{END}", file))
     assert (found.accuracy, found.majority, found.bits_given_label()) == (None, None, None)
     assert found.bits_without_label() == pytest.approx(found.marginal.sum() / 5 / math.log(2))
     assert list(found.records()) == []

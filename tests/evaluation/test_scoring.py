@@ -11,16 +11,16 @@ from charrnn.config import CELLS, ModelConfig
 from charrnn.errors import InputError
 from charrnn.evaluation import scoring
 from charrnn.evaluation.scoring import WARM_UP, compute_logits, evaluate, predict
-from charrnn.model.network import CharRNN
+from charrnn.model.network import CharRNN, StockNetwork
 from tests import reference
-from tests.conftest import make_model_file, predict_text, sequential_nats
+from tests.conftest import make_model_file, make_reader, predict_text, sequential_nats
 
 
 def make_model(cell="gru", vocab_size=9, scale=1.0):
     """A small network and the file it was made from."""
     config = ModelConfig(cell=cell, vocab_size=vocab_size, embedding_dim=4, hidden_size=6, num_layers=2)
     file = make_model_file(config, scale=scale)
-    return CharRNN.from_arrays(config, file.tensors), file
+    return make_reader(config, file.tensors), file
 
 
 def random_ids(count, vocab_size=9, seed=0):
@@ -42,7 +42,7 @@ def test_each_characters_nats_follow_the_equations(cell):
 def test_a_uniform_model_scores_exactly_log2_v_bits(vocab_size):
     """With all weights zero the score is exact up to rounding."""
     config = ModelConfig(cell="gru", vocab_size=vocab_size, embedding_dim=2, hidden_size=3, num_layers=1)
-    model = CharRNN.from_arrays(config, {n: np.zeros(s, np.float32) for n, s in config.tensor_shapes().items()})
+    model = make_reader(config, {n: np.zeros(s, np.float32) for n, s in config.tensor_shapes().items()})
     ids = (np.arange(5000) % vocab_size).astype(np.uint16)
     score = evaluate(model, ids[1:], context=ids[:1])
     assert score.num_chars == 4999
@@ -53,10 +53,10 @@ def test_a_uniform_model_scores_exactly_log2_v_bits(vocab_size):
 @pytest.mark.parametrize("cell", CELLS)
 def test_lanes_agree_with_reading_in_sequence(cell):
     """Lanes with a warm-up give what a sequential reader gets."""
-    model, _ = make_model(cell, scale=2.0)
+    model, file = make_model(cell, scale=2.0)
     ids = random_ids(9 * WARM_UP + 321, seed=4)
     lanes = predict_text(model, ids[1500:], context=ids[:1500]).nats
-    sequence = sequential_nats(model, ids[1500:], ids[:1500])
+    sequence = sequential_nats(file, ids[1500:], ids[:1500])
     assert len(lanes) == len(sequence) == len(ids) - 1500
     np.testing.assert_allclose(lanes, sequence, atol=1e-4)
     assert lanes.sum() == pytest.approx(sequence.sum(), abs=1e-4 * len(lanes))
@@ -73,9 +73,9 @@ def test_the_context_sets_the_state():
 
 def test_fewer_characters_are_scored_in_even_stretches():
     """They get the same nats as in the whole text."""
-    model, _ = make_model()
+    model, file = make_model()
     ids = random_ids(20 * WARM_UP, seed=2)
-    whole = sequential_nats(model, ids, ids[:1])
+    whole = sequential_nats(file, ids, ids[:1])
     (found,) = predict(model, ids, context=ids[:1], num_scored=4 * WARM_UP + 2)
     assert len(found.nats) == 4 * WARM_UP + 2
     lengths = [WARM_UP + 1, WARM_UP + 1, WARM_UP, WARM_UP]
@@ -93,24 +93,25 @@ def test_the_smallest_text_scores_one_character():
     assert score.nats == pytest.approx(reference.Network("gru", file.tensors).nats([3], [5])[0], rel=1e-5)
 
 
-def test_evaluation_changes_neither_the_model_nor_grad_mode():
+@pytest.mark.parametrize("stock", [True, False])
+def test_evaluation_changes_neither_the_model_nor_grad_mode(stock):
     """So scoring between two training steps does not change them."""
-    model, _ = make_model()
+    _, file = make_model()
+    model = CharRNN.from_arrays(file.config, file.tensors)
     before = model.to_arrays()
-    evaluate(model, random_ids(50), context=random_ids(5))
+    evaluate(StockNetwork(model) if stock else model.reader(threads=2), random_ids(50), context=random_ids(5))
     assert torch.is_grad_enabled()
     assert all((before[name] == array).all() for name, array in model.to_arrays().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_logits_of_pieces_are_the_networks_own(fused, monkeypatch):
+@pytest.mark.parametrize("stock", [True, False])
+def test_logits_of_pieces_are_the_networks_own(stock):
     """Each piece warms up on what precedes it, at most W characters."""
-    model, _ = make_model("lstm", scale=2.0)
-    ids = random_ids(WARM_UP + 200, seed=6)
-    monkeypatch.setattr(scoring, "is_fused", lambda _: fused)
+    reader, file = make_model("lstm", scale=2.0)
+    model, ids = CharRNN.from_arrays(file.config, file.tensors), random_ids(WARM_UP + 200, seed=6)
     for starts in ([1, 150], [30], [WARM_UP + 10, WARM_UP + 40]):
-        found = compute_logits(model, ids, np.array(starts), 50)
+        found = compute_logits(StockNetwork(model) if stock else reader, ids, np.array(starts), 50)
         for lane, start in enumerate(starts):
             first = start - min(WARM_UP, min(starts))
             x = torch.from_numpy(ids[first : start + 49].astype(np.int64))[:, None]
@@ -130,7 +131,7 @@ def make_documents(vocab_size=6, num_ids=4000, seed=0):
         cell="lstm", vocab_size=vocab_size, embedding_dim=4, hidden_size=9, num_layers=2, reset_id=vocab_size - 1
     )
     file = make_model_file(config, scale=2.0)
-    return ids, CharRNN.from_arrays(config, file.tensors), file
+    return ids, make_reader(config, file.tensors), file
 
 
 def test_a_document_is_scored_as_if_it_were_alone():
@@ -169,16 +170,16 @@ def test_a_text_of_rare_characters_only_is_an_error():
 # predictions
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("stock", [True, False])
 @pytest.mark.parametrize("vocab_size", [3, 9, 300])
-def test_predictions_follow_the_equations(vocab_size, fused, monkeypatch):
+def test_predictions_follow_the_equations(vocab_size, stock):
     """Ranks and the likeliest characters are those of the naive network's distribution."""
     config = ModelConfig(cell="gru", vocab_size=vocab_size, embedding_dim=4, hidden_size=8, num_layers=1)
     file = make_model_file(config, scale=3.0)
     model = CharRNN.from_arrays(config, file.tensors)
+    reader = StockNetwork(model) if stock else model.reader(threads=2)
     ids = np.random.default_rng(3).integers(0, vocab_size, 80).astype(np.uint16)
-    monkeypatch.setattr(scoring, "is_fused", lambda _: fused)
-    found = predict_text(model, ids[20:], context=ids[:20], num_top=5)
+    found = predict_text(reader, ids[20:], context=ids[:20], num_top=5)
     network = reference.Network("gru", file.tensors)
     state = network.zeros()
     for place, char in enumerate(ids[:-1].tolist()):
@@ -199,7 +200,7 @@ def test_predictions_follow_the_equations(vocab_size, fused, monkeypatch):
 def test_equally_likely_characters_are_ordered_by_id():
     """For a network of zeros the first ids are the likeliest, and a character's rank is its id."""
     config = ModelConfig(cell="rnn", vocab_size=7, embedding_dim=2, hidden_size=3, num_layers=1)
-    model = CharRNN.from_arrays(config, {n: np.zeros(s, np.float32) for n, s in config.tensor_shapes().items()})
+    model = make_reader(config, {n: np.zeros(s, np.float32) for n, s in config.tensor_shapes().items()})
     found = predict_text(model, np.arange(7, dtype=np.uint8), context=np.zeros(1, np.uint8), num_top=4)
     assert found.ranks.tolist() == list(range(7))
     assert (found.top == np.arange(4)).all()

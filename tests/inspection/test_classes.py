@@ -10,9 +10,8 @@ from charrnn.evaluation.summary import select, summarise
 from charrnn.evaluation.texts import EvalText
 from charrnn.inspection.classes import ClassTotals, rare_characters
 from charrnn.inspection.sentences import describe_bits
-from charrnn.model.network import CharRNN
 from charrnn.text.characters import END, UNKNOWN, bytes_as_chars
-from tests.conftest import make_model_file, make_text, predict_text
+from tests.conftest import make_model_file, make_reader, make_text, predict_text
 
 
 def made_predictions(ids, *, num_experts=0, seed=0):
@@ -89,7 +88,7 @@ def test_they_are_a_view_of_the_pass_that_scores():
     ids = vocab.encode(text)
     scored = EvalText("a", "a", ids[1:], ids[:1])
     totals = ClassTotals(vocab, scored.context)
-    part = predict_text(CharRNN.from_arrays(config, file.tensors), scored.ids, context=scored.context)
+    part = predict_text(make_reader(config, file.tensors), scored.ids, context=scored.context)
     found = summarise(totals.watch([part]), scored, vocab)
     assert found.score.num_chars == sum(one.num_chars for one in totals.shares()) == 2998
     total = found.score.bits_per_char * found.score.num_chars

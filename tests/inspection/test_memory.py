@@ -28,9 +28,8 @@ from charrnn.inspection.memory import (
 from charrnn.inspection.sentences import describe_memory
 from charrnn.kernels.ngrams import Mixture
 from charrnn.model.file import ModelFile, load_model
-from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import count_ngrams, make_trie
-from tests.conftest import make_model_file, predict_text
+from tests.conftest import make_model_file, make_reader, predict_text
 
 DELAY = 50  # characters after which the planted text repeats
 
@@ -79,7 +78,7 @@ def make_delay_line():
     arrays["layers.0.weight_hh_l0"][2:, :-2] = 5 * np.eye(2 * DELAY - 2)
     arrays["head.weight"][:, -2:] = 10 * bits
     file = ModelFile(config, Vocab("0123"), arrays, {}, {})
-    return CharRNN.from_arrays(config, arrays), file
+    return make_reader(config, arrays), file
 
 
 @pytest.mark.parametrize("reset_id", [None, 3])
@@ -87,7 +86,7 @@ def make_delay_line():
 def test_forgetting_is_the_score_after_one_character(cell, reset_id):
     """Of network and mixture: the same as scoring each place as a text of its own."""
     config = ModelConfig(cell=cell, vocab_size=7, embedding_dim=4, hidden_size=6, num_layers=2, reset_id=reset_id)
-    model = CharRNN.from_arrays(config, make_model_file(config, scale=3.0).tensors)
+    model = make_reader(config, make_model_file(config, scale=3.0).tensors)
     ids = random_ids(400, 7)
     mixture = make_mixture(ids, 7)
     starts = np.array([1, 7, 100, 101, 368])
@@ -107,7 +106,7 @@ def test_a_network_without_state_forgets_nothing():
         if "weight_hh" in name:
             array[:] = 0.0
     ids = random_ids(3000, 9)
-    found = measure(CharRNN.from_arrays(config, file.tensors), ids, file=file)
+    found = measure(make_reader(config, file.tensors), ids, file=file)
     assert set(found.network.bits) == set(found.network.errors) == {0.0}
     assert (found.network.num_used, found.network.num_most, found.mixture) == (1, 1, None)
     assert describe_memory(found, "character") == "The network uses only the last character."
@@ -132,7 +131,7 @@ def test_two_grams_need_one_character():
     file = make_model_file(config, scale=0.0)
     ids = np.tile(random_ids(DELAY, 4), 40)
     found = measure(
-        CharRNN.from_arrays(config, file.tensors), ids, file=file, mixture=make_mixture(ids, 4, order=2), num_before=5
+        make_reader(config, file.tensors), ids, file=file, mixture=make_mixture(ids, 4, order=2), num_before=5
     )
     assert np.abs(found.mixture.bits).max() < 1e-6
     assert found.mixture.num_used == 1
@@ -155,13 +154,13 @@ def test_a_network_learns_a_planted_dependency(tmp_path, monkeypatch):
     charrnn.train("planted.txt", steps=3000, seed=1, threads=1, precision="float32", mix=False, **settings, **rates)
     file = load_model(Path("checkpoints/planted/model.safetensors"))
     ids = file.vocab.encode(text[:40_000])
-    found = measure(CharRNN.from_arrays(file.config, file.tensors), ids, file=file)
+    found = measure(make_reader(file.config, file.tensors), ids, file=file)
     ages, cost = np.array(found.ages), np.array(found.network.bits)
     lost = math.log2(10) / period  # if the second digit is as hard as the first
     assert (cost[ages < distance - 2] > 0.6 * lost).all()
     assert (cost[ages > distance + 3] < 0.15 * lost).all()
     unlearnt = make_model_file(file.config, scale=0.0)
-    network = CharRNN.from_arrays(file.config, unlearnt.tensors)
+    network = make_reader(file.config, unlearnt.tensors)
     mixture = make_mixture(ids, len(file.vocab), order=2)
     flat = measure(network, ids, file=unlearnt, mixture=mixture, num_before=5).mixture
     assert np.abs(flat.bits).max() < 1e-6
@@ -174,7 +173,7 @@ def test_documents_are_compared_inside():
     rng = np.random.default_rng(0)
     documents = [np.append(rng.integers(0, 4, rng.integers(3, 9)), 4) for _ in range(400)]
     ids = np.concatenate([[4], *documents]).astype(np.uint8)
-    found = measure(CharRNN.from_arrays(config, file.tensors), ids, file=file, reset_id=4)
+    found = measure(make_reader(config, file.tensors), ids, file=file, reset_id=4)
     assert 3 <= found.max_age <= 8
     assert found.network.bits[0] != 0.0
     starts, length = choose_places(ids[1:].astype(np.int64), 1, 4)

@@ -14,7 +14,7 @@ from charrnn.inspection.findings import ReadableUnit
 from charrnn.inspection.units import MIN_READ, NUM_UNITS, choose_pairs, correlations, distinct, find_units
 from charrnn.model.file import ModelFile
 from charrnn.model.network import CharRNN
-from tests.conftest import make_model_file, make_text
+from tests.conftest import make_model_file, make_reader, make_text
 
 TEXT = make_text(3000).title()
 VOCAB = Vocab.from_text(TEXT)
@@ -30,7 +30,7 @@ def make_network(cell="gru", num_layers=1, **changes):
 def find(config, file, text=TEXT):
     """The readable units on a text of which the first character is only fed."""
     ids = VOCAB.encode(text)
-    network = CharRNN.from_arrays(config, file.tensors)
+    network = make_reader(config, file.tensors)
     return find_units(network, file, EvalText("a", "a", ids[1:], ids[:1]), ids[1:].astype(np.int64))
 
 
@@ -38,11 +38,12 @@ def find(config, file, text=TEXT):
 def test_outputs_are_those_of_reading_in_sequence(cell):
     """After each character, in lanes with a warm-up; of all units or of some."""
     config, file = make_network(cell, num_layers=2)
-    network = CharRNN.from_arrays(config, file.tensors)
+    network = make_reader(config, file.tensors)
     ids = np.tile(VOCAB.encode(TEXT), 2)[: 3 * WARM_UP + 17]
     found = read_outputs(network, ids[40:], context=ids[:40])
     with torch.no_grad():
-        expected, _ = network.features(torch.from_numpy(ids.astype(np.int64))[:, None], network.initial_state(1))
+        model = CharRNN.from_arrays(config, file.tensors)
+        expected, _ = model.features(torch.from_numpy(ids.astype(np.int64))[:, None], model.initial_state(1))
     np.testing.assert_allclose(found, expected[40:, 0].numpy(), atol=1e-5)
     np.testing.assert_array_equal(read_outputs(network, ids[40:], context=ids[:40], units=[5, 2]), found[:, [5, 2]])
 
@@ -70,7 +71,7 @@ def test_only_what_is_shown_is_read_again():
     """The units are the same, and their activations the first ones."""
     config, file = make_network()
     ids = VOCAB.encode(TEXT)
-    text, network = EvalText("a", "a", ids[1:], ids[:1]), CharRNN.from_arrays(config, file.tensors)
+    text, network = EvalText("a", "a", ids[1:], ids[:1]), make_reader(config, file.tensors)
     whole = find_units(network, file, text, ids[1:].astype(np.int64))
     part = find_units(network, file, text, ids[1:].astype(np.int64), 40)
     for one, shown in zip(whole, part, strict=True):

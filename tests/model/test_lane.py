@@ -23,13 +23,13 @@ def run(lane_type, model, *, decay=0.1):
     generator = np.random.default_rng(0)
     dtype = model.head.weight.dtype
     steps = [torch.from_numpy(generator.random(p.shape)).to(dtype) * 0.1 for p in model.parameters()]
-    state = tuple(torch.from_numpy(generator.standard_normal(part.shape)).to(dtype) for part in model.initial_state(1))
+    state = tuple(generator.standard_normal(part.shape).astype(np.float32) for part in model.initial_state(1))
     features = []
     with lane_type(model, state, LearningRule(model, steps, decay)) as lane:
         for length in WINDOWS:
             ids, targets = generator.integers(0, 6, (2, length))
             targets[generator.random(length) < 0.2] = -100
-            features.append(lane.read(ids).double().numpy().copy())
+            features.append(lane.read(ids).astype(np.float64))
             if (targets >= 0).any():
                 lane.learn(targets, int((targets >= 0).sum()))
     return np.concatenate(features)

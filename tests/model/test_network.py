@@ -6,8 +6,8 @@ import torch
 
 from charrnn.config import CELLS, ModelConfig
 from charrnn.model.file import load_model, save_model
+from charrnn.model.layers import LAYERS
 from charrnn.model.network import CharRNN
-from charrnn.model.packing import LAYERS
 from tests import reference
 from tests.conftest import make_model_file
 
@@ -21,8 +21,9 @@ def predict(model, kernels, x, state):
     """Logits and the state after x, by our kernels or PyTorch's."""
     if kernels == "PyTorch's":
         return model(x, state)
-    h, after = model.features(x, state, packed=model.pack())
-    return model.head(h), after
+    reader = model.reader(threads=1)
+    h, after = reader.features(x.numpy(), tuple(part.numpy() for part in state))
+    return torch.from_numpy(reader.logits(h)), tuple(map(torch.from_numpy, after))
 
 
 KERNELS = pytest.mark.parametrize("kernels", ["ours", "PyTorch's"])
@@ -105,16 +106,14 @@ def test_weights_depend_on_the_seed_alone():
     assert np.abs(first["layers.0.weight_hh_l0"]).max() <= 7**-0.5
 
 
-@KERNELS
-def test_masks_scale_each_layers_output(kernels):
+def test_masks_scale_each_layers_output():
     """With a mask of zeros the output is zero; a mask of ones changes nothing."""
     file = make_model_file(config_of("gru"))
     model = CharRNN.from_arrays(file.config, file.tensors)
-    packed = model.pack() if kernels == "ours" else None
     x = torch.randint(0, 11, (4, 2))
 
     def features(masks):
-        return model.features(x, model.initial_state(2), masks, packed)[0]
+        return model.features(x, model.initial_state(2), masks)[0]
 
     assert (features([torch.ones(2, 7)] * 2) == features(None)).all()
     assert (features([torch.ones(2, 7), torch.zeros(2, 7)]) == 0).all()

@@ -8,11 +8,10 @@ import pytest
 from charrnn.config import ModelConfig
 from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scoring import evaluate
-from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import count_ngrams
 from charrnn.sampling.likelihood import text_nats
 from charrnn.text.characters import END
-from tests.conftest import make_model_file, make_text, sequential_nats
+from tests.conftest import make_model_file, make_reader, make_text, sequential_nats
 
 TEXT = make_text(4000)
 
@@ -25,7 +24,7 @@ def test_nats_are_those_of_a_sequential_reading(cell, length):
     file = make_model_file(ModelConfig(cell, len(vocab), 6, 20, 2), chars=vocab.chars, scale=1.5)
     ids = vocab.encode(TEXT).astype(np.uint8)
     context, ids = ids[:300], ids[300 : 300 + length]
-    expected = sequential_nats(CharRNN.from_arrays(file.config, file.tensors), ids, context)
+    expected = sequential_nats(file, ids, context)
     np.testing.assert_allclose(text_nats(file, ids, context=context), expected, atol=1e-3)
 
 
@@ -37,7 +36,7 @@ def test_ngrams_and_documents_are_scored_as_by_eval():
     ids = vocab.encode(text).astype(np.uint8)
     ngram = {**count_ngrams(ids, 4, vocab_size=len(vocab)), "ngram.weights": np.tile([0.6, 0.7], (4, 1))}
     file = replace(make_model_file(config, chars=vocab.chars, scale=1.5), ngram=ngram)
-    network = CharRNN.from_arrays(config, file.tensors)
+    network = make_reader(config, file.tensors)
     expected = evaluate(network, ids[1000:3000], context=ids[:1000], mixture=file.mixture)
     found = text_nats(file, ids[1000:3000], context=ids[:1000])
     assert found.mean() == pytest.approx(expected.nats_per_char, abs=1e-4)

@@ -32,6 +32,7 @@ from tests.conftest import (
     digests,
     make_corpus,
     make_new_plan,
+    make_reader,
     make_text,
     plan_again,
     relative_error,
@@ -120,7 +121,7 @@ def test_a_run_learns_and_saves_its_best_weights(plan, cell, uninterrupted):
     finished = events[-1]
     assert isinstance(finished, Finished)
     file = load_model(plan.run.model_path)
-    model, corpus = CharRNN.from_arrays(file.config, file.tensors), plan.task.corpus
+    model, corpus = make_reader(file.config, file.tensors), plan.task.corpus
     score = evaluate(model, corpus.valid_ids, context=corpus.train_ids)
     assert finished.nats_per_char == score.nats_per_char == file.scores["nats_per_char"]
     assert finished.num_chars == len(corpus.valid_ids)
@@ -192,7 +193,7 @@ def test_the_test_text_is_scored_once_at_the_end(plan):
     plan = replace(plan, task=replace(plan.task, corpus=corpus))
     finished = run_through(plan)[-1]
     file = load_model(plan.run.model_path)
-    model = CharRNN.from_arrays(file.config, file.tensors)
+    model = make_reader(file.config, file.tensors)
     score = evaluate(model, corpus.ids[5600:], context=corpus.ids[:5600])
     assert finished.num_chars == 600
     assert finished.num_test_chars == score.num_chars == 400
@@ -213,7 +214,7 @@ def test_a_separate_held_out_text_chooses_the_weights(plan, tmp_path, cache):
     file = load_model(plan.run.model_path)
     assert (corpus.num_train, finished.num_chars) == (3000, 699)
     ids = file.vocab.encode(texts["held.txt"])
-    model = CharRNN.from_arrays(file.config, file.tensors)
+    model = make_reader(file.config, file.tensors)
     assert finished.nats_per_char == evaluate(model, ids[1:], context=ids[:1]).nats_per_char
     found = held_out_text(file, read_training_text(file, [str(tmp_path / name) for name in texts], cache))
     assert file.vocab.decode(found.ids) == texts["held.txt"][1:]
@@ -439,7 +440,7 @@ def test_a_run_mixes_n_grams_in(mixed, uninterrupted):
     finished_run = uninterrupted(mixed)
     finished = finished_run.events[-1]
     file = load_model(finished_run.plan.run.model_path)
-    model = CharRNN.from_arrays(file.config, file.tensors)
+    model = make_reader(file.config, file.tensors)
     corpus = mixed.task.corpus
     score = evaluate(model, corpus.valid_ids, context=corpus.valid_context, mixture=file.mixture)
     assert finished.nats_per_char == score.nats_per_char
@@ -457,7 +458,7 @@ def test_n_grams_that_make_the_held_out_score_worse_are_left_out(mixed):
     plan = replace(mixed, task=replace(mixed.task, corpus=corpus))
     *_, warned, finished = run_through(plan)
     file = load_model(plan.run.model_path)
-    model = CharRNN.from_arrays(file.config, file.tensors)
+    model = make_reader(file.config, file.tensors)
     assert file.ngram == {}
     alone = evaluate(model, corpus.valid_ids, context=corpus.valid_context).nats_per_char
     assert finished.nats_per_char == file.scores["nats_per_char"] == alone

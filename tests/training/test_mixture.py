@@ -16,12 +16,12 @@ from charrnn.kernels.ngrams import Mixture, fill_distribution
 from charrnn.model import ngrams
 from charrnn.model.container import FORMAT_VERSION
 from charrnn.model.file import load_model, save_model
-from charrnn.model.network import CharRNN
+from charrnn.model.network import CharRNN, StockNetwork
 from charrnn.model.ngrams import count_ngrams, find_contexts, make_mixture, make_trie
 from charrnn.sampling.sampler import Sampler
 from charrnn.training.mixture import MIN_GAIN, _minimise_nats, fit_mixture, fit_weights
 from tests import reference
-from tests.conftest import draw_text, make_model_file, predict_text, sequential_nats
+from tests.conftest import draw_text, make_model_file, make_reader, predict_text, sequential_nats
 from tests.model.model_files import meta_of, naive_write
 
 CHARS = "abcdef"
@@ -173,12 +173,12 @@ def test_a_file_returns_what_was_saved(tmp_path):
 # scores
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_a_mixture_is_the_product_of_its_experts(fused, monkeypatch):
+@pytest.mark.parametrize("stock", [True, False])
+def test_a_mixture_is_the_product_of_its_experts(stock):
     """Nats, ranks and the likeliest characters follow the equations, and so do the nats of each expert alone."""
     file, ids = make_file(), make_ids(80, seed=5)
-    monkeypatch.setattr(scoring, "is_fused", lambda _: fused)
     model = CharRNN.from_arrays(file.config, file.tensors)
+    model = StockNetwork(model) if stock else model.reader(threads=2)
     found = predict_text(model, ids[20:], context=ids[:20], num_top=3, mixture=file.mixture)
     network, twin = reference.Network("gru", file.tensors), reference.KneserNey(make_ids(3000).tolist(), 4, 6)
     state = network.zeros()
@@ -199,14 +199,14 @@ def test_a_mixture_is_the_product_of_its_experts(fused, monkeypatch):
 def test_n_grams_see_the_characters_before_a_lane_or_part(monkeypatch):
     """So they predict the same however the text is cut."""
     file, ids = make_file(scale=1.0), make_ids(9000, seed=2)
-    model = CharRNN.from_arrays(file.config, file.tensors)
+    model = make_reader(file.config, file.tensors)
     options = {"context": ids[:1000], "mixture": file.mixture}
     lanes = predict_text(model, ids[1000:], **options)
     monkeypatch.setattr(scoring, "MAX_LANES", 1)
     sequence = predict_text(model, ids[1000:], **options)
     assert (sequence.experts[:, 1] == lanes.experts[:, 1]).all()
     np.testing.assert_allclose(sequence.nats, lanes.nats, atol=1e-4)
-    np.testing.assert_allclose(sequence.experts[:, 0], sequential_nats(model, ids[1000:], ids[:1000]), atol=1e-4)
+    np.testing.assert_allclose(sequence.experts[:, 0], sequential_nats(file, ids[1000:], ids[:1000]), atol=1e-4)
     monkeypatch.undo()
     monkeypatch.setattr(scoring, "_PART_SIZE", 1500)
     parts = evaluate(model, ids[1000:], **options)
@@ -220,11 +220,11 @@ def test_only_the_network_of_a_mixture_adapts():
     model, options = CharRNN.from_arrays(file.config, file.tensors), {"context": ids[:500], "mixture": file.mixture}
     for rare_id in (None, 4):
         still = evaluate_adapting(model, ids[500:], train=ids[:500], rate=0.0, rare_id=rare_id, **options)
-        score = evaluate(model, ids[500:], rare_id=rare_id, **options)
+        score = evaluate(model.reader(threads=2), ids[500:], rare_id=rare_id, **options)
         assert still.num_chars == score.num_chars
         assert still.nats == pytest.approx(score.nats, rel=1e-5)
     moved = evaluate_adapting(model, ids[500:], train=ids[:500], rate=0.02, **options)
-    assert moved.nats < evaluate(model, ids[500:], **options).nats
+    assert moved.nats < evaluate(model.reader(threads=2), ids[500:], **options).nats
 
 
 # samples
@@ -264,7 +264,7 @@ def test_a_samples_nats_are_those_of_evaluation():
     file = make_file()
     stream = Sampler(file, threads=1).stream(SampleConfig(prompt="ab", length=500, seed=3, temperature=0.9))
     written = file.vocab.encode("ab" + "".join(stream))
-    model = CharRNN.from_arrays(file.config, file.tensors)
+    model = make_reader(file.config, file.tensors)
     score = evaluate(model, written[2:], context=written[:2], mixture=file.mixture)
     assert stream.nats == pytest.approx(score.nats, rel=1e-4)
 
@@ -330,7 +330,7 @@ def test_the_gain_is_what_the_weights_save():
 def test_n_grams_are_mixed_in_if_they_gain_enough():
     """As with a network of random weights; the arrays are the same each time, and count all of the text."""
     config = ModelConfig("gru", vocab_size=6, embedding_dim=4, hidden_size=8, num_layers=1)
-    model, ids = CharRNN(config), make_ids(90_000)
+    model, ids = CharRNN(config).reader(threads=2), make_ids(90_000)
     text = make_train_text(ids, 6)
     assert len(text.withheld_starts) == 2
     arrays = fit_mixture(model, text, num_counted=len(text.ids))
@@ -348,9 +348,9 @@ def test_n_grams_are_mixed_in_if_they_gain_enough():
 def test_n_grams_that_gain_nothing_are_left_out():
     """Also those of a text that is too short to fit the weights."""
     config = ModelConfig("gru", vocab_size=6, embedding_dim=4, hidden_size=8, num_layers=1)
-    model, noise = CharRNN(config), np.random.default_rng(0).integers(0, 6, 50_000).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 6, 50_000).astype(np.uint8)
     zeros = {name: np.zeros(shape, np.float32) for name, shape in config.tensor_shapes().items()}
-    model.load_arrays(zeros)  # a uniform model, which is right about noise
+    model = make_reader(config, zeros)  # a uniform model, which is right about noise
     assert fit_mixture(model, make_train_text(noise, 6), num_counted=len(noise)) == {}
     assert fit_mixture(model, make_train_text(noise[:30_000], 6), num_counted=30_000) == {}
     assert fit_mixture(model, TrainText(noise, np.empty(0, np.int64)), num_counted=len(noise)) == {}
