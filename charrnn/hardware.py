@@ -3,7 +3,6 @@
 PyTorch and numba are imported only inside the functions that need them.
 """
 
-import ctypes
 import importlib.util
 import itertools
 import math
@@ -137,6 +136,8 @@ def choose_reader_device(name: str, threads: int) -> str:
 
 def _has_gpu_driver() -> bool:
     """Tell whether NVIDIA's driver is installed, without which PyTorch sees no GPU."""
+    import ctypes
+
     try:
         ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     except OSError:

@@ -6,10 +6,12 @@ import os
 import pytest
 import torch
 
+from charrnn import hardware
 from charrnn.errors import ResourceError, UsageError
 from charrnn.hardware import (
     _cpu_quota,
     available_cores,
+    choose_reader_device,
     count_threads,
     count_workers,
     select_device,
@@ -136,6 +138,19 @@ def test_devices_are_selected_or_refused():
     for name in ("tpu", "cuda:x", ""):
         with pytest.raises(UsageError, match="--device"):
             select_device(name)
+
+
+def test_a_reader_asks_pytorch_only_where_there_may_be_a_gpu(monkeypatch):
+    """Its driver and PyTorch are both needed; a device that the user names is checked by PyTorch."""
+    asked = []
+    monkeypatch.setattr(hardware, "set_up_torch", lambda name, threads: asked.append((name, threads)) or "cuda:1")
+    for has_driver, spec, device in ((True, object(), "cuda:1"), (True, None, "cpu"), (False, object(), "cpu")):
+        monkeypatch.setattr(hardware, "_has_gpu_driver", lambda has_driver=has_driver: has_driver)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, spec=spec: spec)
+        assert choose_reader_device("auto", 3) == device
+        assert choose_reader_device("cpu", 3) == "cpu"
+    assert choose_reader_device("cuda:1", 2) == "cuda:1"
+    assert asked == [("auto", 3), ("cuda:1", 2)]
 
 
 @pytest.mark.parametrize("fast", [True, False])
