@@ -87,8 +87,9 @@ class Wanted:
         others = self.per_char or self.worst is not None or self.inside or self.html is not None or self.adapt
         if self.by_label and others:
             raise UsageError("--by-label can be combined only with --per-line and --json")
-        if self.inside and not self.score:
-            raise UsageError("--per-line, --per-char and --worst print something else than --inside; leave one out")
+        for option, is_wanted in (("--inside", self.inside), ("--adapt", self.adapt)):
+            if is_wanted and not self.score:
+                raise UsageError(f"--per-line, --per-char and --worst show nothing of {option}; leave one out")
 
     @property
     def items(self) -> bool:
@@ -202,13 +203,13 @@ def evaluate(
     settings = {**reading, **given(documents=documents, max_bytes=max_bytes)}
     if per_line and not wanted.score:
         settings["keep_empty"] = True  # each line of the text is one of the output
+    if text is not None:
+        check_no_run(text)
     if several:
         compare(several, text, train_text, settings, device=device, threads=threads, json=json)
         return
     from charrnn.runs.models import find_model
 
-    if text is not None:
-        check_no_run(text)
     path = find_model(model[0] if model else None)
     if by_label:
         evaluate_labels(path, text, train_text, settings, device=device, threads=threads, per_line=per_line, json=json)
@@ -320,7 +321,7 @@ def inspect(
     shown_parts = progress.tracked(parts, "looking inside the model")
     findings = look_inside(shown_parts, network, file, text, summary.first, classes, num_shown=num_shown)
     if missing := [part for part in parts if getattr(findings, part) is None]:
-        console.note(f"the text is too short for --inside {', '.join(missing)}")
+        console.note(f"the text is too short, or too uniform, for --inside {', '.join(missing)}")
     return findings
 
 

@@ -91,10 +91,13 @@ def write_file(target: Path, page: str) -> None:
     """Write a page, atomically if the target is a file; a link to one stays a link."""
     from charrnn.files import write_atomically
 
-    if target.exists() and not target.is_file():  # a pipe, for example
-        target.write_bytes(console.faithful(page))
-    else:
-        write_atomically(target.resolve(), console.faithful(page))
+    try:
+        if target.exists() and not target.is_file():  # a pipe, for example
+            target.write_bytes(console.faithful(page))
+        else:
+            write_atomically(target.resolve(), console.faithful(page))
+    except OSError as error:
+        raise CharrnnError(f"{target}: {error.strerror or error}") from None
 
 
 def write_run_report(plan: "RunPlan") -> Path:

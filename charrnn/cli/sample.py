@@ -285,6 +285,8 @@ def sample(
         check_alone(settings, prompt_file)
     if per_char and not json:
         raise UsageError("--per-char needs --json")
+    if json and (null or not echo):
+        raise UsageError(f"{'--null' if null else '--no-echo'} has no effect on --json; leave one out")
     if train_text and not (new or no_copy):
         raise UsageError("--train-text has no effect without --new or --no-copy")
     path = find_model(model)

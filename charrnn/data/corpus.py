@@ -160,7 +160,7 @@ def _read(texts: Texts, cache: Cache, notes: list[str], wanted_sha256: str | Non
     num_joined = sum(texts.lengths[: texts.num_joined])
     if num_joined < MIN_CHARS:
         raise InputError(
-            f"{texts.name}: {num_joined} characters are too few to learn from; at least {MIN_CHARS} are needed"
+            f"{texts.name}: too few characters to learn from: {num_joined}; at least {MIN_CHARS} are needed"
         )
     ids, end = texts.ids(vocab, sha256), vocab.id_of(END)
     if end is not None:  # documents of a separate held-out text keep their order

@@ -99,7 +99,7 @@ def _content_notes(vocab: Vocab, counts: NDArray[np.int64], config: CorpusConfig
         notes.append(f"the text now has {num_replaced:,} U+FFFD in place of bytes that are invalid in its encoding")
     if num_rare := char_counts.get(UNKNOWN):
         notes.append(
-            f"{num_rare:,} characters, {num_rare / num_chars:.3%}, occur less than {config.min_count} times: one symbol"
+            f"{num_rare:,} characters, {num_rare / num_chars:.3%}, occur fewer than {config.min_count} times: one symbol"
         )
     if len(vocab) > _LARGE_VOCABULARY:
         note = f"{len(vocab):,} distinct characters make up most of the work"

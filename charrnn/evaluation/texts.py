@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from charrnn.config import LINES, CorpusConfig, SourceConfig, overlay
+from charrnn.config import LINES, CorpusConfig, SourceConfig, flag, overlay
 from charrnn.data.cache import Cache
 from charrnn.data.corpus import Corpus, find_corpus, load_corpus
 from charrnn.data.texts import encode_text
@@ -16,9 +16,10 @@ from charrnn.data.vocab import UNKNOWN_CHAR, Ids, UnknownChars, count_unknown
 from charrnn.errors import InputError, UsageError
 from charrnn.model.container import shorten
 from charrnn.model.file import ModelFile
-from charrnn.text.characters import END
+from charrnn.text.characters import END, LABEL_END
 from charrnn.text.decoding import find_codec
 from charrnn.text.documents import end_documents
+from charrnn.text.folders import find_sources
 from charrnn.text.records import format_of
 from charrnn.text.sources import STDIN
 
@@ -65,6 +66,8 @@ def separate_text(file: ModelFile, name: str, given: Mapping[str, Any], cache: C
 def separate_texts(files: Sequence[ModelFile], name: str, given: Mapping[str, Any], cache: Cache) -> list[EvalText]:
     """Read a separate text once for several models, which were trained on texts of the same kind, as separate_text."""
     config, reset_ids = _resolve(files[0], name, given), [file.vocab.id_of(END) for file in files]
+    for file in files:
+        _check_knows(file, config)
     if reset_ids[0] is None and config.documents:
         reset_ids = [_line_start(file, config.documents) for file in files]
         config = replace(config, documents="")
@@ -81,11 +84,26 @@ def _resolve(file: ModelFile, name: str, given: Mapping[str, Any]) -> CorpusConf
     plain = replace(config, documents="", keep_separator=False, column="", label="", label_from="")
     if "documents" in given or "column" in given:
         config = plain
-    elif config.column and not (given.get("format") or format_of(name)):
+    elif config.column and not (given.get("format") or _has_records(name, given)):
         config = replace(plain, documents=LINES)
     elif config.label_from and name == STDIN:
         config = replace(config, label_from="")
     return overlay(config, given)
+
+
+def _has_records(name: str, given: Mapping[str, Any]) -> bool:
+    """Tell whether a file, or a file of a folder, consists of records, by its name."""
+    found = find_sources([name], overlay(SourceConfig(), given))
+    return any(format_of(source.name) for source in found.sources)
+
+
+def _check_knows(file: ModelFile, config: CorpusConfig) -> None:
+    """Raise UsageError for records if a model was trained without documents, for labels if without labels."""
+    if config.column and file.vocab.id_of(END) is None:
+        raise UsageError("--column needs a model trained on documents; leave it out to score the file as plain text")
+    if (config.label or config.label_from) and file.vocab.id_of(LABEL_END) is None:
+        name = flag("label" if config.label else "label_from")
+        raise UsageError(f"{name} needs a model with labels; train one with --label or --label-from")
 
 
 def _line_start(file: ModelFile, documents: str) -> int:
@@ -160,7 +178,8 @@ def read_training_text(file: ModelFile, paths: Sequence[str], cache: Cache, *, m
     """
     record, config = _text_record(file), read_corpus_config(file)
     if not paths:
-        raise InputError(f"{_describe(record['paths'])}; name it with --train-text FILE")
+        names = [*record["paths"], *([config.valid] if config.valid is not None else [])]
+        raise InputError(f"{_describe(names)}; name it with --train-text FILE")
     if config.valid is not None:
         *paths, valid = paths
         if not paths:

@@ -20,7 +20,7 @@ def verdict(found: Assessment) -> str:
         return ""
     best = min(found.baselines, key=lambda baseline: baseline.nats_per_char)
     if found.score.num_chars < MIN_CHARS:
-        return f"No verdict: {found.score.num_chars:,} {found.unit}s are too few; at least {MIN_CHARS:,} are needed."
+        return f"No verdict: too few {found.unit}s ({found.score.num_chars:,}); at least {MIN_CHARS:,} are needed."
     if found.copied and (known := _known_part(found.copied.text)):
         return f"No verdict: {known} in the training text. Score a text that the model has not seen."
     return _compare(found, best)

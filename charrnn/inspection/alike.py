@@ -17,7 +17,7 @@ MIN_COUNT = 10  # in the text; the embedding of a rarer one has hardly been trai
 def find_alike(embedding: NDArray[np.float32], ids: NDArray[np.int64], vocab: Vocab) -> tuple[Alike, ...] | None:
     """Find the most similar characters of the most frequent ones in a text, by the cosine of their embeddings (V, E).
 
-    ids: (N,). Characters that occur only a few times are left out; None if there are less than two others.
+    ids: (N,). Characters that occur only a few times are left out; None if there are fewer than two others.
     """
     counts = np.bincount(ids, minlength=len(vocab))
     counts[[char == UNKNOWN for char in vocab.chars]] = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from charrnn.config import CorpusConfig
 from charrnn.data.cache import Cache
 from charrnn.data.corpus import Corpus
-from charrnn.errors import CharrnnError, InputError, ModelFileError
+from charrnn.errors import CharrnnError, InputError, ModelFileError, UsageError
 from charrnn.evaluation.texts import cached_training_text, read_training_text
 from charrnn.files import MODEL_NAME, checkpoints, list_models, name_checkpoints
 from charrnn.model.file import ModelFile, check_names
@@ -30,7 +30,7 @@ def list_without_model() -> list[str]:
 def find_model(which: str | None) -> Path:
     """Find the model file that `-m` names: a file, a run's folder or a run; None: the newest model.
 
-    Raises ModelFileError if there is none.
+    Raises ModelFileError if there is none, UsageError for an empty name.
     """
     if which is None:
         models = list_models(checkpoints())
@@ -39,6 +39,8 @@ def find_model(which: str | None) -> Path:
                 f"no model in {name_checkpoints()}; make one with: charrnn train TEXT, or name a file with -m"
             )
         return models[-1]
+    if not which:
+        raise UsageError("the model's name is empty; name a run or a model file")
     # runs first: a text of the same name, without a suffix, must not hide its run
     for path in (
         checkpoints() / composed(which) / MODEL_NAME,

@@ -30,11 +30,13 @@ def find_sources(names: Sequence[str], config: SourceConfig, *, mixed: bool = Fa
 
     mixed: put the files of a folder that has many in an order that looks random, so that any part of
     them is a sample of all. It depends on their names only.
-    Raises InputError for a folder without texts, UsageError if stdin is named twice.
+    Raises InputError for a folder without texts, UsageError for an empty name and if stdin is named twice.
     """
     sources: list[Source] = []
     notes: list[str] = []
     for name in names:
+        if not name:
+            raise UsageError("a text's name is empty; name a file, a folder or - (stdin)")
         if name != STDIN and os.path.isdir(name):
             found = _find_in_folder(name, config)
             notes += found.notes

@@ -63,7 +63,7 @@ class ReadLimit:
         """Count bytes that were read. Raises InputError if they exceed the limit."""
         self._left -= num_bytes
         if self._left < 0:
-            why = "" if self._is_given else ", half of the free disk space"
+            why = "" if self._is_given else f", half of the free disk space in {self.folder}"
             raise InputError(f"{name}: more than {self._most:,} bytes of text{why}; {self._advice}")
 
     def check_ratio(self, name: str, num_packed: int, num_unpacked: int) -> None:

@@ -119,6 +119,9 @@ def _check_same(run: Run, settings: Mapping[str, Any], given: Mapping[str, Any])
             if before is None or before is False or before == "":
                 named = flag(name) if value is True else f"{flag(name)} {shorten(value)}"
                 raise UsageError(f"{named}: this run was started without it; {advice_for(run)}")
+            if value is False:
+                no = flag(f"no_{name}")
+                raise UsageError(f"{no}: this run was started with {flag(name)}; {advice_for(run)}")
             raise UsageError(
                 f"{flag(name)} {shorten(value)} differs from this run's {shorten(before)}; {advice_for(run)}"
             )

@@ -44,6 +44,21 @@ def test_json_has_the_fields_that_scripts_rely_on(copied_home: Path) -> None:
     assert facts["perplexity"] == pytest.approx(np.exp(facts["nats_per_char"]), rel=1e-12)
 
 
+@pytest.mark.parametrize("option", ["--per-line", "--per-char", "--worst"])
+def test_lines_and_characters_show_nothing_of_adaptation(at_home: Home, option: str) -> None:
+    """So asking for both is a mistake."""
+    assert_refused(call("eval", option, *(["3"] if option == "--worst" else []), "--adapt"), 2, option, "--adapt")
+
+
+def test_a_run_is_no_text_and_a_name_is_not_empty(at_home: Home) -> None:
+    """With one model or several."""
+    for models in (["-m", "poems"], ["-m", "poems", "-m", "poems"]):
+        assert_refused(call("eval", "poems", *models), 2, "poems is a run, not a text")
+        assert_refused(call("eval", "", *models), 2, "empty")
+    assert_refused(call("eval", "-m", ""), 2, "empty")
+    assert_refused(call("train", ""), 2, "empty")
+
+
 def test_unknown_characters_are_counted_and_named(at_home: Home) -> None:
     """They are neither fed nor scored."""
     clean, mixed = "dorin bane\n" * 9, "dorXin bané\n" * 4 + "dorin bane\n" * 5
@@ -163,7 +178,7 @@ def test_the_comparison_has_the_model_first(at_home: Home) -> None:
     assert rows[0][:2] == ["this model", f"{facts['bits_per_char']:.3f}"]
     assert [row[:2] for row in rows[1:]] == [[one.name, f"{one.bits_per_char:.3f}"] for one in expected]
     assert [one["nats_per_char"] for one in facts["yardsticks"]] == [one.nats_per_char for one in expected]
-    assert lines[first + 4] == "No verdict: 400 characters are too few; at least 1,000 are needed."
+    assert lines[first + 4] == "No verdict: too few characters (400); at least 1,000 are needed."
     assert lines[first + 5].startswith("Copied: ")
     assert facts["copied"]["written"]["num_chars"] == 60_000
     assert facts["copied"]["text"]["num_chars"] == 400

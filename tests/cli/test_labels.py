@@ -68,6 +68,16 @@ def test_the_same_command_finds_the_run_finished(at_names: Path) -> None:
     assert_refused(outcome, 2, "--label id differs from this run's country")
 
 
+def test_a_folder_of_records_is_scored_as_its_files_are(at_names: Path) -> None:
+    """Its name has no suffix, but its files do."""
+    (at_names / "lists").mkdir()
+    rows = make_csv(make_rows(seed=3, count=60))
+    (at_names / "lists" / "more.csv").write_text(rows, encoding="utf-8")
+    (folder,), (file,) = (call("eval", name, "--json").objects for name in ("lists", "lists/more.csv"))
+    assert folder["num_chars"] == file["num_chars"] < len(rows)
+    assert folder["nats_per_char"] == file["nats_per_char"]
+
+
 def test_the_held_out_names_are_scored_by_label(at_names: Path) -> None:
     """Given the label a name costs fewer bits; the classifier beats the most frequent label."""
     outcome = call("eval", "--by-label", "--json")

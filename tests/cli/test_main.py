@@ -161,7 +161,7 @@ def test_an_unusable_text_is_refused(copied_home: Path, command: str, name: str)
 def test_a_text_that_is_too_short_is_refused(desk: Path) -> None:
     """The line says how much would be enough."""
     Path("short.txt").write_text("a rose\n", encoding="utf-8")
-    assert_refused(call("train", "short.txt"), 3, "short.txt", "7 characters", "at least 20")
+    assert_refused(call("train", "short.txt"), 3, "short.txt", "too few characters", "7", "at least 20")
 
 
 @pytest.mark.parametrize("encoding", ["utf-9", "", "base64", "rot13", "x\0y"])

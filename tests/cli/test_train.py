@@ -113,7 +113,10 @@ def test_n_grams_are_mixed_in(desk: Path) -> None:
     assert re.search(r"^n-grams\t[\d,]+ of up to \d characters, \d\.\d MB$", call("info", "long").text, re.M)
     (card,) = call("info", "long", "--json").objects
     assert card["ngram"]["num_ngrams"] > 1000
-    call("train", "long.txt", "--steps", "3", *TINY, "--run", "alone", "--no-mix")
+    alone = ("train", "long.txt", "--steps", "3", *TINY, "--run", "alone")
+    call(*alone, "--no-mix")
+    assert_refused(call(*alone, "--mix"), 2, "--mix: this run was started without it")
+    assert_refused(call(*alone, "--no-mix", "--run", "long"), 2, "--no-mix: this run was started with --mix")
     assert "n-grams\t" not in call("info", "alone").text
     assert call("eval", "-m", "alone", "--json").objects[0]["experts"] is None
 

@@ -373,7 +373,7 @@ def test_texts_of_every_size_are_split_in_two(folder, shared):
         if size < MIN_CHARS:
             with pytest.raises(InputError) as caught:
                 load(name, cache=shared)
-            few = f"{size} characters are too few to learn from; at least {MIN_CHARS} are needed"
+            few = f"too few characters to learn from: {size}; at least {MIN_CHARS} are needed"
             assert str(caught.value) == f"{name}: {few if size else 'the text is empty'}"
             continue
         corpus = load(name, cache=shared)
@@ -877,7 +877,7 @@ def test_a_separate_held_out_text_needs_two_characters(tmp_path, cache, content)
 
 def test_a_held_out_text_does_not_count_towards_the_minimum(tmp_path, cache):
     """The training text has to be long enough by itself."""
-    with pytest.raises(InputError, match=rf": {MIN_CHARS - 1} characters are too few"):
+    with pytest.raises(InputError, match=rf"too few characters to learn from: {MIN_CHARS - 1};"):
         load(write(tmp_path, "a", made(MIN_CHARS - 1)), cache=cache, valid=write(tmp_path, "b", made(1000)))
     corpus = load(write(tmp_path, "a", made(MIN_CHARS)), cache=cache, valid=write(tmp_path, "b", made(1000)))
     assert corpus.num_train == MIN_CHARS
@@ -913,7 +913,7 @@ def test_rare_characters_become_one_symbol(folder, shared, text, min_count):
     rare = expected_text.count(UNKNOWN)
     assert (UNKNOWN in corpus.vocab.chars) == (rare > 0)
     notes = [note for note in corpus.notes if "one symbol" in note]
-    expected = f"{rare:,} characters, {rare / len(text):.3%}, occur less than {min_count} times: one symbol"
+    expected = f"{rare:,} characters, {rare / len(text):.3%}, occur fewer than {min_count} times: one symbol"
     assert notes == ([expected] if rare else [])
 
 
@@ -1020,7 +1020,13 @@ def test_documents_are_shuffled_and_never_split(folder, shared, texts, kind, tes
     if size < MIN_CHARS or len(expected) < (3 if test_fraction else 2):
         with pytest.raises(InputError) as caught:
             load(*names, cache=shared, **config)
-        words = "too few documents" if size >= MIN_CHARS else f"{size} characters are too few" if size else "empty"
+        words = (
+            "too few documents"
+            if size >= MIN_CHARS
+            else f"too few characters to learn from: {size};"
+            if size
+            else "empty"
+        )
         assert words in str(caught.value)
         return
     found = decoded(load(*names, cache=shared, documents=kind, valid=write(folder, "valid.txt", "ab")))[:size]

@@ -199,6 +199,29 @@ def test_a_held_out_file_is_named_last(tmp_path, trained, cache):
         read_training_text(file, [str(path)], cache)
 
 
+def test_a_held_out_stream_that_is_gone_is_named(trained, cache):
+    """The training text may still be there."""
+    file = with_provenance(trained[1], split={"valid": "-"})
+    with pytest.raises(InputError, match="stdin, and that text is not in the cache"):
+        read_training_text(file, [], cache)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"column": "name"}, "--column needs a model trained on documents"),
+        ({"column": "name", "label": "kind"}, "--column needs a model trained on documents"),
+        ({"documents": "lines", "label_from": "file"}, "--label-from needs a model with labels"),
+    ],
+)
+def test_records_and_labels_need_a_model_that_knows_them(tmp_path, trained, cache, given, message):
+    """Otherwise the symbols that end documents and labels would count as unknown characters."""
+    path = tmp_path / "names.csv"
+    path.write_text("name,kind\nabc,a\ncde,b\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=message):
+        separate_text(trained[1], str(path), given, cache)
+
+
 def test_a_model_without_a_usable_record_of_its_text_is_refused(trained, cache):
     """Nothing is read then."""
     path, file = trained

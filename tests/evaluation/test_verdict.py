@@ -51,7 +51,7 @@ def test_there_is_no_verdict_without_baselines():
 def test_there_is_no_verdict_on_a_short_text():
     """A score of a few hundred characters is mostly chance."""
     found = Assessment(score(1.0, 999), (baseline("7-gram", 2.0),))
-    assert verdict(found) == "No verdict: 999 characters are too few; at least 1,000 are needed."
+    assert verdict(found) == "No verdict: too few characters (999); at least 1,000 are needed."
 
 
 @pytest.mark.parametrize(
