@@ -98,9 +98,8 @@ def _content_notes(vocab: Vocab, counts: NDArray[np.int64], config: CorpusConfig
     if num_replaced:
         notes.append(f"the text now has {num_replaced:,} U+FFFD in place of bytes that are invalid in its encoding")
     if num_rare := char_counts.get(UNKNOWN):
-        notes.append(
-            f"{num_rare:,} characters, {num_rare / num_chars:.3%}, occur fewer than {config.min_count} times: one symbol"
-        )
+        share = num_rare / num_chars
+        notes.append(f"{num_rare:,} characters ({share:.3%}) occur fewer than {config.min_count} times: one symbol")
     if len(vocab) > _LARGE_VOCABULARY:
         note = f"{len(vocab):,} distinct characters make up most of the work"
         min_count = int(np.sort(counts)[-_USUAL_VOCABULARY]) + 1

@@ -178,7 +178,7 @@ def read_training_text(file: ModelFile, paths: Sequence[str], cache: Cache, *, m
     """
     record, config = _text_record(file), read_corpus_config(file)
     if not paths:
-        names = [*record["paths"], *([config.valid] if config.valid is not None else [])]
+        names = [STDIN] if config.valid == STDIN else record["paths"]
         raise InputError(f"{_describe(names)}; name it with --train-text FILE")
     if config.valid is not None:
         *paths, valid = paths

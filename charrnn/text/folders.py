@@ -12,7 +12,7 @@ from charrnn.config import SourceConfig
 from charrnn.errors import InputError, UsageError
 from charrnn.files import CHECKPOINTS, checkpoints
 from charrnn.text.kinds import is_binary
-from charrnn.text.sources import STDIN, Source, explaining_errors
+from charrnn.text.sources import STDIN, Source, check_name, explaining_errors
 
 MANY_FILES = 20  # in a folder; a tenth of fewer is no sample of them
 _MAX_NAMED = 5  # files that are not text
@@ -35,8 +35,7 @@ def find_sources(names: Sequence[str], config: SourceConfig, *, mixed: bool = Fa
     sources: list[Source] = []
     notes: list[str] = []
     for name in names:
-        if not name:
-            raise UsageError("a text's name is empty; name a file, a folder or - (stdin)")
+        check_name(name)
         if name != STDIN and os.path.isdir(name):
             found = _find_in_folder(name, config)
             notes += found.notes

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from charrnn.config import SourceConfig
-from charrnn.errors import CharrnnError, InputError
+from charrnn.errors import CharrnnError, InputError, UsageError
 from charrnn.text.kinds import HEAD, decompress, find_compression
 
 STDIN = "-"
@@ -210,8 +210,15 @@ class _CountedStream(io.RawIOBase):
         return data
 
 
+def check_name(name: str) -> None:
+    """Raise UsageError if a text's name is empty, as an unset variable of a shell is."""
+    if not name:
+        raise UsageError("a text's name is empty; name a file, a folder or - (stdin)")
+
+
 def check_exists(name: str) -> None:
     """Raise InputError if there is no such text."""
+    check_name(name)
     if name != STDIN:
         with explaining_errors(name):
             os.stat(name)

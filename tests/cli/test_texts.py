@@ -138,7 +138,7 @@ def test_rare_characters_are_one_symbol(desk: Path) -> None:
     """A note and scores count them; they are never written, but accepted in prompts."""
     POEMS.write_text(make_text(4000) + "öü" + make_text(500, seed=3), encoding="utf-8")
     plan = learn("poems.txt", "--min-count", "2")
-    assert any("2 characters" in note and "less than 2 times" in note for note in plan["notes"])
+    assert any("2 characters" in note and "fewer than 2 times" in note for note in plan["notes"])
     text = call("sample", "-p", "ö", "-n", "3000", "--temp", "100", "--no-echo", "-q", "-0").text.removesuffix("\0")
     assert len(text) == 3000
     assert not set(text) - set(make_text(4500))

@@ -913,7 +913,7 @@ def test_rare_characters_become_one_symbol(folder, shared, text, min_count):
     rare = expected_text.count(UNKNOWN)
     assert (UNKNOWN in corpus.vocab.chars) == (rare > 0)
     notes = [note for note in corpus.notes if "one symbol" in note]
-    expected = f"{rare:,} characters, {rare / len(text):.3%}, occur fewer than {min_count} times: one symbol"
+    expected = f"{rare:,} characters ({rare / len(text):.3%}) occur fewer than {min_count} times: one symbol"
     assert notes == ([expected] if rare else [])
 
 
