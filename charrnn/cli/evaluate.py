@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charrnn.cli.evaluations import adapt, compare, evaluate_labels
+from charrnn.cli.evaluations import adapt, compare_models, evaluate_labels
 from charrnn.cli.options import (
     Column,
     Device,
@@ -206,7 +206,7 @@ def evaluate(
     if text is not None:
         check_no_run(text)
     if several:
-        compare(several, text, train_text, settings, device=device, threads=threads, json=json)
+        compare_models(several, text, train_text, settings, device=device, threads=threads, json=json)
         return
     from charrnn.runs.models import find_model
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from charrnn.model.file import ModelFile
 
 
-def compare(
+def compare_models(
     names: list[str],
     text: str | None,
     train_text: list[str] | None,

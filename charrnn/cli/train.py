@@ -245,9 +245,8 @@ def train(
     with process_group(Ranks.from_environment(), device=device) as ranks:
         view = TrainView(json_lines=json and ranks.is_first, quiet=quiet or not ranks.is_first)
         fresh = fresh and ranks.restarts == 0  # torchrun restarts the same command, which must resume then
-        if not dry_run:
-            check = run_folder.check_writable if ranks.is_first else lambda: None
-            ranks.agree("writable", check)  # before a long text is read
+        if not dry_run:  # before a long text is read
+            check_writable(ranks, run_folder)
         machine = Machine(device, threads, precision)
         plan = plan_together(ranks, machine, run_folder, texts, settings, fresh=fresh, quiet=view.quiet)
         if dry_run:
@@ -257,7 +256,7 @@ def train(
         was_trained = run_plan(plan, view, save_every=save_every, fresh=fresh)
     if ranks.is_first:
         if was_trained and not quiet:
-            compare(plan)
+            print_comparison(plan)
         write_pages(plan, report=report, export=export, quiet=quiet)
         show_result(plan, json=json, quiet=quiet)
 
@@ -302,6 +301,16 @@ def plan_together(
     return ranks.agree("plan", plan_run, lambda plan: plan.shared_facts)
 
 
+def check_writable(ranks: Ranks, run_folder: "Run") -> None:
+    """Check that the first rank can write to a run's folder; all ranks end if it can't."""
+
+    def check() -> None:
+        if ranks.is_first:
+            run_folder.check_writable()
+
+    ranks.agree("writable", check)
+
+
 def set_up(ranks: Ranks, machine: Machine) -> "Environment":
     """Import and set up PyTorch; return what the run computes on."""
     cores = count_threads(machine.threads, ranks.local_size)
@@ -329,7 +338,12 @@ def run_plan(plan: "RunPlan", view: TrainView, *, save_every: float, fresh: bool
 
     ranks = plan.environment.ranks
     with contextlib.ExitStack() as held:
-        ranks.agree("folder", lambda: ranks.is_first and held.enter_context(lock(plan, fresh=fresh)))
+
+        def lock_folder() -> None:
+            if ranks.is_first:
+                held.enter_context(lock(plan, fresh=fresh))
+
+        ranks.agree("folder", lock_folder)
         if plan.environment.device == "cpu" and not plan.is_finished:
             with ranks.local_rank_first("kernels"), console.slow_notice(messages.COMPILING, quiet=view.quiet):
                 precompile.for_training(plan.environment.precision)
@@ -340,8 +354,8 @@ def run_plan(plan: "RunPlan", view: TrainView, *, save_every: float, fresh: bool
     return not plan.is_finished
 
 
-def compare(plan: "RunPlan") -> None:
-    """Compare a finished run's score with baselines."""
+def print_comparison(plan: "RunPlan") -> None:
+    """Print how a finished run's score compares with baselines."""
     from charrnn.data.batches import LAST_PART
     from charrnn.evaluation.assessment import compute_baselines
     from charrnn.evaluation.texts import held_out_text
