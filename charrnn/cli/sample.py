@@ -334,7 +334,8 @@ def write_samples(
         return
     output.write_all((([text], stream) for text, stream in selection), separated=several_lines)
     if selection.shortage:
-        raise CharrnnError(f"{selection.shortage}; raise --max-draws or --temp, or ask for fewer with -N")
+        fewer = ", or ask for fewer with -N" if selection.asked > 1 else ""
+        raise CharrnnError(f"{selection.shortage}; raise --max-draws or --temp{fewer}")
     if selection.limit > selection.asked and not output.quiet:
         console.note(f"{selection.asked:,} asked for, {selection.summary()}")
 
