@@ -72,6 +72,7 @@ TEXT = long_text()
 REPORT = make_report(TEXT)
 MIXTURE = make_report(TEXT, predictions=random_predictions(REPORT.vocab, TEXT, is_mixture=True))
 INSIDE = replace(MIXTURE, inside=make_inside(TEXT))
+TWO_FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 # The class of the colour of each character that is near the box with the text, by its position.
 COLOURS = """() => {
   const text = document.getElementById("text"), box = text.getBoundingClientRect(), found = [];
@@ -109,6 +110,7 @@ def show(visit, usual_page, tmp_path):
         page = visit(path, **more)
         if more.get("java_script_enabled", True):
             page.wait_for_selector("#panel:not([hidden])")
+            page.evaluate(TWO_FRAMES)  # after which the page knows which blocks are near
         return page
 
     return open_page
