@@ -119,8 +119,8 @@ class Alike:
 class Inside:
     """What is inside a model. A part is None if it was not asked for, or if the text is too short for it.
 
-    units: at most eight, the most readable first. bits: the classes of characters that occur, in a fixed order; their
-    bits sum to the whole text's. alike: the most frequent characters, each with the characters most similar to it.
+    units: at most eight, the most readable first. bits: the classes of characters that occur, in a fixed order, whose
+    bits add up to those of the text. alike: the most frequent characters; each has a list of similar characters.
     """
 
     memory: Memory | None = None

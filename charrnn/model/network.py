@@ -16,7 +16,7 @@ from charrnn.config import ModelConfig, Precision
 from charrnn.kernels.head import Predictions, predict_from_logits
 from charrnn.kernels.ngrams import Mixture
 from charrnn.model.layers import HiddenState, Layer, array_of, is_fused, make_layer, run_stock_layer
-from charrnn.model.packing import Each, PackedNetwork, pack_network
+from charrnn.model.packing import FLOAT32_WEIGHTS, Each, PackedNetwork, pack_network
 from charrnn.model.windows import KernelNetwork, Reader, State
 from charrnn.numerics.vectors import Floats
 
@@ -86,8 +86,11 @@ class CharRNN(nn.Module):
         weights = {name: array_of(parameter) for name, parameter in self.named_parameters()}
         stored = None
         if precision == "bfloat16":
-            matrices = {name: parameter for name, parameter in self.named_parameters() if parameter.dim() == 2}
-            stored = {name: array_of(parameter.detach().bfloat16()) for name, parameter in matrices.items()}
+            stored = {
+                name: array_of(parameter.detach().bfloat16())
+                for name, parameter in self.named_parameters()
+                if parameter.dim() == 2 and name not in FLOAT32_WEIGHTS
+            }
         return pack_network(self.config, weights, stored, out=out, each=each)
 
     def reader(self, threads: int) -> Reader:

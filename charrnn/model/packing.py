@@ -16,6 +16,7 @@ from charrnn.numerics.products import new_packed, pack, pack_transposed, padded,
 from charrnn.numerics.vectors import Floats, Stored
 
 PARAMETERS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+FLOAT32_WEIGHTS = ("embedding.weight", "layers.0.weight_ih_l0")  # the first layer's table is computed from them
 PackedPair = tuple[Stored, Stored]  # a weight packed for the forward and for the backward pass
 Each = Callable[..., Iterable[Any]]  # a function like `map`, which may call on several threads
 
@@ -37,8 +38,8 @@ def pack_network(
 ) -> PackedNetwork:
     """Pack a network's weights.
 
-    weights: the parameters by name, float32. stored: those that products read, by name, rounded to the products'
-    precision; None means float32. out: what this returned before the weights changed; its memory is reused.
+    weights: the parameters by name, float32. stored: all matrices but FLOAT32_WEIGHTS by name, rounded to the
+    products' precision; None means float32. out: what this returned before the weights changed; its memory is reused.
     each: may pack on several threads.
     """
     stored, layers = stored or weights, []
