@@ -18,7 +18,8 @@ from charrnn.numerics.vectors import Floats
 from charrnn.sampling.sampler import Sampler
 
 _TOY = ModelConfig("gru", vocab_size=2, embedding_dim=1, hidden_size=2, num_layers=2)
-_ADAPTING, _INSPECTING, _SAMPLING, _SCORING = "adapt_toy()", "inspect_toy()", "sample_toy('float32')", "score_toy()"
+_ADAPTING, _INSPECTING, _MEASURING = "adapt_toy()", "inspect_toy()", "measure_toy()"
+_SAMPLING, _SCORING = "sample_toy('float32')", "score_toy()"
 
 
 def for_training(precision: Precision) -> None:
@@ -56,6 +57,13 @@ def for_sampling(precision: Precision) -> None:
     """Compile and load the kernels for sampling."""
     _compile([f"sample_toy({precision!r})"])
     sample_toy(precision)
+
+
+def for_exporting() -> None:
+    """Compile and load the kernels for what an exported page costs: the likelihood of texts, and drawing one."""
+    _compile([_MEASURING], [_SAMPLING])
+    measure_toy()
+    sample_toy("float32")
 
 
 def _compile(*queues: list[str]) -> None:
@@ -111,6 +119,14 @@ def score_toy() -> None:
     fit_mixture(network, make_train_text(ids, vocab_size=2), num_counted=len(ids))
     ids.flags.writeable = False  # as the ids of a mapped file are; kernels are compiled for both kinds
     find_copied([ids[:1]], ids)
+
+
+def measure_toy() -> None:
+    """Compute how likely a text is."""
+    from charrnn.sampling.likelihood import text_nats
+
+    ids = np.zeros(3, np.uint8)
+    text_nats(ModelFile(_TOY, Vocab("ab"), _toy_weights(), {}, {}), ids[1:], context=ids[:1])
 
 
 def sample_toy(precision: Precision) -> None:

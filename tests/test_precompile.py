@@ -61,6 +61,7 @@ def test_no_kernel_is_left_to_compile(tmp_path, precision):
     assert new_kernels(tmp_path, f"for_training({precision!r})", *runs) == ""
     assert new_kernels(tmp_path, "for_scoring()", ["eval", "-m", "gru"], ["eval", "-m", "lstm", "text.txt"]) == ""
     assert new_kernels(tmp_path, "for_adapting()", ["eval", "-m", "rnn", "--adapt"]) == ""
+    assert new_kernels(tmp_path, "for_exporting()", ["export", "gru"]) == ""
     filters = ["--top-k", "5", "--top-p", "0.9", "--min-p", "0.01", "--no-repeat-ngram", "4"]
     sample = ["sample", "-m", "gru", "--length", "50", "--precision", precision, "-q", *filters]
     assert new_kernels(tmp_path, f"for_sampling({precision!r})", sample) == ""
@@ -75,9 +76,10 @@ def test_no_kernel_is_left_to_compile(tmp_path, precision):
         ),
         (precompile.for_adapting, [["adapt_toy()"], ["score_toy()", "sample_toy('float32')"]]),
         (precompile.for_scoring, [["score_toy()"], ["sample_toy('float32')"]]),
+        (precompile.for_exporting, [["measure_toy()"], ["sample_toy('float32')"]]),
         (lambda: precompile.for_sampling("float32"), [["sample_toy('float32')"]]),
     ],
-    ids=["training", "adapting", "scoring", "sampling"],
+    ids=["training", "adapting", "scoring", "exporting", "sampling"],
 )
 def test_children_compile_what_this_process_then_loads(monkeypatch, prepare, queues):
     """Each call that children make is made here too; a child that fails causes a warning and nothing else."""
@@ -88,7 +90,7 @@ def test_children_compile_what_this_process_then_loads(monkeypatch, prepare, que
         return ["no memory"]
 
     monkeypatch.setattr(precompile, "compile_in_children", compile_in_children)
-    for name in ("train_toy", "adapt_toy", "score_toy", "sample_toy"):
+    for name in ("train_toy", "adapt_toy", "score_toy", "measure_toy", "sample_toy"):
         monkeypatch.setattr(
             precompile, name, lambda *args, name=name: made.append(f"{name}({', '.join(map(repr, args))})")
         )
@@ -99,8 +101,9 @@ def test_children_compile_what_this_process_then_loads(monkeypatch, prepare, que
 
 
 def test_the_toys_run():
-    """They call the kernels of training, dynamic evaluation, scoring and sampling."""
+    """They call the kernels of training, dynamic evaluation, scoring, measuring and sampling."""
     precompile.train_toy("float32")
     precompile.adapt_toy()
+    precompile.measure_toy()
     precompile.score_toy()
     precompile.sample_toy("float32")

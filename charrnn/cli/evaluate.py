@@ -40,7 +40,7 @@ from charrnn.config import ADAPT_RATE, BLANK_LINES, LINES, flag
 from charrnn.errors import UsageError
 from charrnn.evaluation.scores import Assessment
 from charrnn.evaluation.verdict import sentences
-from charrnn.hardware import choose_reader_device, count_threads
+from charrnn.hardware import choose_reader_device, count_threads, set_up_torch
 from charrnn.inspection.findings import QUICK_PARTS
 from charrnn.terminal import console, messages, progress, tables
 from charrnn.terminal.completion import one_of
@@ -237,7 +237,7 @@ def evaluate_text(
         path, file, text, train_text, settings, needs_corpus=needs_corpus, wants_corpus=wants_corpus
     )
     cores = count_threads(threads)
-    target = choose_reader_device(device, cores)
+    target = str(set_up_torch(device, cores)) if wanted.adapt else choose_reader_device(device, cores)
     compile_kernels(wanted)
 
     from charrnn.evaluation.assessment import assess
@@ -254,7 +254,7 @@ def evaluate_text(
             return
         adapted = None
         if wanted.rate is not None and corpus is not None:
-            adapted = adapt(file, eval_text, corpus.train_ids, wanted.rate, device=device, threads=cores)
+            adapted = adapt(file, eval_text, corpus.train_ids, wanted.rate, target)
         assessment = Assessment(summary.score, adapted=adapted, unit=file.vocab.unit)
         if wanted.yardsticks and corpus is not None:
             assessment = assess(summary.score, file, eval_text, corpus.train_ids, adapted=adapted, threads=cores)
@@ -274,7 +274,7 @@ def compile_kernels(wanted: Wanted) -> None:
     """Compile what scoring, and what is wanted with it, needs."""
     from charrnn import precompile
 
-    with console.slow_notice(messages.COMPILING):
+    with console.slow_notice(messages.compiling("scoring")):
         if wanted.adapt:
             precompile.for_adapting()
         elif "gradient" in wanted.inside:

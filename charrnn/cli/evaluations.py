@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from charrnn.cli.texts import load_network, read_same_text, read_texts
 from charrnn.errors import UsageError
-from charrnn.hardware import choose_reader_device, count_threads, set_up_torch
+from charrnn.hardware import choose_reader_device, count_threads
 from charrnn.terminal import console, messages, tables
 from charrnn.text.characters import END, LABEL_END, UNKNOWN
 
@@ -42,7 +42,7 @@ def compare_models(
     texts = read_same_text(paths, files, text, train_text, settings)
     cores = count_threads(threads)
     target = choose_reader_device(device, cores)
-    with console.slow_notice(messages.COMPILING):
+    with console.slow_notice(messages.compiling("scoring")):
         precompile.for_scoring()
     with console.slow_notice("scoring the text"):
         nats = []
@@ -84,7 +84,7 @@ def evaluate_labels(
     )
     cores = count_threads(threads)
     target = choose_reader_device(device, cores)
-    with console.slow_notice(messages.COMPILING):
+    with console.slow_notice(messages.compiling("scoring")):
         precompile.for_scoring()
     documents = LabelledText.from_text(found, file.vocab, list(file.labels))
     scorer = LabelScorer(load_network(file, found, device=target, threads=cores), file)
@@ -116,14 +116,13 @@ def print_labels(path: Path, text: str, scores: "LabelScores", unit: str) -> Non
         console.table(rows, header=tables.confusion_header(scores))
 
 
-def adapt(file: "ModelFile", text: "EvalText", train: "Ids", rate: float, *, device: str, threads: int) -> "Evaluation":
+def adapt(file: "ModelFile", text: "EvalText", train: "Ids", rate: float, device: str) -> "Evaluation":
     """Score a text by a copy of the model that learns from it. train: the training text; rate: of learning."""
     from charrnn.evaluation.adaptation import evaluate_adapting
     from charrnn.model.network import CharRNN
 
-    target = set_up_torch(device, threads)
     return evaluate_adapting(
-        CharRNN.from_arrays(replace(file.config, reset_id=text.reset_id), file.tensors).to(target),
+        CharRNN.from_arrays(replace(file.config, reset_id=text.reset_id), file.tensors).to(device),
         text.ids,
         context=text.context,
         train=train,

@@ -11,7 +11,7 @@ from charrnn.cli.report import check_target, write_file
 from charrnn.config import PAGE_PRECISIONS, PagePrecision, SampleConfig
 from charrnn.errors import InputError, UsageError
 from charrnn.events import bits, bits_per
-from charrnn.terminal import cards, completion, console
+from charrnn.terminal import cards, completion, console, messages
 from charrnn.terminal.completion import one_of
 from charrnn.text.characters import END, LABEL_END
 
@@ -180,11 +180,14 @@ def write_run_player(run: "Run") -> Path:
 
 def measure(path: Path, file: "ModelFile", stored: "StoredModel", *, quiet: bool) -> Cost:
     """Measure what a page costs, on the model's held-out text or else on a text that the model writes."""
+    from charrnn import precompile
     from charrnn.sampling.likelihood import text_nats
 
     def bits_per_char(one: "ModelFile") -> float:
         return bits(float(text_nats(one, ids, context=context).mean()))
 
+    with console.slow_notice(messages.compiling("measuring what the page costs"), quiet=quiet):
+        precompile.for_exporting()
     with console.slow_notice("measuring what the page costs in bits", quiet=quiet):
         found = find_held_out(path, file)
         ids, context = found or write_text(file)

@@ -361,7 +361,7 @@ def prepare(
         with console.slow_notice("reading the training text", quiet=quiet), Cache.for_user().writable() as cache:
             corpus = find_training_text(path, file, train_text, cache)
     sampler.training_text = corpus.train_ids if corpus and config.no_copy else None
-    with console.slow_notice(messages.COMPILING, quiet=quiet):
+    with console.slow_notice(messages.compiling("sampling"), quiet=quiet):
         precompile.for_sampling(sampler.precision)
     return make_known(lists, file, corpus.ids if corpus else None)
 

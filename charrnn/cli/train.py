@@ -345,7 +345,10 @@ def run_plan(plan: "RunPlan", view: TrainView, *, save_every: float, fresh: bool
 
         ranks.agree("folder", lock_folder)
         if plan.environment.device == "cpu" and not plan.is_finished:
-            with ranks.local_rank_first("kernels"), console.slow_notice(messages.COMPILING, quiet=view.quiet):
+            with (
+                ranks.local_rank_first("kernels"),
+                console.slow_notice(messages.compiling("training"), quiet=view.quiet),
+            ):
                 precompile.for_training(plan.environment.precision)
         stop = held.enter_context(catching_signals(view.stopping))
         held.callback(view.close)

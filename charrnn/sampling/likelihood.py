@@ -1,4 +1,4 @@
-"""How likely a text is, by the kernels that draw text: no PyTorch, and nothing to compile that sampling doesn't.
+"""How likely a text is, by the kernels that draw text: no PyTorch, and little to compile that sampling doesn't.
 
 Letters: N characters, B lanes, L layers, H hidden size, V vocabulary.
 """

@@ -7,9 +7,13 @@ from charrnn.terminal import console
 from charrnn.terminal.cards import network
 from charrnn.text.characters import one_line, printable
 
-COMPILING = "loading kernels; the first run on a machine compiles them"
 COMPARING = "comparing with n-grams and xz"
 MAX_LINES, MAX_WIDTH = 4, 100  # of a sample during training
+
+
+def compiling(work: str) -> str:
+    """Say what is loaded, or compiled, before some work starts."""
+    return f"loading the kernels for {work}; the first run on a machine compiles them"
 
 
 def describe(event: Event) -> str:

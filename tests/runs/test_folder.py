@@ -84,7 +84,9 @@ def test_a_path_is_not_a_name(name):
         Run(name)
 
 
-@pytest.mark.parametrize("name", ["con", "NUL", "nul.a", "Com1", "lpt9 .x", "a:b", "a?", "a\nb", "a.", "a ", "..."])
+@pytest.mark.parametrize(
+    "name", ["con", "NUL", "nul.a", "Com1", "lpt9 .x", "com¹", "conin$", "a:b", "a?", "a\nb", "a.", "a ", "..."]
+)
 def test_a_name_that_windows_refuses_is_refused_everywhere(name):
     """A run's folder may be copied there."""
     with pytest.raises(UsageError, match="choose another --run NAME"):
