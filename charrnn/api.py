@@ -132,7 +132,7 @@ class Model:
         lists = configure_lists(given, config, self._sampler)
         needs_text = config.no_copy or needs_training_text(lists, self._file)
         corpus = self._training_text if needs_text else None
-        self._sampler.training_text = corpus.train_ids if corpus else None
+        self._sampler.training_text = corpus.ids if corpus else None
         known = make_known(lists, self._file, corpus.ids if corpus else None)
         selection = Selection(self._sampler, config, lists, known)
         start = prompt if echo else ""
@@ -151,7 +151,7 @@ class Model:
         ...     print(piece, end="", flush=True)
         """
         config = self._sampler.configure({**_check_names(settings, SampleConfig), "prompt": prompt})
-        self._sampler.training_text = self._training_text.train_ids if config.no_copy else None
+        self._sampler.training_text = self._training_text.ids if config.no_copy else None
         return self._pieces(config, echo=echo)
 
     def _pieces(self, config: SampleConfig, *, echo: bool) -> Iterator[str]:

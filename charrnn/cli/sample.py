@@ -360,7 +360,7 @@ def prepare(
     if train_text or config.no_copy or needs_training_text(lists, file):
         with console.slow_notice("reading the training text", quiet=quiet), Cache.for_user().writable() as cache:
             corpus = find_training_text(path, file, train_text, cache)
-    sampler.training_text = corpus.train_ids if corpus and config.no_copy else None
+    sampler.training_text = corpus.ids if corpus and config.no_copy else None
     with console.slow_notice(messages.compiling("sampling"), quiet=quiet):
         precompile.for_sampling(sampler.precision)
     return make_known(lists, file, corpus.ids if corpus else None)

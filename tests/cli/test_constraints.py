@@ -54,6 +54,16 @@ def test_no_run_is_copied_from_the_training_text(copied_home: None) -> None:
     assert call(*words).text[:-1] == found
 
 
+def test_no_run_is_copied_from_the_held_out_part(at_home: Home) -> None:
+    """It belongs to the text that was read, as for --new."""
+    assert "e tu" not in POEMS[:3600]
+    assert "e tu" in POEMS[3600:]
+    assert "e ta" not in POEMS
+    words = ["sample", "-p", "e t", "-n", "1", "-N", "20", "--seed", "1", "--allow", "ua", "--no-echo"]
+    assert "u" in call(*words).text
+    assert "u" not in call(*words, "--no-copy", "4").text
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
