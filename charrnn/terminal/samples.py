@@ -3,7 +3,7 @@
 import base64
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +49,10 @@ class Output:
         if self.json:
             console.result_json(self.record("".join(pieces), stream))
             return
-        prompt = stream.opening.config.prompt
-        start = [prompt] if self.echo and prompt else []
-        console.stream(itertools.chain(start, pieces), null=self.null)
+        config = stream.opening.config
+        start = [config.prompt] if self.echo and config.prompt else []
+        text = _without_last_newline(pieces) if self.null and config.lines else pieces
+        console.stream(itertools.chain(start, text), null=self.null)
 
     def record(self, text: str, stream: "Stream") -> dict[str, Any]:
         """Return a complete sample as a JSON object."""
@@ -74,3 +75,12 @@ class Output:
             "chars": [one._asdict() for one in stream.predictions] if stream.predictions else None,
             "model": self.model,
         }
+
+
+def _without_last_newline(pieces: Iterable[str]) -> Iterator[str]:
+    """Yield the pieces of a text without the newline at its end."""
+    newline = ""
+    for piece in pieces:
+        text = newline + piece
+        newline = "\n" if text.endswith("\n") else ""
+        yield text.removesuffix("\n")

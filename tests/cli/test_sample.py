@@ -50,6 +50,18 @@ def test_a_sample_has_exactly_the_length_asked_for(at_home: Home, length: int) -
     assert call(*args).text == text[:-1].removesuffix("\n") + "\n"
 
 
+@pytest.mark.parametrize("lines", ["1", "3"])
+@pytest.mark.parametrize("more", [(), ("--unique",), ("-p", "ba"), ("--no-echo", "-p", "ba")])
+def test_a_nul_replaces_the_newline_of_the_last_line(at_home: Home, lines: str, more: tuple[str, ...]) -> None:
+    """As `xargs -0` and `grep -z` need it: the lines are those that are printed without --null."""
+    args = ("sample", "-N", "4", "--lines", lines, "--seed", "1", *more)
+    texts = call(*args, "--null").text.split("\0")
+    assert texts.pop() == ""
+    assert [text.count("\n") for text in texts] == [int(lines) - 1] * 4
+    separator = "\n" if lines == "1" else "\n\n"
+    assert separator.join(texts) + "\n" == call(*args).text
+
+
 def test_the_default_length_is_500(at_home: Home) -> None:
     """Without options there is a page to read."""
     assert len(call("sample", "-0").text[:-1]) == SampleConfig().length == 500
@@ -126,8 +138,8 @@ def test_a_blank_line_separates_samples_that_may_have_several_lines(at_home: Hom
     texts = call(*args, "-n", "30", "-0").out.split(b"\0")[:3]
     assert call(*args, "-n", "30").out == b"\n".join(text.removesuffix(b"\n") + b"\n" for text in texts)
     lines = call(*args, "--lines", "1", "-0").out.split(b"\0")[:3]
-    assert call(*args, "--lines", "1").out == b"".join(lines)
-    assert call(*args, "--stop", "\n").out == b"".join(lines)
+    assert call(*args, "--lines", "1").out == b"".join(line + b"\n" for line in lines)
+    assert call(*args, "--stop", "\n").out == b"".join(line + b"\n" for line in lines)
     assert call(*args, "--lines", "1", "-p", "ba\nb").out.count(b"\n\nba\nb") == 2
 
 
