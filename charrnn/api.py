@@ -8,9 +8,10 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, overload
 
@@ -64,12 +65,19 @@ def train(
     from charrnn.training.plan import Environment
     from charrnn.training.run import lock, make_plan, train_and_log
 
-    names = [os.fspath(text) for text in ([texts] if isinstance(texts, str | os.PathLike) else texts)]
+    if not isinstance(texts, Iterable):
+        raise UsageError(f"train needs a path, or several, not {texts!r}")
+    names = [_path(text) for text in ([texts] if isinstance(texts, str | os.PathLike) else texts)]
     if not names:
         raise UsageError("train needs at least one text")
-    given = {**_check_names(settings, ModelConfig, TrainConfig, SourceConfig, CorpusConfig), "minutes": minutes}
-    given = {name: value for name, value in {**given, "steps": steps}.items() if value is not None}
-    folder = Run(run_name(names[0]) if run is None else run)
+    run = run_name(names[0]) if run is None else run
+    _check_text("--run", run)
+    _check_text("--device", device)
+    given = _check_names(settings, ModelConfig, TrainConfig, SourceConfig, CorpusConfig)
+    given |= {"minutes": minutes, "steps": _plain(steps)}
+    given = {name: value for name, value in given.items() if value is not None}
+    given |= {name: _path(given[name]) for name in ("valid", "init_from") if name in given}
+    folder = Run(run)
     folder.check_writable()
     cores = count_threads(threads)
     target = set_up_torch(device, cores)
@@ -86,7 +94,7 @@ def train(
 
 def load(path_or_run: PathLike) -> "Model":
     """Load a model file, or the model of a run. Raises ModelFileError."""
-    path = find_model(os.fspath(path_or_run))
+    path = find_model(_path(path_or_run))
     return Model(load_model(path), path)
 
 
@@ -125,14 +133,16 @@ class Model:
         InputError if `new` needs the training text and it is missing. Warns if a list is shorter than asked
         for; raises CharrnnError if not even one text was found.
         """
-        given = {**_check_names(settings, SampleConfig, ListConfig), "prompt": prompt, "num_samples": num_samples or 1}
+        given = {**_check_names(settings, SampleConfig, ListConfig), "prompt": prompt}
+        given["num_samples"] = 1 if num_samples is None else _plain(num_samples)
         config = self._sampler.configure(given)
         if not self._sampler.ends(config):
             raise UsageError("an endless text needs stream(); or give length, lines or stop")
         lists = configure_lists(given, config, self._sampler)
         needs_text = config.no_copy or needs_training_text(lists, self._file)
         corpus = self._training_text if needs_text else None
-        self._sampler.training_text = corpus.ids if corpus else None
+        if corpus:
+            self._sampler.training_text = corpus.ids
         known = make_known(lists, self._file, corpus.ids if corpus else None)
         selection = Selection(self._sampler, config, lists, known)
         start = prompt if echo else ""
@@ -150,14 +160,12 @@ class Model:
         >>> for piece in model.stream("The kettle", length=-1):  # doctest: +SKIP
         ...     print(piece, end="", flush=True)
         """
+        if "num_samples" in settings:
+            raise UsageError("stream() writes one text; num_samples is a setting of sample()")
         config = self._sampler.configure({**_check_names(settings, SampleConfig), "prompt": prompt})
-        self._sampler.training_text = self._training_text.ids if config.no_copy else None
-        return self._pieces(config, echo=echo)
-
-    def _pieces(self, config: SampleConfig, *, echo: bool) -> Iterator[str]:
-        if echo and config.prompt:
-            yield config.prompt
-        yield from self._sampler.stream(config)
+        if config.no_copy:
+            self._sampler.training_text = self._training_text.ids
+        return chain([prompt] if echo and prompt else [], self._sampler.stream(config))
 
     def score(self, text: str, *, label: str | None = None) -> Evaluation:
         """Score a text: its nats_per_char, bits_per_char, perplexity, num_chars and unknown characters.
@@ -169,8 +177,9 @@ class Model:
         from charrnn.evaluation.scoring import predict
         from charrnn.evaluation.summary import summarise
 
+        _check_text("what is scored", text)
         found, file = text_of_string(self._file, text), self._file
-        self._sampler.labels.check(label)
+        self._sampler.labels.check(SampleConfig(label=label).label)
         if file.labels:
             from charrnn.evaluation.labels import LabelledText, LabelScorer
 
@@ -201,7 +210,11 @@ class Model:
 
     def save(self, path: PathLike) -> None:
         """Write the model to one file, which `load` and the command line read."""
-        save_model(Path(path), self._file)
+        target = Path(_path(path))
+        try:
+            save_model(target, self._file)
+        except OSError as error:
+            raise CharrnnError(f"{target}: {error.strerror}") from None
 
     @cached_property
     def _training_text(self) -> Corpus:
@@ -225,10 +238,27 @@ class Model:
 
 
 def _check_names(settings: dict[str, Any], *configs: type) -> dict[str, Any]:
-    """Return the settings if each is a field of one of the configs. Raises UsageError with the known names."""
+    """Return the settings, as plain numbers. Raises UsageError for one that is no field of the configs."""
     derived = {"keep_empty", "known", "label_id", "reset_id", "vocab_size"}  # not for the user to set
     known = sorted({field.name for config in configs for field in fields(config)} - derived)
     for name in settings:
         if name not in known:
             raise UsageError(f"no setting named {name!r}; the settings are {', '.join(known)}")
-    return settings
+    return {name: _plain(value) for name, value in settings.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of NumPy as one of Python, anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise UsageError(f"{name} must be a text, not {value!r}")
+
+
+def _path(value: object) -> str:
+    """Return a path as a string. Raises UsageError for a value that is none."""
+    if not isinstance(value, str | os.PathLike):
+        raise UsageError(f"a path must be a string or a Path, not {value!r}")
+    return os.fspath(value)

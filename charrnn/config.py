@@ -51,6 +51,19 @@ def flag(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
 
 
+def check_number(name: str, value: Any, low: float, high: float) -> None:
+    """Raise UsageError for a value that is no number or not in low…high; a whole number if low is one."""
+    is_whole = isinstance(low, int)
+    if isinstance(value, bool) or not isinstance(value, int if is_whole else (int, float)):
+        raise UsageError(f"{name} must be a {'whole number' if is_whole else 'number'}, not {value!r}")
+    if not low <= value <= high:
+        form = "," if is_whole else ",.15g"
+        span = f"lie between {low:{form}} and {high:{form}}"
+        if high == LIMITLESS:
+            span = f"be a finite number of at least {low:{form}}"
+        raise UsageError(f"{name} must {span}, not {value}")
+
+
 class Checked:
     """Base class of the settings: checks each field's type and range when an instance is created."""
 
@@ -63,17 +76,7 @@ class Checked:
                 raise UsageError(f"{flag(field.name)} must be {expected}, not {value!r}")
             if "range" not in field.metadata or (value is None and field.default is None):
                 continue
-            low, high = field.metadata["range"]
-            is_whole = isinstance(low, int)
-            if isinstance(value, bool) or not isinstance(value, int if is_whole else (int, float)):
-                number = "whole number" if is_whole else "number"
-                raise UsageError(f"{flag(field.name)} must be a {number}, not {value!r}")
-            if not low <= value <= high:
-                form = "," if is_whole else "g"
-                span = f"lie between {low:{form}} and {high:{form}}"
-                if high == LIMITLESS:
-                    span = f"be a finite number of at least {low:{form}}"
-                raise UsageError(f"{flag(field.name)} must {span}, not {value}")
+            check_number(flag(field.name), value, *field.metadata["range"])
 
 
 @dataclass(frozen=True)
@@ -243,8 +246,9 @@ class SampleConfig(Checked):
         super().__post_init__()
         if self.unknown not in ("error", "skip"):
             raise UsageError(f"--unknown must be error or skip, not {self.unknown!r}")
-        if isinstance(self.stop, str) or not all(isinstance(stop, str) for stop in self.stop):
-            raise UsageError(f"--stop must be a list of texts, not {self.stop!r}")
+        if not isinstance(self.stop, tuple | list) or not all(isinstance(stop, str) for stop in self.stop):
+            shown = list(self.stop) if isinstance(self.stop, tuple) else self.stop
+            raise UsageError(f"--stop must be a list of texts, not {shown!r}")
         if self.keep_stop and not self.stop:
             raise UsageError("--keep-stop needs a text to stop at: --stop TEXT")
         if "" in self.stop:

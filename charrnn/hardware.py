@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charrnn.config import PRECISIONS, Precision
+from charrnn.config import PRECISIONS, Precision, check_number
 from charrnn.errors import ResourceError, UsageError
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def count_threads(threads: int | None, num_processes: int = 1) -> int:
 
     threads: the user's choice, or None. Raises UsageError if it is out of range.
     """
-    if threads is not None and not 1 <= threads <= 1024:
-        raise UsageError(f"--threads must lie between 1 and 1024, not {threads}")
+    if threads is not None:
+        check_number("--threads", threads, 1, 1024)
     return threads or max(1, available_cores() // num_processes)
 
 

@@ -222,3 +222,67 @@ def test_a_model_knows_its_labels():
     with pytest.raises(UsageError, match="no label 'x'"):
         model.score("abc", label="x")
     assert model.sample(label="ab", seed=1, length=5) == model.sample(label="ab", seed=1, length=5)
+
+
+@pytest.mark.parametrize(
+    ("call_with", "words"),
+    [
+        (lambda model: model.sample(stop=5), "--stop must be a list of texts, not 5"),
+        (lambda model: model.sample(stop={"a": 1}), "--stop must be a list of texts"),
+        (lambda model: model.sample(stop=("a", 1)), r"--stop must be a list of texts, not \['a', 1\]"),
+        (lambda model: model.sample(num_samples=0), "--num-samples must lie between 1"),
+        (lambda model: model.stream(num_samples=3), "num_samples is a setting of sample"),
+        (lambda model: model.stream(match="("), "not a regular expression"),
+        (lambda model: model.score(5), "what is scored must be a text, not 5"),
+        (lambda model: model.score(b"ba"), "what is scored must be a text, not b'ba'"),
+        (lambda model: model.score("ba", label=5), "--label must be a text, not 5"),
+        (lambda model: model.save(5), "a path must be a string or a Path, not 5"),
+        (lambda _: charrnn.load(None), "a path must be a string or a Path, not None"),
+        (lambda _: charrnn.train(5), "train needs a path, or several, not 5"),
+        (lambda _: charrnn.train([5]), "a path must be a string or a Path, not 5"),
+        (lambda _: charrnn.train("a.txt", run=5), "--run must be a text, not 5"),
+        (lambda _: charrnn.train("a.txt", device=0), "--device must be a text, not 0"),
+        (lambda _: charrnn.train("a.txt", minutes="1"), "--minutes must be a number, not '1'"),
+        (lambda _: charrnn.train("a.txt", minutes=1e9), "--minutes must lie between 0.01 and 1,000,000"),
+        (lambda _: charrnn.train("a.txt", threads=1.5), "--threads must be a whole number, not 1.5"),
+        (lambda _: charrnn.train("a.txt", valid=5), "a path must be a string or a Path, not 5"),
+        (lambda _: charrnn.train("a.txt", init_from=5), "a path must be a string or a Path, not 5"),
+    ],
+)
+def test_an_argument_of_the_wrong_type_is_a_usage_error(folder, call_with, words):
+    """In one line that names it, when the function is called."""
+    model = charrnn.load("toy")
+    with pytest.raises(UsageError, match=words):
+        call_with(model)
+
+
+def test_a_model_that_cannot_be_saved_is_an_error_in_one_line(folder):
+    """It names the path."""
+    model = charrnn.load("toy")
+    with pytest.raises(charrnn.CharrnnError, match=r"^gone/m\.safetensors: No such file"):
+        model.save("gone/m.safetensors")
+
+
+def test_numbers_of_numpy_are_numbers(folder):
+    """As loops over arrays give them."""
+    model = charrnn.load("toy")
+    plain = model.sample(num_samples=2, length=9, temperature=0.5, seed=3)
+    assert plain == model.sample(
+        num_samples=np.int64(2), length=np.int32(9), temperature=np.float32(0.5), seed=np.uint8(3)
+    )
+
+
+def test_a_path_object_names_the_model_to_start_from(folder):
+    """As for every other path."""
+    Path("poems.txt").write_text(make_text(400), encoding="utf-8")
+    path = folder / "checkpoints" / "toy" / "model.safetensors"
+    assert isinstance(charrnn.train("poems.txt", steps=1, init_from=path, threads=1), charrnn.Model)
+
+
+def test_another_sample_does_not_disturb_a_stream(folder):
+    """The training text that one reads stays there for the other."""
+    Path("poems.txt").write_text(make_text(400), encoding="utf-8")
+    model = charrnn.train("poems.txt", steps=1, hidden_size=8, threads=1)
+    stream = model.stream(length=20, seed=1, no_copy=3)
+    model.sample(length=5)
+    assert "".join(stream) == model.sample(length=20, seed=1, no_copy=3)

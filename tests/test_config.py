@@ -215,7 +215,7 @@ def test_there_are_three_cells(cell):
         (CorpusConfig, {"errors": "ignore"}, "--errors must be strict or replace, not 'ignore'"),
         (SampleConfig, {"unknown": "drop"}, "--unknown must be error or skip, not 'drop'"),
         (SampleConfig, {"stop": "a"}, "--stop must be a list of texts, not 'a'"),
-        (SampleConfig, {"stop": (1,)}, r"--stop must be a list of texts, not \(1,\)"),
+        (SampleConfig, {"stop": (1,)}, r"--stop must be a list of texts, not \[1\]"),
         (SampleConfig, {"stop": ("a", "")}, "--stop '' would end every sample before its first character"),
     ],
 )

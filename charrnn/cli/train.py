@@ -36,9 +36,9 @@ from charrnn.config import (
     CorpusConfig,
     SourceConfig,
     TrainConfig,
+    check_number,
 )
 from charrnn.distributed import Ranks, process_group
-from charrnn.errors import UsageError
 from charrnn.evaluation.scores import Assessment, Evaluation
 from charrnn.files import CHECKPOINTS
 from charrnn.hardware import count_threads, select_precision, set_up_torch
@@ -205,8 +205,7 @@ def train(
       charrnn train novels/ --glob '*.txt' --minutes 10
       zcat names.gz | charrnn train - --documents lines --run names
     """
-    if not 0 <= save_every <= 1e6:
-        raise UsageError(f"--save-every must lie between 0 and 1,000,000, not {save_every}")
+    check_number("--save-every", save_every, 0.0, 1e6)
     settings = given(
         minutes=minutes,
         steps=steps,

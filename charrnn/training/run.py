@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from charrnn.config import SECONDS_BETWEEN_STATES, CorpusConfig, SourceConfig, overlay
+from charrnn.config import SECONDS_BETWEEN_STATES, CorpusConfig, SourceConfig, check_number, overlay
 from charrnn.data.cache import Cache
 from charrnn.data.corpus import Corpus, load_corpus
 from charrnn.errors import ModelFileError, RunLockedError, UsageError
@@ -59,8 +59,8 @@ def _check_given(texts: Sequence[str], given: Mapping[str, Any], environment: En
     minutes, valid = given.get("minutes"), given.get("valid")
     if minutes is not None and given.get("steps") is not None:
         raise UsageError("--minutes and --steps are both budgets; give one of them")
-    if minutes is not None and not 0.01 <= minutes <= 1e6:
-        raise UsageError(f"--minutes must lie between 0.01 and 1,000,000, not {minutes}")
+    if minutes is not None:
+        check_number("--minutes", minutes, 0.01, 1e6)
     if valid is not None and "valid_fraction" in given:
         raise UsageError("--valid FILE and --valid-fraction both hold out text; give one of them")
     if environment.ranks.size > 1 and STDIN in (*texts, valid):
