@@ -416,7 +416,7 @@ def write_answers(
         else:
             raise type(answer.error)(f"line {answer.number} of the prompts: {answer.error}")
     if num_failures:
-        raise InputError(f"{num_failures:,} of {num_answers:,} prompts were not continued; their objects say why")
+        raise InputError(f"could not continue {num_failures:,} of {num_answers:,} prompts; their objects say why")
 
 
 def read_prompt(name: str, vocab: "Vocab", *, quiet: bool) -> str:

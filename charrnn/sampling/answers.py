@@ -78,8 +78,10 @@ def read_line(line: bytes, *, has_bytes: bool) -> dict[str, Any]:
         json.dumps(settings, ensure_ascii=False).encode("utf-8", "surrogateescape" if has_bytes else "strict")
     except UnicodeEncodeError:
         raise InputError("a text of the JSON object has half a surrogate pair") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"begins with a brace but is not JSON (character {error.pos + 1}: {error.msg})") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"not a JSON object, though it begins with a brace ({error})") from None
+        raise InputError(f"begins with a brace but is not JSON ({error})") from None
     for name in settings:
         if name not in _SETTINGS:
             raise UsageError(f"no setting named {name!r}; the settings are {', '.join(_SETTINGS)}")

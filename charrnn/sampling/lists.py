@@ -123,7 +123,7 @@ def configure_lists(given: Mapping[str, Any], config: SampleConfig, sampler: Sam
         if longest < lists.new_run:
             raise UsageError(f"--new has no effect on texts shorter than --new-run {lists.new_run}; choose a lower one")
     if lists.best is not None and lists.best > asked:
-        raise UsageError(f"--best {lists.best} is above the {asked} samples that are drawn; raise -N")
+        raise UsageError(f"--best {lists.best} is more than -N {asked}, the samples that are drawn; raise -N")
     if "best_by" in given and lists.best is None:
         raise UsageError("--best-by has no effect without --best")
     return lists

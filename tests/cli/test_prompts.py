@@ -137,11 +137,11 @@ def test_in_json_a_line_without_an_answer_is_an_object_and_the_rest_goes_on(at_h
     outcome = call("sample", "--prompts", "-", "--json", "-n", "4", "--seed", "1", stdin=lines)
     assert outcome.code == 3
     assert [one.get("line", len(one.get("text", ""))) for one in outcome.objects] == [4, 2, 3, 4, 4]
-    assert "not a JSON object" in outcome.objects[1]["error"]
+    assert "but is not JSON" in outcome.objects[1]["error"]
     assert (
         outcome.objects[2]["text"] == call("sample", "-p", "ba", "--seed", "7", "-n", "3", "--json").objects[0]["text"]
     )
-    assert outcome.err.startswith("charrnn: 2 of 5 prompts were not continued")
+    assert outcome.err.startswith("charrnn: could not continue 2 of 5 prompts")
 
 
 @pytest.mark.parametrize(

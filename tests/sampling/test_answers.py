@@ -35,9 +35,9 @@ def test_a_line_of_bytes_keeps_them():
 @pytest.mark.parametrize(
     ("line", "error", "words"),
     [
-        (b"{", InputError, "not a JSON object"),
-        (b'{"prompt": "a"} b', InputError, "not a JSON object"),
-        (b'{"prompt":' * 100_000, InputError, "not a JSON object"),
+        (b"{", InputError, "but is not JSON"),
+        (b'{"prompt": "a"} b', InputError, "but is not JSON"),
+        (b'{"prompt":' * 100_000, InputError, "but is not JSON"),
         (b'{"prompt": "\\ud800"}', InputError, "half a surrogate pair"),
         (b'{"prompt": "\\udc00"}', InputError, "half a surrogate pair"),
         (b'{"temp": 1}', UsageError, "no setting named 'temp'"),
