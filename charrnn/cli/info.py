@@ -35,16 +35,22 @@ def info(
       charrnn info poems
       charrnn info --cache
     """
-    from charrnn.model.file import load_model
-    from charrnn.runs import models
-
     if cache and which is not None:
         raise UsageError("--cache and MODEL can't be combined; leave out one of them")
     if cache:
         show_cache(json=json)
-        return
-    paths = list_models(checkpoints()) if which is None else [models.find_model(which)]
-    stopped = models.list_without_model() if which is None else []
+    elif which is not None:
+        show_model(which, json=json)
+    else:
+        list_runs(json=json)
+
+
+def list_runs(*, json: bool) -> None:
+    """List the runs. Those without a model and damaged models are named on stderr; damage sets the exit code."""
+    from charrnn.model.file import load_model
+    from charrnn.runs.models import list_without_model
+
+    paths, stopped = list_models(checkpoints()), list_without_model()
     for name in stopped:
         console.note(f"run {name!r} was stopped before it saved a model; the same charrnn train command resumes it")
     if not paths and not stopped:
@@ -54,16 +60,27 @@ def info(
         try:
             facts.append(cards.card(str(path), load_model(path)))
         except ModelFileError as error:
-            if which is not None:
-                raise
             console.error(str(error))
     if json:
         for card in facts:
             console.result_json(card)
-    elif which is not None:
-        console.facts(cards.card_rows(facts[0]))
     else:
         console.table([cards.card_line(card) for card in facts], header=cards.CARD_HEADER)
+    if len(facts) < len(paths):
+        raise typer.Exit(ModelFileError.exit_code)
+
+
+def show_model(which: str, *, json: bool) -> None:
+    """Describe one model."""
+    from charrnn.model.file import load_model
+    from charrnn.runs.models import find_model
+
+    path = find_model(which)
+    card = cards.card(str(path), load_model(path))
+    if json:
+        console.result_json(card)
+    else:
+        console.facts(cards.card_rows(card))
 
 
 def show_cache(*, json: bool) -> None:

@@ -1,7 +1,11 @@
 """`charrnn info`: the list of runs, one model, the cache."""
 
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,14 +58,15 @@ def test_without_a_model_the_way_to_make_one_is_named(desk: Path, args: tuple[st
 
 
 def test_a_damaged_model_does_not_hide_the_others(copied_home: Path) -> None:
-    """It is named on stderr, the others are listed."""
+    """It is named on stderr, the others are listed, and the exit code is the damaged one's."""
     bad = Path("checkpoints/bad/model.safetensors")
     bad.parent.mkdir()
     bad.write_bytes(b"nothing")
     outcome = call("info")
     assert [line.split("\t")[0] for line in outcome.text.splitlines()] == ["run", "poems"]
     reason = "damaged or not a charrnn model (its header is too long for the file, or missing)"
-    assert outcome.err == f"charrnn: {bad}: {reason}\n"
+    assert (outcome.code, outcome.err) == (4, f"charrnn: {bad}: {reason}\n")
+    assert [card["run"] for card in call("info", "--json").objects] == ["poems"]
 
 
 def test_a_run_without_a_model_is_named(copied_home: Path) -> None:
@@ -87,6 +92,21 @@ def test_the_cache_is_described(at_home: Home) -> None:
     assert facts["kernel_bytes"] > 0
     assert rows["to empty it"] == facts["empty"] == f"rm -r {shlex.quote(facts['folder'])}"
     assert_refused(call("info", "toy", "--cache"), 2, "--cache and MODEL can't be combined")
+
+
+def test_a_cache_that_is_described_is_not_created(tmp_path: Path) -> None:
+    """Reading has no effects. In a new interpreter, because loading kernels creates their folder once."""
+    folder = tmp_path / "cache"
+    done = subprocess.run(
+        [sys.executable, "-m", "charrnn", "info", "--cache", "--json"],
+        env={**os.environ, "CHARRNN_CACHE": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    facts = json.loads(done.stdout)
+    assert (facts["folder"], facts["num_texts"], facts["kernel_bytes"]) == (str(folder), 0, 0)
+    assert not folder.exists()
 
 
 @posix
