@@ -57,7 +57,7 @@ def _open(
         raise UsageError("an endless text is no answer; give length, lines or stop")
     if one_line and ("\n" in config.prompt or sampler.writes_several_lines(config)):
         raise UsageError("its prompt or text may have several lines; use --json or --null")
-    stream = 0 if own.get("seed") is not None else number - 1
+    stream = 0 if "seed" in own else number - 1
     return sampler.open(config, number=stream), stream
 
 
@@ -87,4 +87,6 @@ def read_line(line: bytes, *, has_bytes: bool) -> dict[str, Any]:
             raise UsageError(f"no setting named {name!r}; the settings are {', '.join(_SETTINGS)}")
     if isinstance(settings.get("stop"), list):
         settings["stop"] = tuple(settings["stop"])
+    if settings.get("seed") is None:  # null is no seed of its own
+        settings.pop("seed", None)
     return {"prompt": "", **settings}

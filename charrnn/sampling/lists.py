@@ -107,7 +107,8 @@ def configure_lists(given: Mapping[str, Any], config: SampleConfig, sampler: Sam
         raise UsageError(f"{wanted} needs texts that end: give --length, --lines or --stop")
     if lists.unique and asked == 1:
         raise UsageError("--unique compares samples, so ask for several: -N 100")
-    if lists.unique and config.temperature == 0:
+    draws_labels = bool(sampler.labels.names) and config.label is None
+    if lists.unique and config.temperature == 0 and not draws_labels:
         raise UsageError(
             "--unique finds one text only at --temp 0, where all samples are the same; use a higher --temp"
         )

@@ -69,6 +69,14 @@ def test_line_k_uses_stream_k_of_the_seed_whatever_is_there_at_once():
     assert [one[0] for one in every if len(one) == 2][:3] == [2, 4, 5]
 
 
+def test_a_seed_of_null_is_none_of_its_own():
+    """The line uses the command's, and its own stream of it, as other lines do."""
+    sampler = Sampler(make_file(), threads=1)
+    _, found = answers(sampler, [[b"ab", b'{"prompt": "ab", "seed": null}']], {"length": 12, "seed": 3}, one_line=False)
+    assert (found.seed, found.number) == (3, 1)
+    assert "".join(found) == draw_text(sampler, "ab", length=12, seed=3, number=1)
+
+
 def test_one_line_is_refused_several():
     """A model that knows the newline may write several lines, and a prompt may have them."""
     sampler = Sampler(make_file(), threads=1)

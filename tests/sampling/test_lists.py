@@ -19,6 +19,7 @@ from charrnn.sampling.lists import (
 )
 from charrnn.sampling.sampler import Sampler
 from charrnn.text.characters import END
+from tests import labelled
 from tests.conftest import make_model_file
 from tests.sampling.test_sampler import counting_file, make_file
 
@@ -242,6 +243,16 @@ def test_options_that_cannot_take_effect_are_refused(settings, words):
     """Each in a line that names it."""
     sampler = Sampler(documents_file(), threads=1)
     with pytest.raises(UsageError, match=words):
+        configure_lists(settings, sampler.configure(settings), sampler)
+
+
+def test_the_likeliest_texts_of_drawn_labels_make_a_list():
+    """At temperature 0 each label has a text of its own; a named label has only one."""
+    sampler = Sampler(labelled.make_file(mixed=False), threads=1)
+    settings = {"unique": True, "num_samples": 3, "temperature": 0.0}
+    assert configure_lists(settings, sampler.configure(settings), sampler).unique
+    settings["label"] = "ab"
+    with pytest.raises(UsageError, match="--temp 0"):
         configure_lists(settings, sampler.configure(settings), sampler)
 
 
