@@ -47,8 +47,8 @@ def resembled_kind(documents: str) -> str:
 
 
 def flag(field_name: str) -> str:
-    """Return the command-line option of a field."""
-    return "--" + field_name.replace("_", "-")
+    """Return the command-line option of a field, under the name that people type."""
+    return "--temp" if field_name == "temperature" else "--" + field_name.replace("_", "-")
 
 
 def check_number(name: str, value: Any, low: float, high: float) -> None:

@@ -173,7 +173,8 @@ def mistake(error: Any) -> str:
         invalid: Any = error.__cause__  # has the value, which the parser's message lacks
         value = one_line(str(invalid.errors()[0]["input"]))
         wanted = "a whole number" if "integer" in error.message else "a number"
-        return f"{max(error.param.opts, key=len)} {value!r} is not {wanted}; {help_hint(context)}"
+        option = next(name for name in error.param.opts if name.startswith("--"))
+        return f"{option} {value!r} is not {wanted}; {help_hint(context)}"
     return f"{error.format_message().rstrip('.')}; {help_hint(context)}"
 
 

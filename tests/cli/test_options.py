@@ -174,11 +174,12 @@ def test_columns_of_0_still_show_help() -> None:
             ["eval", "--inside", "memry"],
             "--inside has no part 'memry'; the parts are memory, gradient, units, bits, alike",
         ),
-        (["sample", "--temp", "-1"], "--temperature must be a finite number of at least 0, not -1.0"),
+        (["sample", "--temp", "-1"], "--temp must be a finite number of at least 0, not -1.0"),
         (["train"], "TEXT is missing; see charrnn train --help"),
         (["train", "a", "--minutes"], "--minutes needs a value"),
         (["train", "a", "--quiet=3"], "--quiet takes no value"),
         (["train", "a", "--lr", "fast"], "--learning-rate 'fast' is not a number; see charrnn train --help"),
+        (["sample", "--temperature", "hot"], "--temp 'hot' is not a number; see charrnn sample --help"),
         (["sample", "-N", "1.5"], "--num-samples '1.5' is not a whole number; see charrnn sample --help"),
         (
             ["sample", "My prompt"],
@@ -207,7 +208,7 @@ def test_well_known_names_of_options_are_aliases(at_home: Home) -> None:
 # numbers
 
 OTHER_NUMBERS = {"--minutes", "--threads", "--save-every", "--adapt-rate", "--worst", "--ngrams"}
-UNLIMITED = {("--length", "-1"), ("--temperature", "1e308")}
+UNLIMITED = {("--length", "-1"), ("--temp", "1e308")}
 
 
 def number_type(command: str, name: str) -> type | None:
@@ -250,7 +251,7 @@ def test_a_bad_number_is_refused(at_home: Home, command: str, option: str, kind:
 def test_the_smallest_numbers_mean_what_they_say(at_home: Home, option: str, value: str) -> None:
     """Zero and the smallest float: text as long as asked, or a refusal by the option's name."""
     refuse_zero = {"--num-samples", "--threads", "--resample", "--new-run", "--max-draws", "--best"}
-    take_fractions = {"--temperature", "--top-p", "--min-p"}
+    take_fractions = {"--temp", "--top-p", "--min-p"}
     outcome = call("sample", "-n", "20", "--seed", "1", "-0", option, value)
     if (value == "0" and option in refuse_zero) or (value != "0" and option not in take_fractions):
         assert_refused(outcome, 2, option)
