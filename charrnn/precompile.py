@@ -4,7 +4,10 @@ Toy networks call all these kernels. Child processes compile those that are not 
 all at once; then this process loads them from the cache. All cells use the same kernels.
 """
 
+import itertools
 import warnings
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -18,64 +21,54 @@ from charrnn.numerics.vectors import Floats
 from charrnn.sampling.sampler import Sampler
 
 _TOY = ModelConfig("gru", vocab_size=2, embedding_dim=1, hidden_size=2, num_layers=2)
-_ADAPTING, _INSPECTING, _MEASURING = "adapt_toy()", "inspect_toy()", "measure_toy()"
-_SAMPLING, _SCORING = "sample_toy('float32')", "score_toy()"
 
 
 def for_training(precision: Precision) -> None:
     """Compile and load the kernels for training, scoring and sampling."""
-    _compile([f"train_toy({precision!r})"], [_SAMPLING, _SCORING])
-    train_toy(precision)
-    score_toy()
-    sample_toy("float32")
+    _load([partial(train_toy, precision)], [partial(sample_toy, "float32"), partial(score_toy)])
 
 
 def for_scoring() -> None:
     """Compile and load the kernels for scoring, and for the samples that a score comes with."""
-    _compile([_SCORING], [_SAMPLING])
-    score_toy()
-    sample_toy("float32")
+    _load([partial(score_toy)], [partial(sample_toy, "float32")])
 
 
 def for_adapting() -> None:
     """Compile and load the kernels for scoring by dynamic evaluation."""
-    _compile([_ADAPTING], [_SCORING, _SAMPLING])
-    adapt_toy()
-    score_toy()
-    sample_toy("float32")
+    _load([partial(adapt_toy)], [partial(score_toy), partial(sample_toy, "float32")])
 
 
 def for_inspecting() -> None:
     """Compile and load the kernels for scoring, and for gradients that reach back to a text's characters."""
-    _compile([_INSPECTING], [_SCORING, _SAMPLING])
-    inspect_toy()
-    score_toy()
-    sample_toy("float32")
+    _load([partial(inspect_toy)], [partial(score_toy), partial(sample_toy, "float32")])
 
 
 def for_sampling(precision: Precision) -> None:
     """Compile and load the kernels for sampling."""
-    _compile([f"sample_toy({precision!r})"])
-    sample_toy(precision)
+    _load([partial(sample_toy, precision)])
 
 
 def for_exporting() -> None:
     """Compile and load the kernels for what an exported page costs: the likelihood of texts, and drawing one."""
-    _compile([_MEASURING], [_SAMPLING])
-    measure_toy()
-    sample_toy("float32")
+    _load([partial(measure_toy)], [partial(sample_toy, "float32")])
 
 
-def _compile(*queues: list[str]) -> None:
-    """Run calls of this module's functions in child processes, one per queue; warn if a child fails."""
-    lines = [[f"from charrnn import precompile as p; p.{call}" for call in queue] for queue in queues]
-    for reason in compile_in_children(product, *lines):
+def _load(*queues: Sequence[partial[None]]) -> None:
+    """Run toys of this module in child processes, one per queue, and then here; warn if a child fails."""
+    for reason in compile_in_children(product, *([_as_code(toy) for toy in queue] for queue in queues)):
         warnings.warn(
             f"kernels could not be compiled ahead ({reason}); "
             "results of this run may differ in the last digits from those of later runs",
             RuntimeWarning,
             stacklevel=3,
         )
+    for toy in itertools.chain(*queues):
+        toy()
+
+
+def _as_code(toy: partial[None]) -> str:
+    """Write the call of a toy as a line of Python."""
+    return f"from charrnn import precompile as p; p.{toy.func.__name__}({', '.join(map(repr, toy.args))})"
 
 
 def train_toy(precision: Precision) -> None:

@@ -75,11 +75,12 @@ def test_no_kernel_is_left_to_compile(tmp_path, precision):
             [["train_toy('float32')"], ["sample_toy('float32')", "score_toy()"]],
         ),
         (precompile.for_adapting, [["adapt_toy()"], ["score_toy()", "sample_toy('float32')"]]),
+        (precompile.for_inspecting, [["inspect_toy()"], ["score_toy()", "sample_toy('float32')"]]),
         (precompile.for_scoring, [["score_toy()"], ["sample_toy('float32')"]]),
         (precompile.for_exporting, [["measure_toy()"], ["sample_toy('float32')"]]),
         (lambda: precompile.for_sampling("float32"), [["sample_toy('float32')"]]),
     ],
-    ids=["training", "adapting", "scoring", "exporting", "sampling"],
+    ids=["training", "adapting", "inspecting", "scoring", "exporting", "sampling"],
 )
 def test_children_compile_what_this_process_then_loads(monkeypatch, prepare, queues):
     """Each call that children make is made here too; a child that fails causes a warning and nothing else."""
@@ -89,11 +90,16 @@ def test_children_compile_what_this_process_then_loads(monkeypatch, prepare, que
         asked.extend([[line.partition("p.")[2] for line in queue] for queue in lines])
         return ["no memory"]
 
+    def make_toy(name):
+        def toy(*args):
+            made.append(f"{name}({', '.join(map(repr, args))})")
+
+        toy.__name__ = name
+        return toy
+
     monkeypatch.setattr(precompile, "compile_in_children", compile_in_children)
-    for name in ("train_toy", "adapt_toy", "score_toy", "measure_toy", "sample_toy"):
-        monkeypatch.setattr(
-            precompile, name, lambda *args, name=name: made.append(f"{name}({', '.join(map(repr, args))})")
-        )
+    for name in ("train_toy", "adapt_toy", "inspect_toy", "score_toy", "measure_toy", "sample_toy"):
+        monkeypatch.setattr(precompile, name, make_toy(name))
     with pytest.warns(RuntimeWarning, match=r"not be compiled ahead \(no memory\)"):
         prepare()
     assert asked == queues
