@@ -1,9 +1,9 @@
 """`charrnn eval`: score a text, and compare the score with baselines or with those of other models."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,11 +31,9 @@ from charrnn.cli.report import (
     NUM_HARDEST,
     NUM_TOP,
     check_target,
-    make_report,
-    score_labels,
     write_report,
 )
-from charrnn.cli.texts import check_no_run, load_network, read_texts
+from charrnn.cli.texts import TextOptions, check_no_run, load_network, read_texts
 from charrnn.config import ADAPT_RATE, BLANK_LINES, LINES, flag
 from charrnn.errors import UsageError
 from charrnn.evaluation.scores import Assessment
@@ -48,11 +46,12 @@ from charrnn.terminal.inside import print_inside
 from charrnn.text.characters import END
 
 if TYPE_CHECKING:
+    from charrnn.data.corpus import Corpus
     from charrnn.evaluation.scores import Line
     from charrnn.evaluation.summary import Summary
     from charrnn.evaluation.texts import EvalText
-    from charrnn.inspection.classes import ClassTotals
     from charrnn.inspection.findings import Inside as Findings
+    from charrnn.inspection.inside import ScoredText
     from charrnn.kernels.head import Predictions
     from charrnn.model.file import ModelFile
     from charrnn.model.windows import Reader
@@ -198,75 +197,53 @@ def evaluate(
     reading = given(column=column, label=label, label_from=label_from, format=format_, encoding=encoding, errors=errors)
     if text is None and reading:
         raise UsageError(f"{flag(next(iter(reading)))} needs a TEXT; the held-out text is read as in training")
-    if train_text and text is not None and not (wanted.score and (yardsticks or adapt) and not several):
+    is_compared = wanted.score and (yardsticks or adapt) and not (several or by_label)
+    if train_text and text is not None and not is_compared:
         raise UsageError("--train-text has no effect here: nothing is compared with the training text; leave it out")
     settings = {**reading, **given(documents=documents, max_bytes=max_bytes)}
     if per_line and not wanted.score:
         settings["keep_empty"] = True  # each line of the text is one of the output
     if text is not None:
         check_no_run(text)
+    options, cores = TextOptions(text, train_text, settings), count_threads(threads)
+    target = str(set_up_torch(device, cores)) if adapt else choose_reader_device(device, cores)
     if several:
-        compare_models(several, text, train_text, settings, device=device, threads=threads, json=json)
+        compare_models(several, options, device=target, threads=cores, json=json)
         return
     from charrnn.runs.models import find_model
 
     path = find_model(model[0] if model else None)
     if by_label:
-        evaluate_labels(path, text, train_text, settings, device=device, threads=threads, per_line=per_line, json=json)
+        evaluate_labels(path, options, device=target, threads=cores, per_line=per_line, json=json)
     else:
-        evaluate_text(path, text, train_text, settings, wanted, device=device, threads=threads)
+        evaluate_text(path, options, wanted, device=target, threads=cores)
 
 
-def evaluate_text(
-    path: Path,
-    text: str | None,
-    train_text: list[str] | None,
-    settings: Mapping[str, Any],
-    wanted: Wanted,
-    *,
-    device: str,
-    threads: int | None,
-) -> None:
-    """Score a text by one model and show what is wanted. path: of the model file; settings: how to read the text."""
+def evaluate_text(path: Path, options: TextOptions, wanted: Wanted, *, device: str, threads: int) -> None:
+    """Score a text by one model and show what is wanted. path: of the model file."""
     from charrnn.model.file import load_model
 
     file = load_model(path)
-    needs_corpus = bool(text is None or train_text or wanted.adapt)
-    wants_corpus = wanted.yardsticks and wanted.score
-    eval_text, corpus = read_texts(
-        path, file, text, train_text, settings, needs_corpus=needs_corpus, wants_corpus=wants_corpus
+    text, corpus = read_texts(
+        path, file, options, needs_corpus=wanted.adapt, wants_corpus=wanted.yardsticks and wanted.score
     )
-    cores = count_threads(threads)
-    target = str(set_up_torch(device, cores)) if wanted.adapt else choose_reader_device(device, cores)
     compile_kernels(wanted)
-
-    from charrnn.evaluation.assessment import assess
-    from charrnn.inspection.classes import ClassTotals
-    from charrnn.inspection.inside import look_inside
-
-    network = load_network(file, eval_text, device=target, threads=cores)
+    network = load_network(file, text, device=device, threads=threads)
     with console.slow_notice("scoring the text"):
-        classes = ClassTotals(file.vocab, eval_text.context)
-        summary = score(network, file, eval_text, wanted, classes)
+        scored = score(network, file, text, wanted)
         if wanted.worst is not None:
-            print_worst(summary, wanted.worst, file.vocab.unit, json=wanted.json)
+            print_worst(scored.summary, wanted.worst, file.vocab.unit, json=wanted.json)
         if not wanted.score:
             return
-        adapted = None
-        if wanted.rate is not None and corpus is not None:
-            adapted = adapt(file, eval_text, corpus.train_ids, wanted.rate, target)
-        assessment = Assessment(summary.score, adapted=adapted, unit=file.vocab.unit)
-        if wanted.yardsticks and corpus is not None:
-            assessment = assess(summary.score, file, eval_text, corpus.train_ids, adapted=adapted, threads=cores)
-    num_shown = EXCERPT if wanted.html is None else None
-    findings = inspect(wanted.inside, network, file, eval_text, summary, classes, num_shown=num_shown)
+        assessment = compare(scored, corpus, wanted, device=device, threads=threads)
+    findings = inspect(wanted.inside, scored, num_shown=EXCERPT if wanted.html is None else None)
     if not wanted.items:
-        print_assessment(path, file, eval_text, summary, assessment, findings, json=wanted.json)
+        print_assessment(path, scored, assessment, findings, json=wanted.json)
     if wanted.html is not None:
-        shown = findings or look_inside(QUICK_PARTS, network, file, eval_text, summary.first, classes)
-        report = make_report(path, file, eval_text, summary, assessment, shown, threads=cores)
-        labels = score_labels(network, file, eval_text)
-        write_report(Path(wanted.html), path, replace(report, labels=labels))
+        from charrnn.inspection.inside import look_inside
+
+        inside = findings or look_inside(QUICK_PARTS, scored)
+        write_report(Path(wanted.html), path, scored, assessment, inside, threads=threads)
         console.note(f"wrote {wanted.html}")
 
 
@@ -283,43 +260,43 @@ def compile_kernels(wanted: Wanted) -> None:
             precompile.for_scoring()
 
 
-def score(network: "Reader", file: "ModelFile", text: "EvalText", wanted: Wanted, classes: "ClassTotals") -> "Summary":
-    """Score a text in one pass; print each line or character on the way, if that is wanted.
-
-    classes: sums to add all predictions to.
-    """
+def score(network: "Reader", file: "ModelFile", text: "EvalText", wanted: Wanted) -> "ScoredText":
+    """Score a text in one pass; print each line or character on the way, if that is wanted."""
     from charrnn.evaluation.scoring import predict
-    from charrnn.evaluation.summary import summarise
+    from charrnn.inspection.inside import ScoredText
 
     for_page = wanted.html is not None or bool(wanted.inside)  # which show more of the text than an excerpt
     num_top = NUM_TOP if wanted.per_char or for_page else 0
     parts = predict(network, text.ids, context=text.context, num_top=num_top, mixture=file.mixture)
-    return summarise(
-        classes.watch(print_items(parts, text, file, wanted)),
+    return ScoredText.from_predictions(
+        print_items(parts, text, file, wanted),
+        network,
+        file,
         text,
-        file.vocab,
         num_first=MAX_SHOWN if for_page else EXCERPT,
         num_hardest=max(wanted.worst or 0, NUM_HARDEST if for_page else 0),
     )
 
 
-def inspect(
-    parts: tuple[str, ...],
-    network: "Reader",
-    file: "ModelFile",
-    text: "EvalText",
-    summary: "Summary",
-    classes: "ClassTotals",
-    *,
-    num_shown: int | None,
-) -> "Findings | None":
+def compare(scored: "ScoredText", corpus: "Corpus | None", wanted: Wanted, *, device: str, threads: int) -> Assessment:
+    """Compare a score with what is wanted, if the training text is there: the adapting model, baselines, copying."""
+    from charrnn.evaluation.assessment import assess
+
+    file, text, own, adapted = scored.file, scored.text, scored.summary.score, None
+    if wanted.rate is not None and corpus is not None:
+        adapted = adapt(file, text, corpus.train_ids, wanted.rate, device)
+    if wanted.yardsticks and corpus is not None:
+        return assess(own, file, text, corpus.train_ids, adapted=adapted, threads=threads)
+    return Assessment(own, adapted=adapted, unit=file.vocab.unit)
+
+
+def inspect(parts: tuple[str, ...], scored: "ScoredText", *, num_shown: int | None) -> "Findings | None":
     """Look inside the model that scored a text; None if no parts are wanted. num_shown: as for look_inside."""
     if not parts:
         return None
     from charrnn.inspection.inside import look_inside
 
-    shown_parts = progress.tracked(parts, "looking inside the model")
-    findings = look_inside(shown_parts, network, file, text, summary.first, classes, num_shown=num_shown)
+    findings = look_inside(progress.tracked(parts, "looking inside the model"), scored, num_shown=num_shown)
     if missing := [part for part in parts if getattr(findings, part) is None]:
         console.note(f"the text is too short, or too uniform, for --inside {', '.join(missing)}")
     return findings
@@ -359,27 +336,21 @@ def print_worst(summary: "Summary", count: int, unit: str, *, json: bool) -> Non
 
 
 def print_assessment(
-    path: Path,
-    file: "ModelFile",
-    text: "EvalText",
-    summary: "Summary",
-    assessment: Assessment,
-    findings: "Findings | None",
-    *,
-    json: bool,
+    path: Path, scored: "ScoredText", assessment: Assessment, findings: "Findings | None", *, json: bool
 ) -> None:
     """Print a score, the comparison, what is inside, and on a terminal the text's start coloured by surprisal."""
+    name, vocab, first = scored.text.name, scored.file.vocab, scored.summary.first
     if json:
         inside = findings and findings.record()
-        console.result_json({"model": str(path), "text": text.name, **assessment.record(), "inside": inside})
+        console.result_json({"model": str(path), "text": name, **assessment.record(), "inside": inside})
         return
-    console.facts(tables.score_rows(str(path), text.name, summary.score, assessment.unit))
-    if assessment.baselines or assessment.adapted or summary.score.experts:
+    console.facts(tables.score_rows(str(path), name, assessment.score, assessment.unit))
+    if assessment.baselines or assessment.adapted or assessment.score.experts:
         console.table(tables.comparison_rows(assessment), header=tables.comparison_header(assessment))
     console.sentences(sentences(assessment))
     if console.uses_colour():
-        excerpt = file.vocab.decode(summary.first.ids[:EXCERPT])
+        excerpt = vocab.decode(first.ids[:EXCERPT])
         shown = max(excerpt.rfind("\n"), excerpt.rfind(END)) + 1 or len(excerpt)  # whole lines
-        console.surprisal(excerpt[:shown].rstrip("\n"), summary.first.nats)
+        console.surprisal(excerpt[:shown].rstrip("\n"), first.nats)
     if findings:
-        print_inside(findings, file.vocab, summary.first.ids[:EXCERPT])
+        print_inside(findings, vocab, first.ids[:EXCERPT])

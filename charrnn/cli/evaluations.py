@@ -1,13 +1,11 @@
 """`charrnn eval` with several models, whose scores it shows side by side, by label, and with a model that adapts."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from charrnn.cli.texts import load_network, read_same_text, read_texts
+from charrnn.cli.texts import TextOptions, load_network, read_same_text, read_texts
 from charrnn.errors import UsageError
-from charrnn.hardware import choose_reader_device, count_threads
 from charrnn.terminal import console, messages, tables
 from charrnn.text.characters import END, LABEL_END, UNKNOWN
 
@@ -21,12 +19,10 @@ if TYPE_CHECKING:
 
 def compare_models(
     names: list[str],
-    text: str | None,
-    train_text: list[str] | None,
-    settings: Mapping[str, Any],
+    options: TextOptions,
     *,
     device: str,
-    threads: int | None,
+    threads: int,
     json: bool,
 ) -> None:
     """Score a text by several models, and print their scores side by side, the best first."""
@@ -38,16 +34,14 @@ def compare_models(
 
     paths = [find_model(name) for name in names]
     files = [load_model(path) for path in paths]
-    comparison.check_comparable(names, files, on_held_out=text is None)
-    texts = read_same_text(paths, files, text, train_text, settings)
-    cores = count_threads(threads)
-    target = choose_reader_device(device, cores)
+    comparison.check_comparable(names, files, on_held_out=options.name is None)
+    texts = read_same_text(paths, files, options)
     with console.slow_notice(messages.compiling("scoring")):
         precompile.for_scoring()
     with console.slow_notice("scoring the text"):
         nats = []
         for file, own in zip(files, texts, strict=True):
-            network = load_network(file, own, device=target, threads=cores)
+            network = load_network(file, own, device=device, threads=threads)
             parts = predict(network, own.ids, context=own.context, mixture=file.mixture)
             nats.append(comparison.align(parts, own, file.vocab))
         found = comparison.compare([str(path) for path in paths], nats, texts)
@@ -62,12 +56,10 @@ def compare_models(
 
 def evaluate_labels(
     path: Path,
-    text: str | None,
-    train_text: list[str] | None,
-    settings: Mapping[str, Any],
+    options: TextOptions,
     *,
     device: str,
-    threads: int | None,
+    threads: int,
     per_line: bool,
     json: bool,
 ) -> None:
@@ -79,15 +71,11 @@ def evaluate_labels(
     file = load_model(path)
     if not file.labels:
         raise UsageError(f"{path}: --by-label needs a model with labels; train one with --label or --label-from")
-    found, _ = read_texts(
-        path, file, text, train_text, settings, needs_corpus=text is None, wants_corpus=False, by_label=True
-    )
-    cores = count_threads(threads)
-    target = choose_reader_device(device, cores)
+    found, _ = read_texts(path, file, options, by_label=True)
     with console.slow_notice(messages.compiling("scoring")):
         precompile.for_scoring()
     documents = LabelledText.from_text(found, file.vocab, list(file.labels))
-    scorer = LabelScorer(load_network(file, found, device=target, threads=cores), file)
+    scorer = LabelScorer(load_network(file, found, device=device, threads=threads), file)
     if per_line:
         texts = file.vocab.decode_around(found.ids, found.unknown_chars).split(END)[:-1]
         records = (record for block in scorer.blocks(documents) for record in block.document_records())

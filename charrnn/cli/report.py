@@ -1,7 +1,6 @@
 """The report page: its content from a score, and its file."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +10,8 @@ from charrnn.terminal import cards, console
 if TYPE_CHECKING:
     from charrnn.evaluation.labels import LabelScores
     from charrnn.evaluation.scores import Assessment
-    from charrnn.evaluation.summary import Summary
-    from charrnn.evaluation.texts import EvalText
     from charrnn.inspection.findings import Inside
-    from charrnn.model.file import ModelFile
-    from charrnn.model.windows import Reader
-    from charrnn.pages.report import Report
+    from charrnn.inspection.inside import ScoredText
     from charrnn.training.plan import RunPlan
 
 NUM_TOP = 5  # likeliest characters shown for each character
@@ -36,25 +31,25 @@ def check_target(path: str, option: str = "--html", example: str = "report.html"
         raise CharrnnError(f"{path}: can't be written; {option} needs an existing folder that you can write to")
 
 
-def make_report(
-    path: Path,
-    file: "ModelFile",
-    text: "EvalText",
-    summary: "Summary",
-    assessment: "Assessment",
-    inside: "Inside",
-    *,
-    threads: int,
-) -> "Report":
-    """Collect what the report page shows. path: of the model file; inside: what was found inside the model."""
+def write_report(
+    target: Path, path: Path, scored: "ScoredText", assessment: "Assessment", inside: "Inside", *, threads: int
+) -> None:
+    """Write the report page about a scored text.
+
+    path: of the model file; a page that writes text, next to both, is linked to. inside: what was found inside the
+    model.
+    """
     from charrnn.evaluation.verdict import verdict
     from charrnn.model.file import name_model
-    from charrnn.pages.report import Report, draw_samples
+    from charrnn.pages.report import Report, draw_samples, render
+    from charrnn.runs.folder import PLAYER_NAME
     from charrnn.runs.log import read_log
 
-    return Report(
+    file, summary, player = scored.file, scored.summary, target.with_name(PLAYER_NAME)
+    is_linked = player.is_file() and player == path.with_name(PLAYER_NAME)
+    report = Report(
         model=name_model(path),
-        text=text.title,
+        text=scored.text.title,
         card=cards.card_rows(cards.card(name_model(path), file)),
         assessment=assessment,
         verdict=verdict(assessment),
@@ -63,28 +58,22 @@ def make_report(
         hardest=summary.hardest[:NUM_HARDEST],
         samples=draw_samples(file, threads=threads),
         log=read_log(path.parent),
+        player=PLAYER_NAME if is_linked else "",
         inside=inside,
+        labels=score_labels(scored),
     )
+    write_file(target, render(report))
 
 
-def score_labels(network: "Reader", file: "ModelFile", text: "EvalText") -> "LabelScores | None":
+def score_labels(scored: "ScoredText") -> "LabelScores | None":
     """Score documents spread evenly over a text with each label; None for a model without labels."""
     from charrnn.evaluation.labels import LabelledText, LabelScorer
 
+    file = scored.file
     if not file.labels:
         return None
-    scorer = LabelScorer(network, file)
-    return scorer.score(scorer.limit(LabelledText.from_text(text, file.vocab, list(file.labels)), MAX_BY_LABEL))
-
-
-def write_report(target: Path, path: Path, report: "Report") -> None:
-    """Write the report page. path: of the model file; a page that writes text, next to both, is linked to."""
-    from charrnn.pages.report import render
-    from charrnn.runs.folder import PLAYER_NAME
-
-    player = target.with_name(PLAYER_NAME)
-    is_linked = player.is_file() and player == path.with_name(PLAYER_NAME)
-    write_file(target, render(replace(report, player=PLAYER_NAME if is_linked else "")))
+    scorer = LabelScorer(scored.network, file)
+    return scorer.score(scorer.limit(LabelledText.from_text(scored.text, file.vocab, list(file.labels)), MAX_BY_LABEL))
 
 
 def write_file(target: Path, page: str) -> None:
@@ -104,24 +93,18 @@ def write_run_report(plan: "RunPlan") -> Path:
     """Write the report page about a finished run next to its model; return its path."""
     from charrnn.evaluation.assessment import assess
     from charrnn.evaluation.scoring import predict
-    from charrnn.evaluation.summary import summarise
     from charrnn.evaluation.texts import held_out_text
-    from charrnn.inspection.classes import ClassTotals
     from charrnn.inspection.findings import QUICK_PARTS
-    from charrnn.inspection.inside import look_inside
+    from charrnn.inspection.inside import ScoredText, look_inside
     from charrnn.runs.folder import REPORT_NAME
     from charrnn.training.saving import load_best_model
 
     file, network = load_best_model(plan)
     corpus, threads = plan.task.corpus, plan.environment.threads
     text = held_out_text(file, corpus)
-    classes = ClassTotals(file.vocab, text.context)
     parts = predict(network, text.ids, context=text.context, num_top=NUM_TOP, mixture=file.mixture)
-    summary = summarise(classes.watch(parts), text, file.vocab, num_first=MAX_SHOWN, num_hardest=NUM_HARDEST)
-    assessment = assess(summary.score, file, text, corpus.train_ids, threads=threads)
-    inside = look_inside(QUICK_PARTS, network, file, text, summary.first, classes)
+    scored = ScoredText.from_predictions(parts, network, file, text, num_first=MAX_SHOWN, num_hardest=NUM_HARDEST)
+    assessment = assess(scored.summary.score, file, text, corpus.train_ids, threads=threads)
     target = plan.run.folder / REPORT_NAME
-    report = make_report(plan.run.model_path, file, text, summary, assessment, inside, threads=threads)
-    labels = score_labels(network, file, text)
-    write_report(target, plan.run.model_path, replace(report, labels=labels))
+    write_report(target, plan.run.model_path, scored, assessment, look_inside(QUICK_PARTS, scored), threads=threads)
     return target

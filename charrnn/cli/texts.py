@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,19 @@ if TYPE_CHECKING:
 _ADVICE = "name a TEXT to score another one"
 
 
+@dataclass(frozen=True)
+class TextOptions:
+    """The text to score, as the options say.
+
+    name: None means the held-out part of the training text. train_text: the files of the training text, if named.
+    settings: how to read the text, those that were given.
+    """
+
+    name: str | None
+    train_text: list[str] | None
+    settings: Mapping[str, Any]
+
+
 def check_no_run(text: str) -> None:
     """Raise UsageError for the name of a run in place of a text."""
     if not os.path.exists(text) and text in (path.parent.name for path in list_models(checkpoints())):
@@ -30,71 +43,62 @@ def check_no_run(text: str) -> None:
 def read_texts(
     path: Path,
     file: "ModelFile",
-    name: str | None,
-    train_text: list[str] | None,
-    settings: Mapping[str, Any],
+    options: TextOptions,
     *,
-    needs_corpus: bool,
-    wants_corpus: bool,
+    needs_corpus: bool = False,
+    wants_corpus: bool = False,
     by_label: bool = False,
 ) -> "tuple[EvalText, Corpus | None]":
-    """Read the text to score, and the text that the model was trained on.
+    """Read the text to score, and the text that the model was trained on, if that is needed or named.
 
-    path: of the model file. name: of the text to score; None scores the held-out part of the training text.
-    settings: how to read it. needs_corpus: raise if the training text is missing. wants_corpus: if it is missing,
-    say so and return None. by_label: the documents of a text may lack the labels that the model knows.
+    path: of the model file. wants_corpus: if the training text is missing, say so and return None. by_label: the
+    documents of a text may lack the labels that the model knows.
     """
     from charrnn.data.cache import Cache
     from charrnn.evaluation.texts import held_out_text, separate_text
     from charrnn.runs.models import find_training_text
 
-    max_bytes = settings.get("max_bytes")
+    name, settings, corpus = options.name, options.settings, None
+    needs_corpus = needs_corpus or name is None or bool(options.train_text)
     with console.slow_notice("reading the text"), Cache.for_user().writable() as cache:
         if cache.problem:
             console.note(cache.problem)
-        corpus = None
-        if needs_corpus or wants_corpus:
-            try:
-                corpus = find_training_text(path, file, train_text, cache, max_bytes=max_bytes)
-            except InputError as error:
-                if name is None:
-                    raise InputError(f"{error}; {_ADVICE}") from None
-                if needs_corpus:
-                    raise
-                console.note(f"no comparison with baselines: {error}")
-        if name is not None:
-            found = separate_text(file, name, settings, cache)
-            if file.config.label_id is not None and not by_label and file.config.label_id not in found.ids:
-                raise UsageError(
-                    f"{name}: its documents have no labels, as the model's have; name their column with --label, "
-                    "or score them with --by-label"
-                )
-            return found, corpus
-        assert corpus is not None
-        return held_out_text(file, corpus, documents=settings.get("documents", "")), corpus
+        try:
+            if needs_corpus or wants_corpus:
+                corpus = find_training_text(path, file, options.train_text, cache, max_bytes=settings.get("max_bytes"))
+        except InputError as error:
+            if name is None:
+                raise InputError(f"{error}; {_ADVICE}") from None
+            if needs_corpus:
+                raise
+            console.note(f"no comparison with baselines: {error}")
+        if name is None:
+            assert corpus is not None
+            return held_out_text(file, corpus, documents=settings.get("documents", "")), corpus
+        found = separate_text(file, name, settings, cache)
+    if file.config.label_id is not None and not by_label and file.config.label_id not in found.ids:
+        raise UsageError(
+            f"{name}: its documents have no labels, as the model's have; name their column with --label, "
+            "or score them with --by-label"
+        )
+    return found, corpus
 
 
-def read_same_text(
-    paths: list[Path],
-    files: "list[ModelFile]",
-    name: str | None,
-    train_text: list[str] | None,
-    settings: Mapping[str, Any],
-) -> "list[EvalText]":
-    """Read the text to score for each of several models; a name of None means their held-out text."""
+def read_same_text(paths: list[Path], files: "list[ModelFile]", options: TextOptions) -> "list[EvalText]":
+    """Read the text to score for each of several models, by default their held-out text."""
     from charrnn.data.cache import Cache
     from charrnn.evaluation.texts import held_out_text, separate_texts
     from charrnn.runs.models import find_training_text
 
-    max_bytes = settings.get("max_bytes")
+    settings = options.settings
     with console.slow_notice("reading the text"), Cache.for_user().writable() as cache:
         if cache.problem:
             console.note(cache.problem)
-        if name is not None:
-            return separate_texts(files, name, settings, cache)
+        if options.name is not None:
+            return separate_texts(files, options.name, settings, cache)
         try:
             corpora = [
-                find_training_text(path, file, train_text, cache, max_bytes=max_bytes)
+                find_training_text(path, file, options.train_text, cache, max_bytes=settings.get("max_bytes"))
                 for path, file in zip(paths, files, strict=True)
             ]
         except InputError as error:

@@ -1,8 +1,10 @@
-"""Looks inside a model: measures the parts that are wanted."""
+"""A text that a model has scored, and looking inside the model: measuring the parts that are wanted."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
+from charrnn.evaluation.summary import Summary, summarise
 from charrnn.evaluation.texts import EvalText
 from charrnn.inspection.alike import find_alike
 from charrnn.inspection.classes import ClassTotals
@@ -15,22 +17,40 @@ from charrnn.model.file import ModelFile
 from charrnn.model.windows import Reader
 
 
-def look_inside(
-    parts: Iterable[str],
-    network: Reader,
-    file: ModelFile,
-    text: EvalText,
-    first: Predictions,
-    classes: ClassTotals,
-    *,
-    num_shown: int | None = None,
-) -> Inside:
+@dataclass(frozen=True)
+class ScoredText:
+    """A text that a model's network has scored in one pass. classes: the sums over all its characters."""
+
+    network: Reader
+    file: ModelFile
+    text: EvalText
+    summary: Summary
+    classes: ClassTotals
+
+    @classmethod
+    def from_predictions(
+        cls,
+        parts: Iterable[Predictions],
+        network: Reader,
+        file: ModelFile,
+        text: EvalText,
+        *,
+        num_first: int,
+        num_hardest: int,
+    ) -> "ScoredText":
+        """Read a text's predictions once. num_first, num_hardest: as for summarise."""
+        classes = ClassTotals(file.vocab, text.context)
+        summary = summarise(classes.watch(parts), text, file.vocab, num_first=num_first, num_hardest=num_hardest)
+        return cls(network, file, text, summary, classes)
+
+
+def look_inside(parts: Iterable[str], scored: ScoredText, *, num_shown: int | None = None) -> Inside:
     """Measure parts (of findings.PARTS) of a model on a text that it has scored, one after the other.
 
-    network: the file's, with which the text was scored; first: the predictions of the text's first characters;
-    classes: the sums over those of all its characters. num_shown: how many of the first characters are shown with
-    the activations of units; None means all of them.
+    num_shown: how many of the text's first characters are shown with the activations of units; None means all that
+    the summary has.
     """
+    network, file, text, first = scored.network, scored.file, scored.text, scored.summary.first
     found: dict[str, Any] = {}
     for part in parts:
         match part:
@@ -41,7 +61,7 @@ def look_inside(
             case "units":
                 found[part] = find_units(network, file, text, first.ids, num_shown)
             case "bits":
-                found[part] = classes.shares()
+                found[part] = scored.classes.shares()
             case "alike":
                 found[part] = find_alike(file.tensors["embedding.weight"], first.ids, file.vocab)
     return Inside(**found)

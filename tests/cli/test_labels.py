@@ -162,6 +162,8 @@ def test_by_label_needs_a_model_with_labels(at_home: object) -> None:
     """And prints nothing else."""
     assert_refused(call("eval", "--by-label"), 2, "needs a model with labels", "--label-from")
     assert_refused(call("eval", "--by-label", "--per-char"), 2, "--by-label can be combined only with")
+    outcome = call("eval", "other.csv", "--by-label", "--train-text", "poems.txt")
+    assert_refused(outcome, 2, "--train-text has no effect here")
 
 
 def test_labels_come_from_folders(desk: Path) -> None:
