@@ -47,19 +47,16 @@ def plan_new_run(
     if fresh and (step := run.last_step()) is not None:
         done = "1 step" if step == 1 else f"{step:,} steps"
         notes.append(f"starting over: discarding the {done} of run {run.name!r}")
-    minutes = given.get("minutes")
     choice = recommend(
         num_train,
         len(corpus.vocab),
-        seconds=None if minutes is None else 60 * minutes,
-        steps=given.get("steps"),
+        given,
         device=environment.device,
         threads=environment.threads * environment.ranks.size,
         precision=environment.precision,
         documents=corpus_config.has_documents,
-        cell=given.get("cell"),
     )
-    training = overlay(choice.training, given)
+    training, minutes = overlay(choice.training, given), given.get("minutes")
     if minutes is None and training.steps is None:
         minutes, steps = default_budget(num_train, training)
         training = replace(training, steps=steps)

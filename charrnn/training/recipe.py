@@ -7,9 +7,9 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from charrnn.config import NUM_GATES, Cell, ModelConfig, Precision, TrainConfig
 from charrnn.data.batches import LAST_PART
@@ -53,23 +53,21 @@ def default_budget(num_chars: int, train_config: TrainConfig) -> tuple[float | N
 def recommend(
     num_chars: int,
     vocab_size: int,
+    given: Mapping[str, Any],
     *,
-    seconds: float | None,
     device: str,
     threads: int,
     precision: Precision,
-    steps: int | None = None,
     documents: bool = False,
-    cell: Cell | None = None,
 ) -> Recommendation:
     """Choose the network and how to train it for a text of num_chars training characters.
 
-    The budget is in seconds or in steps; if both are None, it is the default budget. precision: of the products.
-    documents: whether the text consists of documents, which were shuffled. cell: the one that the user named, if any.
+    given: the settings that the user named; minutes, steps and cell bear on the choice of the others. precision: of
+    the products. documents: whether the text consists of documents, which were shuffled.
     """
     large = num_chars >= 20_000
     is_list = documents and num_chars >= _LSTM_TEXT and device == "cpu"
-    chosen = cell or ("lstm" if is_list else "gru")
+    chosen: Cell = given.get("cell") or ("lstm" if is_list else "gru")
     model = ModelConfig(
         cell=chosen,
         vocab_size=vocab_size,
@@ -77,7 +75,7 @@ def recommend(
         hidden_size=448 if large and chosen == "lstm" else 512 if large else 256 if num_chars >= 3_000 else 64,
         num_layers=2 if large and device != "cpu" else 1,
     )
-    seq_len = 64 if large else 32
+    minutes, steps, seq_len = given.get("minutes"), given.get("steps"), 64 if large else 32
     training = TrainConfig(
         batch_size=min(32, max(1, num_chars // (8 * seq_len))),
         seq_len=min(seq_len, num_chars),
@@ -85,17 +83,16 @@ def recommend(
         learning_rate=6e-3 if model.num_layers == 1 else 4e-3,
         steps=steps,
     )
-    if seconds is None and steps is None:
+    if minutes is None and steps is None:
         minutes, steps = default_budget(num_chars, training)
-        seconds = None if minutes is None else 60 * minutes
     if steps is not None:
         passes = _num_trained(training, steps) / num_chars
         budget = f"{steps:,} steps"
     else:
-        assert seconds is not None
-        flops = seconds * threads * _FLOPS_PER_THREAD[precision]
+        assert minutes is not None
+        flops = 60 * minutes * threads * _FLOPS_PER_THREAD[precision]
         passes = min(flops / _flops_per_char(model), 10**15) / num_chars
-        budget = f"{seconds / 60:,.3g} minutes"
+        budget = f"{minutes:,.3g} minutes"
     # outputs and recurrent weights are dropped at the same rate: higher for a short text, and for more passes; even a
     # text that is not read twice needs some, because its end differs a little from the rest, but not that of documents
     least = 0.0 if documents and passes <= 1.0 else 0.05

@@ -49,7 +49,7 @@ def test_a_new_run_follows_the_recommendation(run):
     corpus = make_corpus()
     plan = make_plan(run, {"minutes": 5.0}, corpus=corpus)
     expected = recommend(
-        len(corpus.train_ids), len(corpus.vocab), seconds=300.0, device="cpu", threads=2, precision="float32"
+        len(corpus.train_ids), len(corpus.vocab), {"minutes": 5.0}, device="cpu", threads=2, precision="float32"
     )
     assert (plan.task.model, plan.task.training, plan.reasons) == expected
     assert (plan.run, plan.task.corpus, plan.task.corpus_config) == (run, corpus, CorpusConfig())
@@ -70,11 +70,11 @@ def test_a_new_run_follows_the_recommendation(run):
 def test_given_settings_replace_recommended_ones(run, given):
     """Every setting that was named has its value, every other the recommended one."""
     corpus = make_corpus()
-    in_steps = "steps" in given
-    plan = make_plan(run, given if in_steps else {**given, "minutes": 2.0}, corpus=corpus)
-    budget = {"seconds": None, "steps": given["steps"]} if in_steps else {"seconds": 120.0}
+    if "steps" not in given:
+        given = {**given, "minutes": 2.0}
+    plan = make_plan(run, given, corpus=corpus)
     model, training, _ = recommend(
-        len(corpus.train_ids), len(corpus.vocab), **budget, device="cpu", threads=2, precision="float32"
+        len(corpus.train_ids), len(corpus.vocab), given, device="cpu", threads=2, precision="float32"
     )
     assert plan.task.model == overlay(model, given)
     assert plan.task.training == overlay(training, given)

@@ -13,6 +13,7 @@ from charrnn.training.recipe import default_budget, estimate_memory, recommend
 SIZES = sorted(
     {18, 19, *(int(10 ** (power / 4)) for power in range(6, 37)), *(n + d for n in (32, 256, 512) for d in (-1, 0))}
 )
+MACHINE = {"device": "cpu", "threads": 2, "precision": "float32"}
 
 
 @pytest.mark.parametrize("vocab_size", [1, 2, 65, 256, 1000, 1001, 5000, 65536, 100_000])
@@ -20,11 +21,10 @@ def test_every_text_has_a_valid_recommendation(vocab_size):
     """From the shortest possible training text to a billion characters, for any time and device."""
     assert min(SIZES) == 18 == int(0.9 * MIN_CHARS)
     assert max(SIZES) == 10**9
-    budgets = [(0.6, "cpu", 1), (300.0, "cpu", 2), (1e7, "cpu", 64), (300.0, "cuda", 2)]
-    for num_chars, (seconds, device, threads) in itertools.product(SIZES, budgets):
-        model, training, _ = recommend(
-            num_chars, vocab_size, seconds=seconds, device=device, threads=threads, precision="float32"
-        )
+    budgets = [(0.01, "cpu", 1), (5.0, "cpu", 2), (1.7e5, "cpu", 64), (5.0, "cuda", 2)]
+    for num_chars, (minutes, device, threads) in itertools.product(SIZES, budgets):
+        machine = {"device": device, "threads": threads, "precision": "float32"}
+        model, training, _ = recommend(num_chars, vocab_size, {"minutes": minutes}, **machine)
         assert model.vocab_size == vocab_size
         assert model.cell in CELLS
         assert 1 <= training.batch_size <= num_chars
@@ -36,16 +36,15 @@ def test_every_text_has_a_valid_recommendation(vocab_size):
 @given(
     num_chars=st.integers(18, 10**9),
     vocab_size=st.integers(1, 100_000),
-    seconds=st.floats(0.6, 6e7),
+    minutes=st.floats(0.01, 1e6),
     device=st.sampled_from(["cpu", "cuda", "cuda:1"]),
     threads=st.integers(1, 1024),
 )
-def test_a_recommendation_depends_only_on_its_arguments(num_chars, vocab_size, seconds, device, threads):
+def test_a_recommendation_depends_only_on_its_arguments(num_chars, vocab_size, minutes, device, threads):
     """A run without options can be resumed only because the second recommendation equals the first."""
-    first = recommend(num_chars, vocab_size, seconds=seconds, device=device, threads=threads, precision="float32")
-    assert first == recommend(
-        num_chars, vocab_size, seconds=seconds, device=device, threads=threads, precision="float32"
-    )
+    machine = {"device": device, "threads": threads, "precision": "float32"}
+    first = recommend(num_chars, vocab_size, {"minutes": minutes}, **machine)
+    assert first == recommend(num_chars, vocab_size, {"minutes": minutes}, **machine)
     assert first.training.batch_size <= num_chars
     settings = {**dataclasses.asdict(first.model), **dataclasses.asdict(first.training)}
     assert first.reasons.keys() <= settings.keys()
@@ -53,7 +52,7 @@ def test_a_recommendation_depends_only_on_its_arguments(num_chars, vocab_size, s
 
 def test_longer_texts_get_no_smaller_networks():
     """More text supports more parameters, needs less dropout and fills larger steps."""
-    found = [recommend(size, 65, seconds=300.0, device="cpu", threads=2, precision="float32") for size in SIZES]
+    found = [recommend(size, 65, {"minutes": 5.0}, **MACHINE) for size in SIZES]
     for (smaller, before, _), (larger, after, _) in itertools.pairwise(found):
         assert larger.hidden_size * larger.num_layers >= smaller.hidden_size * smaller.num_layers
         assert after.dropout <= before.dropout
@@ -79,22 +78,16 @@ def test_a_long_text_gets_five_minutes(num_chars):
 @pytest.mark.parametrize("num_chars", [1000, 400_000, 2_000_000])
 def test_without_a_budget_the_default_one_is_used(num_chars):
     """Whether it is a number of passes or of minutes."""
-    model, training, reasons = recommend(num_chars, 65, seconds=None, device="cpu", threads=2, precision="float32")
+    model, training, reasons = recommend(num_chars, 65, {}, **MACHINE)
     minutes, steps = default_budget(num_chars, training)
-    seconds = minutes and 60 * minutes
-    expected = recommend(num_chars, 65, seconds=seconds, steps=steps, device="cpu", threads=2, precision="float32")
+    expected = recommend(num_chars, 65, {"minutes": minutes, "steps": steps}, **MACHINE)
     assert (model, dataclasses.replace(training, steps=steps), reasons) == expected
 
 
 def test_regularisation_grows_with_the_number_of_passes():
     """More steps or more time over the same text give more dropout; the reason names the number of passes."""
-    by_steps = [
-        recommend(100_000, 65, seconds=None, steps=n, device="cpu", threads=2, precision="float32")
-        for n in (49, 490, 4900)
-    ]
-    by_time = [
-        recommend(100_000, 65, seconds=s, device="cpu", threads=2, precision="float32") for s in (2.0, 20.0, 200.0)
-    ]
+    by_steps = [recommend(100_000, 65, {"steps": n}, **MACHINE) for n in (49, 490, 4900)]
+    by_time = [recommend(100_000, 65, {"minutes": n}, **MACHINE) for n in (0.03, 0.3, 3.0)]
     for few, more, many in (by_steps, by_time):
         assert few.training.dropout <= more.training.dropout <= many.training.dropout
         assert few.training.weight_drop < many.training.weight_drop
@@ -105,16 +98,14 @@ def test_regularisation_grows_with_the_number_of_passes():
 def test_documents_that_are_not_read_twice_are_learned_without_dropout():
     """They were shuffled, so the held-out ones do not differ from the rest, as the end of a text does."""
     for documents, steps, dropout in ((True, 1000, 0.0), (True, 20_000, 0.05), (False, 1000, 0.05)):
-        _, training, _ = recommend(
-            20_000_000, 65, seconds=None, steps=steps, device="cpu", threads=2, precision="float32", documents=documents
-        )
+        _, training, _ = recommend(20_000_000, 65, {"steps": steps}, **MACHINE, documents=documents)
         assert (training.dropout, training.weight_drop) == (dropout, dropout)
 
 
 def test_many_documents_get_an_lstm():
     """Other texts, and the same ones on a GPU, get a GRU."""
     cells = [
-        recommend(size, 65, seconds=60.0, device=device, threads=2, precision="float32", documents=documents).model.cell
+        recommend(size, 65, {"minutes": 1.0}, **MACHINE | {"device": device}, documents=documents).model.cell
         for size, device, documents in (
             (10**6, "cpu", True),
             (10**5, "cpu", True),
@@ -129,10 +120,7 @@ def test_many_documents_get_an_lstm():
 def test_the_size_follows_a_cell_that_the_user_named(num_chars):
     """An LSTM has as many recurrent weights as a GRU, roughly."""
     sizes = {
-        cell: recommend(
-            num_chars, 65, seconds=60.0, device="cpu", threads=2, precision="float32", cell=cell
-        ).model.hidden_size
-        for cell in CELLS
+        cell: recommend(num_chars, 65, {"minutes": 1.0, "cell": cell}, **MACHINE).model.hidden_size for cell in CELLS
     }
     assert sizes == {"gru": 512, "lstm": 448, "rnn": 512}
 
