@@ -125,7 +125,7 @@ def test_the_machine_is_described_for_a_report_of_a_bug(monkeypatch: pytest.Monk
 def test_without_pytorch_one_line_says_so(copied_home: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str]) -> None:
     """And how to install it, as the documentation does but without a checkout. Nothing is compiled or written."""
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr("charrnn.precompile._compile", lambda *queues: pytest.fail(f"{queues} in child processes"))
+    monkeypatch.setattr("charrnn.precompile._load", lambda *queues: pytest.fail(f"{queues} in child processes"))
     before = tree(Path("checkpoints"))
     (advice,) = re.findall(r"^pip install -c constraints\.txt (torch .*)$", INSTALLATION.read_text(), re.M)
     assert_refused(call(*args), 6, "PyTorch", f"pip install {advice};", "otherwise: pip install torch")
