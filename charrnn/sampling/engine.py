@@ -221,7 +221,7 @@ def cores_for_others(num_threads: int) -> list[set[int]]:
 def _pin_thread(cores: set[int]) -> None:
     """Keep the current thread on these cores, if any are given."""
     if cores:
-        with suppress(OSError):  # they may have been taken from this process
+        with suppress(AttributeError, OSError):  # not Linux; they may have been taken from this process
             os.sched_setaffinity(0, cores)
 
 

@@ -129,7 +129,7 @@ def test_no_single_call_of_posix_is_needed(desk: Path, monkeypatch: pytest.Monke
     """Each may be missing where the others exist."""
     use_modules(monkeypatch, os=without(os, name), signal=without(signal, name))
     assert call("train", "poems.txt", "--steps", "1", *TINY).code == 0
-    assert call("sample", "-n", "5").code == 0
+    assert call("sample", "-N", "64", "-n", "5", "--threads", "2").code == 0
     assert call("eval", "poems.txt", "--no-yardsticks").code == 0
 
 
