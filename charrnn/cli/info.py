@@ -103,7 +103,7 @@ def show_cache(*, json: bool) -> None:
 
 
 def show_machine() -> None:
-    """Show what a report of a bug should say: versions, the processor, and what charrnn chose for it."""
+    """Show what a bug report should say: versions, the processor, and what charrnn chose for it."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

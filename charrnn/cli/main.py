@@ -40,7 +40,7 @@ def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="With --version: also describe this machine, for a report of a bug.")
+        bool, typer.Option("--verbose", help="With --version: also describe this machine, for a bug report.")
     ] = False,
     checkpoints: Annotated[
         str | None,

@@ -100,17 +100,18 @@ def test_runs_elsewhere_are_not_read_as_texts(copied_home: Path, monkeypatch: py
     assert call("train", ".", "--dry-run", "--json").objects[0]["texts"] == [str(copied_home / "poems.txt")]
 
 
-# a report of a bug
+# a bug report
 
 
-def test_the_machine_is_described_for_a_report_of_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_machine_is_described_for_a_bug_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Versions, what was chosen for this processor, and the folders."""
     monkeypatch.setenv(CACHE_VARIABLE, "elsewhere")
     outcome = call("--version", "--verbose")
     first, *rows = outcome.text.splitlines()
     facts = dict(row.split("\t") for row in rows)
     assert (outcome.code, outcome.err, first) == (0, "", f"charrnn {__version__}")
-    assert (facts["torch"], facts["numpy"]) == (torch.__version__, np.__version__)
+    assert torch.__version__.startswith(facts["torch"])  # which may lack the build, such as +cu130
+    assert facts["numpy"] == np.__version__
     assert facts["precision"] in ("float32", "bfloat16")
     assert facts["threads"] == "1"  # all that the tests use
     assert facts["cache"] == os.path.abspath("elsewhere")

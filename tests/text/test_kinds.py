@@ -1,6 +1,7 @@
 """Kinds of files: what their first bytes say, and what a user is told to do."""
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -69,7 +70,7 @@ def tarred():
 
 def database():
     """Return an SQLite database."""
-    with sqlite3.connect(":memory:") as connection:
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         connection.execute("create table texts (text)")
         return connection.serialize()
 
