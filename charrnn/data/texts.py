@@ -16,7 +16,6 @@ from charrnn.errors import InputError, UnknownCharacterError
 from charrnn.text.characters import END, LABEL_END, bytes_as_chars
 from charrnn.text.decoding import decode
 from charrnn.text.documents import end_documents, end_lines
-from charrnn.text.folders import find_sources
 from charrnn.text.records import RecordReader, count_label, label_of_file
 from charrnn.text.sources import ReadLimit, Source
 
@@ -154,13 +153,12 @@ def read_prompt(name: str, vocab: Vocab, cache: Cache) -> str:
 
 
 def encode_text(
-    name: str, vocabs: Sequence[Vocab], config: CorpusConfig, source_config: SourceConfig, cache: Cache
+    sources: list[Source], vocabs: Sequence[Vocab], config: CorpusConfig, source_config: SourceConfig, cache: Cache
 ) -> list[tuple[Ids, UnknownChars]]:
-    """Read a text, or a folder of texts, once as ids of each vocabulary and the characters without one.
+    """Read a text, or the texts of a folder, once as ids of each vocabulary and the characters without one.
 
     Both are as in Vocab.encode_around, mapped from files without a name.
     """
-    sources = find_sources([name], source_config).sources
     with ReadLimit(source_config, cache.folder) as limit, cache.explaining_errors():
         files = [(limit.new_copy(), limit.new_copy()) for _ in vocabs]
         num_ids = [0] * len(vocabs)

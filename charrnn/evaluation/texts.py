@@ -21,7 +21,7 @@ from charrnn.text.decoding import find_codec
 from charrnn.text.documents import end_documents
 from charrnn.text.folders import find_sources
 from charrnn.text.records import format_of
-from charrnn.text.sources import STDIN
+from charrnn.text.sources import STDIN, Source
 
 _PIECE = 1 << 22  # characters compared at a time
 _MAX_BEFORE = 10_000  # characters of a line before its scored part
@@ -65,17 +65,19 @@ def separate_text(file: ModelFile, name: str, given: Mapping[str, Any], cache: C
 
 def separate_texts(files: Sequence[ModelFile], name: str, given: Mapping[str, Any], cache: Cache) -> list[EvalText]:
     """Read a separate text once for several models, which were trained on texts of the same kind, as separate_text."""
-    config, reset_ids = _resolve(files[0], name, given), [file.vocab.id_of(END) for file in files]
+    source_config = overlay(SourceConfig(), given)
+    sources = find_sources([name], source_config).sources
+    config, reset_ids = _resolve(files[0], sources, given), [file.vocab.id_of(END) for file in files]
     for file in files:
         _check_knows(file, config)
     if reset_ids[0] is None and config.documents:
         reset_ids = [_line_start(file, config.documents) for file in files]
         config = replace(config, documents="")
-    found = encode_text(name, [file.vocab for file in files], config, overlay(SourceConfig(), given), cache)
+    found = encode_text(sources, [file.vocab for file in files], config, source_config, cache)
     return [_eval_text(name, *text, reset_id) for text, reset_id in zip(found, reset_ids, strict=True)]
 
 
-def _resolve(file: ModelFile, name: str, given: Mapping[str, Any]) -> CorpusConfig:
+def _resolve(file: ModelFile, sources: Sequence[Source], given: Mapping[str, Any]) -> CorpusConfig:
     """Return how to read another text: as given, and otherwise as the training text was read.
 
     A text that does not consist of records, for a model trained on records, has a document in each line.
@@ -84,17 +86,11 @@ def _resolve(file: ModelFile, name: str, given: Mapping[str, Any]) -> CorpusConf
     plain = replace(config, documents="", keep_separator=False, column="", label="", label_from="")
     if "documents" in given or "column" in given:
         config = plain
-    elif config.column and not (given.get("format") or _has_records(name, given)):
+    elif config.column and not (given.get("format") or any(format_of(source.name) for source in sources)):
         config = replace(plain, documents=LINES)
-    elif config.label_from and name == STDIN:
+    elif config.label_from and sources[0].name == STDIN:
         config = replace(config, label_from="")
     return overlay(config, given)
-
-
-def _has_records(name: str, given: Mapping[str, Any]) -> bool:
-    """Tell whether a file, or a file of a folder, consists of records, by its name."""
-    found = find_sources([name], overlay(SourceConfig(), given))
-    return any(format_of(source.name) for source in found.sources)
 
 
 def _check_knows(file: ModelFile, config: CorpusConfig) -> None:

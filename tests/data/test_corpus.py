@@ -32,6 +32,7 @@ from charrnn.data.vocab import Vocab, count_unknown
 from charrnn.errors import CharrnnError, InputError, UsageError
 from charrnn.text import sources
 from charrnn.text.characters import END, UNKNOWN
+from charrnn.text.folders import find_sources
 from tests.conftest import make_text
 
 CHARS = st.characters(exclude_characters="\0\ufeff", exclude_categories=["Cs"])
@@ -1215,7 +1216,8 @@ def test_find_corpus_returns_none_for_a_missing_or_damaged_entry(tmp_path, cache
 
 def known(name, vocab, cache, **config):
     """Read a text as ids of a vocabulary, as the command line does; count its other characters."""
-    ((ids, unknown),) = encode_text(name, [vocab], CorpusConfig(**config), SourceConfig(), cache)
+    found = find_sources([name], SourceConfig()).sources
+    ((ids, unknown),) = encode_text(found, [vocab], CorpusConfig(**config), SourceConfig(), cache)
     return ids, count_unknown(unknown)
 
 
@@ -1350,6 +1352,6 @@ def test_encode_text_reports_a_full_disk(tmp_path, cache, allowed):
     resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, hard))
     try:
         with pytest.raises(CharrnnError, match="CHARRNN_CACHE"):
-            encode_text(name, [Vocab("a")], CorpusConfig(), SourceConfig(), cache)
+            encode_text([sources.Source(name)], [Vocab("a")], CorpusConfig(), SourceConfig(), cache)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
