@@ -13,7 +13,15 @@ from charrnn.evaluation.texts import EvalText
 from charrnn.inspection.findings import Reach
 from charrnn.model.file import ModelFile
 from charrnn.model.packing import multiply
-from charrnn.model.windows import Buffers, KernelNetwork, State, backward_window, forward_window, head_gradients
+from charrnn.model.windows import (
+    Buffers,
+    KernelNetwork,
+    State,
+    backward_window,
+    find_resets,
+    forward_window,
+    head_gradients,
+)
 from charrnn.numerics.vectors import Floats
 
 NUM_TARGETS, NUM_STEPS = 64, 256
@@ -83,9 +91,7 @@ def input_gradients(
     first, *others = network.packed.layers
     places = np.arange(x.size).reshape(x.shape)
     layers = first._replace(table=first.table[x.ravel()]), *others
-    reset_id = network.config.reset_id
-    resets = np.zeros(x.shape, np.bool_) if reset_id is None else x == reset_id
-    after = tuple(np.array(part) for part in state)
+    after, resets = tuple(np.array(part) for part in state), find_resets(x, network.config)
     buffers, h, saved = [Buffers() for _ in layers], places, []
     for index, layer in enumerate(layers):
         before = after[0][index], after[-1][index]

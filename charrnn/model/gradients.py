@@ -22,7 +22,7 @@ from charrnn.hardware import split_range, worker_pool
 from charrnn.model.layers import HiddenState, Layer, is_fused, parameter_gradients
 from charrnn.model.network import CharRNN
 from charrnn.model.packing import PackedNetwork
-from charrnn.model.windows import Buffers, backward_window, forward_window, head_gradients
+from charrnn.model.windows import Buffers, backward_window, find_resets, forward_window, head_gradients
 
 
 @dataclass(frozen=True)
@@ -169,8 +169,8 @@ def fused_window(
 
     packed: the model's weights; workspace: memory to reuse, which then holds the gradient.
     """
-    ids, reset_id = np.ascontiguousarray(x.numpy()), model.config.reset_id
-    resets = np.zeros(ids.shape, np.bool_) if reset_id is None else ids == reset_id
+    ids = np.ascontiguousarray(x.numpy())
+    resets = find_resets(ids, model.config)
     after = tuple(np.array(part.detach().numpy(), order="C") for part in state)  # copies (L, B, H), updated in place
     workspace = workspace or Workspace(model)
     h, saved = ids, []

@@ -32,7 +32,7 @@ from charrnn.kernels.ngrams import Mixture
 from charrnn.model.layers import Layer, array_of
 from charrnn.model.network import CharRNN, StockNetwork
 from charrnn.model.packing import PARAMETERS, pack_weight
-from charrnn.model.windows import Buffers, State, head_gradients
+from charrnn.model.windows import Buffers, State, find_resets, head_gradients
 from charrnn.numerics.barrier import new_barrier
 from charrnn.numerics.products import padded
 from charrnn.numerics.vectors import Floats
@@ -124,8 +124,7 @@ class KernelLane:
 
     def read(self, ids: NDArray[np.int64]) -> Floats:
         """Read a window, ids (T,); return its features (T, 1, H), valid until the next window."""
-        self._ids, reset_id = ids, self._model.config.reset_id
-        resets = np.zeros(len(ids), np.bool_) if reset_id is None else ids == reset_id
+        self._ids, resets = ids, find_resets(ids, self._model.config)
         h: Floats = array_of(self._model.embedding.weight)[ids]
         for layer in self._layers:
             layer.begin(h, resets)

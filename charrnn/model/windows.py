@@ -53,6 +53,11 @@ class Buffers:
         return array
 
 
+def find_resets(ids: NDArray[np.int64], config: ModelConfig) -> NDArray[np.bool_]:
+    """Tell at which of the ids, of any shape, the state is set to zeros first."""
+    return np.zeros(ids.shape, np.bool_) if config.reset_id is None else ids == config.reset_id
+
+
 def forward_window(
     packed: PackedLayer,
     x: NDArray[Any],
@@ -180,8 +185,7 @@ class KernelNetwork:
 
     def features(self, ids: NDArray[np.int64], state: State) -> tuple[Floats, State]:
         """Run the network without its head: see Reader.features."""
-        after, reset_id = tuple(np.array(part) for part in state), self.config.reset_id
-        resets = np.zeros(ids.shape, np.bool_) if reset_id is None else ids == reset_id
+        after, resets = tuple(np.array(part) for part in state), find_resets(ids, self.config)
         h: NDArray[Any] = np.ascontiguousarray(ids, np.int64)
         for index, layer in enumerate(self.packed.layers):
             before = after[0][index], after[-1][index]
