@@ -83,9 +83,10 @@ class Checked:
 class ModelConfig(Checked):
     """The network: embedding, L recurrent layers of one cell, linear head.
 
-    reset_id: the id of the character before which the state is reset to zero (the end of a document), or None.
-    label_id: the id of the character between a document's label and its text, or None. The network reads on
-    there, but n-grams do not reach back beyond it.
+    reset_id: the id of the character before which the state is reset to zero, or None. In a model file it is that of
+    END, the end of a document; eval sets that of the newline to score each line of other texts by itself.
+    label_id: the id of LABEL_END, between a document's label and its text, or None. The network reads on there, but
+    n-grams do not reach back beyond it.
     """
 
     cell: Cell

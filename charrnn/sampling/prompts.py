@@ -23,8 +23,8 @@ class Opening:
     ids: the prompt's, at least one, of which the last is fed when the first character is drawn. filters: those of
     the settings; constraints, start: what the texts must satisfy, and the state of their automaton after the prompt;
     num_candidates: how many texts are drawn to choose one from. ends: whether its texts end; ends_early: whether they
-    may end before their length. known: the characters that the texts continue, without a label; LABEL_END is then the
-    first of them. state: the network's before the last id, of one stream; None until `read_openings`.
+    may end before their length. prefix: the ids that n-grams and the repeat guard see before a text, with a label only
+    those from LABEL_END on. state: the network's before the last id, of one stream; None until `read_openings`.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Opening:
         self.config, self.seed, self.ids, self.filters = config, seed, ids, filters
         documents = filters.end >= 0
         self.ends, self.ends_early = config.ends(documents=documents), config.ends_early(documents=documents)
-        self.known = ids if config.label is None else ids[num_before - 1 :]
+        self.prefix = ids if config.label is None else ids[num_before - 1 :]
         self.constraints: Constraints | None = None if guide is None else guide.constraints
         self.start = COMPLETE if guide is None else guide.start
         self.num_candidates = config.resample or 1
@@ -78,11 +78,11 @@ class Opening:
         return is_alike and self.filters == other.filters
 
 
-def contexts_of(mixture: Mixture, known: NDArray[np.int64]) -> Ints:
-    """Return the n-gram contexts before the last of some characters, which nothing precedes: (order,)."""
-    if len(known) == 1:
+def contexts_of(mixture: Mixture, prefix: NDArray[np.int64]) -> Ints:
+    """Return the n-gram contexts before the last character of a prefix, which nothing precedes: (order,)."""
+    if len(prefix) == 1:
         return new_contexts(mixture)
-    found: Ints = find_contexts(mixture, known[-1:], context=known[:-1])[0]
+    found: Ints = find_contexts(mixture, prefix[-1:], context=prefix[:-1])[0]
     return found
 
 
@@ -109,5 +109,5 @@ def read_openings(engine: Engine, openings: Sequence[Opening]) -> None:
             position = last
         h, c, contexts = (part[:, row : row + 1].copy() for part in states)
         if opening.label is not None:  # n-grams do not reach back into it
-            contexts[0, 0] = contexts_of(engine.mixture, opening.known)
+            contexts[0, 0] = contexts_of(engine.mixture, opening.prefix)
         opening.state = h, c, contexts

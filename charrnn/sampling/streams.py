@@ -173,7 +173,7 @@ class Stream:
         self.log_weight = 0.0
         self.seconds = 0.0
         self.predictions: list[Prediction] = []
-        self.history = opening.remembered(opening.known)
+        self.history = opening.remembered(opening.prefix)
         self.state: StreamState | None = None  # before the last id of the history; None for the prompt's
         self.automaton_state = opening.start
         self.limit = LengthLimit(config.length, has_bytes=vocab.has_bytes)
