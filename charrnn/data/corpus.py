@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from charrnn.config import MIN_CHARS, CorpusConfig, SourceConfig
 from charrnn.data.cache import Cache, DamagedEntry, Entry, is_consistent
@@ -149,11 +150,7 @@ def _read(texts: Texts, cache: Cache, notes: list[str], wanted_sha256: str | Non
     entry = _look_up(cache, key, texts.config, notes)
     if entry:
         return entry
-    labels, label_chars = texts.records.labels, "".join(texts.records.labels)
-    known = texts.config.known + (
-        bytes_as_chars(label_chars) if texts.config.bytes else label_chars
-    )  # a label stays what it is
-    vocab = Vocab.from_counts(counts, min_count=texts.config.min_count, known=known)
+    vocab = _make_vocab(texts, counts)
     char_counts = counts[[ord(char) for char in vocab.chars]]
     if UNKNOWN in vocab.chars:
         char_counts[vocab.id_of(UNKNOWN)] = num_chars - char_counts.sum()
@@ -173,21 +170,21 @@ def _read(texts: Texts, cache: Cache, notes: list[str], wanted_sha256: str | Non
         )
         ids = itertools.chain(joined, ids)
     facts = {
-        "sha256": sha256,
+        **texts.facts(),
         "vocab": vocab.chars,
         "counts": char_counts.tolist(),
         "dtype": np.dtype(vocab.dtype).name,
         "num_chars": num_chars,
         "num_joined": num_joined,
-        "num_bytes": sum(texts.sizes),
-        "num_texts": len(texts.sources),
-        "num_added": texts.num_added,
-        "num_marks": texts.num_marks,
-        "labels": dict(labels.most_common()),
-        "num_skipped": texts.records.num_skipped,
-        "first_skipped": texts.records.first_skipped,
     }
     return cache.add(key, facts, ids)
+
+
+def _make_vocab(texts: Texts, counts: NDArray[np.int64]) -> Vocab:
+    """Select the characters that get an id. Those of labels always do, however rare: a label stays what it is."""
+    config, label_chars = texts.config, "".join(texts.records.labels)
+    known = config.known + (bytes_as_chars(label_chars) if config.bytes else label_chars)
+    return Vocab.from_counts(counts, min_count=config.min_count, known=known)
 
 
 def _take(pieces: Iterator[Ids], num_ids: int) -> Iterator[Ids]:

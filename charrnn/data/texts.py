@@ -125,6 +125,19 @@ class Texts:
         if self.sha256 != sha256:
             raise changed
 
+    def facts(self) -> dict[str, Any]:
+        """What an entry of the cache says about the texts after they were read, besides their characters."""
+        return {
+            "sha256": self.sha256,
+            "num_bytes": sum(self.sizes),
+            "num_texts": len(self.sources),
+            "num_added": self.num_added,
+            "num_marks": self.num_marks,
+            "labels": dict(self.records.labels.most_common()),
+            "num_skipped": self.records.num_skipped,
+            "first_skipped": self.records.first_skipped,
+        }
+
     def key(self) -> str:
         """Hash the content that was read and the settings it was read with."""
         return _hash([self.settings, self.sha256, self.sizes, self.num_joined])
