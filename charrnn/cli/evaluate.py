@@ -26,13 +26,7 @@ from charrnn.cli.options import (
     output_option,
     text_option,
 )
-from charrnn.cli.report import (
-    MAX_SHOWN,
-    NUM_HARDEST,
-    NUM_TOP,
-    check_target,
-    write_report,
-)
+from charrnn.cli.report import MAX_SHOWN, NUM_HARDEST, NUM_TOP, check_target, write_report
 from charrnn.cli.texts import TextOptions, check_no_run, load_network, read_texts
 from charrnn.config import ADAPT_RATE, BLANK_LINES, LINES, flag
 from charrnn.errors import UsageError

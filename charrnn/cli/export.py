@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from charrnn.pages.export import StoredModel
     from charrnn.runs.folder import Run
 
+DEFAULT_PRECISION: PagePrecision = "int8"
 MAX_SCORED = 20_000  # characters on which the cost is measured
-# on every page's card
+# rows of a model's card that every page shows
 _SHOWN = ("network", "parameters", "n-grams", "vocabulary", "labels", "split", "score", "test score")
 
 
@@ -62,7 +63,7 @@ def export(
             help="Number format of the weights in the page: int8, bfloat16 or float32.",
             autocompletion=one_of(*PAGE_PRECISIONS),
         ),
-    ] = "int8",
+    ] = DEFAULT_PRECISION,
     ngrams: Annotated[
         float | None,
         typer.Option(
@@ -152,7 +153,7 @@ def write_player(
     path: Path,
     file: "ModelFile",
     *,
-    precision: PagePrecision = "int8",
+    precision: PagePrecision = DEFAULT_PRECISION,
     max_ngram_bytes: int | None = None,
     with_names: bool = False,
 ) -> "tuple[StoredModel, int]":

@@ -170,9 +170,8 @@ def is_consistent(entry: Entry, known: str) -> bool:
     facts, ids = entry
     try:
         vocab, counts, num_joined = Vocab(facts["vocab"]), facts["counts"], facts["num_joined"]
-        numbers = [
-            *(facts[name] for name in ("num_chars", "num_bytes", "num_texts", "num_added", "num_marks", "num_skipped"))
-        ]
+        counted = ("num_chars", "num_bytes", "num_texts", "num_added", "num_marks", "num_skipped")
+        numbers = [facts[name] for name in counted]
         numbers += [num_joined, *counts, *facts["labels"].values()]
         texts = [facts["first_skipped"], *facts["labels"]]
         is_hash = re.fullmatch("[0-9a-f]{64}", facts["sha256"]) is not None

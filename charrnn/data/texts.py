@@ -87,17 +87,13 @@ class Texts:
             return pieces
         label = label_of_file(source.name, config.label_from) if config.label_from else ""
         opening = (bytes_as_chars(label) if config.bytes else label) + LABEL_END if label else ""
-        documents = (
-            end_lines(pieces, opening)
-            if config.keep_empty and config.documents == LINES
-            else end_documents(
-                pieces,
-                config.documents,
-                keep_separator=config.keep_separator,
-                is_bytes=config.bytes,
-                label=opening,
+        if config.keep_empty and config.documents == LINES:
+            documents = end_lines(pieces, opening)
+        else:
+            keep_separator, is_bytes = config.keep_separator, config.bytes
+            documents = end_documents(
+                pieces, config.documents, keep_separator=keep_separator, is_bytes=is_bytes, label=opening
             )
-        )
         return self._count_documents(documents, label) if label else documents
 
     def _count_documents(self, documents: Iterator[str], label: str) -> Iterator[str]:

@@ -18,14 +18,7 @@ from numpy.typing import NDArray
 
 from charrnn.config import Checked, setting
 from charrnn.errors import CharrnnError, ModelFileError, RunLockedError, UsageError
-from charrnn.files import (
-    MODEL_NAME,
-    checkpoints,
-    name_problem,
-    open_own,
-    sync,
-    write_atomically,
-)
+from charrnn.files import MODEL_NAME, checkpoints, name_problem, open_own, sync, write_atomically
 from charrnn.model.container import Tensors, read_tensors, write_tensors
 from charrnn.model.file import check_names
 

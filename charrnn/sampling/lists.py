@@ -173,10 +173,14 @@ class Selection:
         if not self._lists.selects:
             return drawn
         if self._ends_early:
-            drawn = [one for one in drawn if (one[1].is_whole or self._is_matched) and self._prompt + one[0]]
+            drawn = [
+                (text, stream)
+                for text, stream in drawn
+                if (stream.is_whole or self._is_matched) and (self._prompt or text)
+            ]
         self.complete += len(drawn)
         if self._lists.unique:
-            drawn = [one for one in drawn if not self._is_seen(one[0])]
+            drawn = [(text, stream) for text, stream in drawn if not self._is_seen(text)]
         self.unique += len(drawn)
         if self._known is None or not drawn:
             return drawn

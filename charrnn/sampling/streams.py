@@ -39,13 +39,13 @@ class StreamBatch:
         vocab: Vocab,
         openings: Iterable[tuple[Opening, int]],
         *,
-        num_top: int = 0,
-        most: int | None = None,
+        num_top: int,
+        most: int | None,
     ) -> None:
         """openings: what each text continues, and the number of its stream; taken as the streams are started.
 
         num_top: how many of the likeliest characters predictions list, all if there are fewer; 0: no predictions.
-        most: streams that are drawn side by side, at most.
+        most: streams that are drawn side by side, at most; None: as many as the engine can.
         """
         self.vocab = vocab
         self._engine, self._num_top = engine, min(num_top, len(vocab))

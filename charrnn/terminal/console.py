@@ -115,8 +115,9 @@ def paragraph(text: str) -> None:
 @contextlib.contextmanager
 def slow_notice(activity: str, *, quiet: bool = False) -> Iterator[None]:
     """Print what the program is doing if the block takes more than a second."""
-    timer = threading.Timer(NOTICE_DELAY, lambda: None if quiet else paragraph(f"{activity} …"))
-    timer.start()
+    timer = threading.Timer(NOTICE_DELAY, paragraph, [f"{activity} …"])
+    if not quiet:
+        timer.start()
     try:
         yield
     finally:

@@ -51,7 +51,7 @@ def end_documents(
         yield END
 
 
-def end_lines(pieces: Iterable[str], label: str = "") -> Iterator[str]:
+def end_lines(pieces: Iterable[str], label: str) -> Iterator[str]:
     """Put END after each line of a text, also after an empty one. label: what each document begins with."""
     held, in_document = "", False  # held: a CR may be the first half of CRLF
     for piece in itertools.chain(pieces, [""]):

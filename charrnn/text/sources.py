@@ -26,6 +26,7 @@ from charrnn.text.kinds import HEAD, decompress, find_compression
 
 STDIN = "-"
 CHUNK = 1 << 20  # bytes
+_MAGIC = 16  # bytes at the beginning, enough for find_compression
 _MAX_RATIO = 250  # a text that compresses better is probably a decompression bomb; 10 is usual
 _TRUSTED = 64 << 20  # bytes; anything may decompress to this many
 
@@ -121,7 +122,7 @@ class Source:
         Raises InputError for a text that is unreadable, damaged or larger than the limit.
         """
         with explaining_errors(self.name), self._open(limit) as file:
-            head = _read_exactly(file, 16)
+            head = _read_magic(file)
             kind = find_compression(head)
             packed = _CountedStream(head, file)
             num_unpacked = 0
@@ -151,7 +152,7 @@ class Source:
     def head(self) -> bytes:
         """Read the first HEAD bytes of a file, decompressed."""
         with explaining_errors(self.name), open(self.name, "rb") as file:
-            magic, head = _read_exactly(file, 16), b""
+            magic, head = _read_magic(file), b""
             for chunk in decompress(find_compression(magic), _CountedStream(magic, file), self.name, CHUNK):
                 head += chunk
                 if len(head) >= HEAD:
@@ -230,10 +231,10 @@ def _open_stdin() -> contextlib.AbstractContextManager[IO[bytes]]:
     return contextlib.nullcontext(sys.stdin.buffer)
 
 
-def _read_exactly(file: IO[bytes], size: int) -> bytes:
-    """Read size bytes, or fewer at the end of the file; one read from a pipe may return fewer at any time."""
+def _read_magic(file: IO[bytes]) -> bytes:
+    """Read the bytes that tell how a file is compressed. One read from a pipe may return fewer than there will be."""
     data = b""
-    while len(data) < size and (more := file.read(size - len(data))):
+    while len(data) < _MAGIC and (more := file.read(_MAGIC - len(data))):
         data += more
     return data
 

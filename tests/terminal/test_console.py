@@ -1,11 +1,12 @@
 """What is printed: tables, streams, notices, and a stdout that goes away."""
 
+import functools
 import io
 import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -298,8 +299,8 @@ def test_what_takes_long_is_announced(
     class AtOnce:
         """A timer that ends when it is started."""
 
-        def __init__(self, _seconds: float, act: object) -> None:
-            self.start = act
+        def __init__(self, _seconds: float, act: Callable[[str], None], args: list[str]) -> None:
+            self.start = functools.partial(act, *args)
             timers.append(self)
 
         def cancel(self) -> None:
