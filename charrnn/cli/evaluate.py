@@ -81,18 +81,18 @@ class Wanted:
         if self.by_label and others:
             raise UsageError("--by-label can be combined only with --per-line and --json")
         for option, is_wanted in (("--inside", self.inside), ("--adapt", self.adapt)):
-            if is_wanted and not self.score:
+            if is_wanted and not self.shows_score:
                 raise UsageError(f"--per-line, --per-char and --worst show nothing of {option}; leave one out")
 
     @property
-    def items(self) -> bool:
+    def shows_items(self) -> bool:
         """Whether lines or characters are printed instead of the score."""
         return self.per_line or self.per_char or self.worst is not None
 
     @property
-    def score(self) -> bool:
+    def shows_score(self) -> bool:
         """Whether the score itself is shown, with what it is compared with."""
-        return self.html is not None or not self.items
+        return self.html is not None or not self.shows_items
 
     @property
     def rate(self) -> float | None:
@@ -184,18 +184,18 @@ def evaluate(
         json=json,
     )
     several = model if model is not None and len(model) > 1 else []
-    if several and (wanted.items or html is not None or adapt or wanted.inside or by_label):
+    if several and (wanted.shows_items or html is not None or adapt or wanted.inside or by_label):
         raise UsageError(
             "--per-line, --per-char, --worst, --by-label, --inside, --html and --adapt need one model; give -m once"
         )
     reading = given(column=column, label=label, label_from=label_from, format=format_, encoding=encoding, errors=errors)
     if text is None and reading:
         raise UsageError(f"{flag(next(iter(reading)))} needs a TEXT; the held-out text is read as in training")
-    is_compared = wanted.score and (yardsticks or adapt) and not (several or by_label)
+    is_compared = wanted.shows_score and (yardsticks or adapt) and not (several or by_label)
     if train_text and text is not None and not is_compared:
         raise UsageError("--train-text has no effect here: nothing is compared with the training text; leave it out")
     settings = {**reading, **given(documents=documents, max_bytes=max_bytes)}
-    if per_line and not wanted.score:
+    if per_line and not wanted.shows_score:
         settings["keep_empty"] = True  # each line of the text is one of the output
     if text is not None:
         check_no_run(text)
@@ -219,7 +219,7 @@ def evaluate_text(path: Path, options: TextOptions, wanted: Wanted, *, device: s
 
     file = load_model(path)
     text, corpus = read_texts(
-        path, file, options, needs_corpus=wanted.adapt, wants_corpus=wanted.yardsticks and wanted.score
+        path, file, options, needs_corpus=wanted.adapt, wants_corpus=wanted.yardsticks and wanted.shows_score
     )
     compile_kernels(wanted)
     network = load_network(file, text, device=device, threads=threads)
@@ -227,11 +227,11 @@ def evaluate_text(path: Path, options: TextOptions, wanted: Wanted, *, device: s
         scored = score(network, file, text, wanted)
         if wanted.worst is not None:
             print_worst(scored.summary, wanted.worst, file.vocab.unit, json=wanted.json)
-        if not wanted.score:
+        if not wanted.shows_score:
             return
         assessment = compare(scored, corpus, wanted, device=device, threads=threads)
     findings = inspect(wanted.inside, scored, num_shown=EXCERPT if wanted.html is None else None)
-    if not wanted.items:
+    if not wanted.shows_items:
         print_assessment(path, scored, assessment, findings, json=wanted.json)
     if wanted.html is not None:
         from charrnn.inspection.inside import look_inside

@@ -80,7 +80,7 @@ class Command(TyperCommand):
     allow_extra_args = True  # so that parse_args can say which they are
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        rest = super().parse_args(ctx, name_parts(args) if self.name == "eval" else args)
+        rest = super().parse_args(ctx, add_all_parts(args) if self.name == "eval" else args)
         if rest and not ctx.resilient_parsing:
             word = shlex.quote(rest[0])
             advice = f"name a model with -m {word}, or a prompt with -p {word}" if self.name == "sample" else ""
@@ -100,7 +100,7 @@ class Command(TyperCommand):
         write_sections(self, ctx, formatter)
 
 
-def name_parts(args: list[str]) -> list[str]:
+def add_all_parts(args: list[str]) -> list[str]:
     """Add "all" after each --inside that no part follows: the parser would take the next argument, such as TEXT.
 
     A misspelt part is taken for one, unless there is a file of that name.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from charrnn.cli.options import name_parts
+from charrnn.cli.options import add_all_parts
 from charrnn.inspection.findings import PARTS
 from charrnn.inspection.reach import NUM_WARM_UP
 from tests.cli.conftest import HELD_OUT, POEMS, TINY, Home, assert_refused, call, call_on_terminal, posix
@@ -27,7 +27,7 @@ from tests.cli.conftest import HELD_OUT, POEMS, TINY, Home, assert_refused, call
 )
 def test_inside_takes_a_part_and_nothing_else(args: list[str], named: list[str]) -> None:
     """Above all, it does not take TEXT."""
-    assert name_parts(args) == named
+    assert add_all_parts(args) == named
 
 
 def test_all_parts_are_in_one_object(at_home: Home) -> None:
