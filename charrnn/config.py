@@ -272,11 +272,11 @@ class SampleConfig(Checked):
             raise UsageError("--resample has no effect at --temp 0, because all candidates would be the same")
 
     def ends(self, *, documents: bool) -> bool:
-        """Whether texts with these settings end. documents: whether they are documents, which end by themselves."""
+        """Return whether texts with these settings end. documents: whether they are documents, which end."""
         return self.length >= 0 or bool(self.lines or self.stop) or documents
 
     def ends_early(self, *, documents: bool) -> bool:
-        """Whether they may end before their length."""
+        """Return whether they may end before their length."""
         return bool(self.lines or self.stop or self.match is not None) or documents
 
     @property

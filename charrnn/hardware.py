@@ -135,7 +135,7 @@ def choose_reader_device(name: str, threads: int) -> str:
 
 
 def _has_gpu_driver() -> bool:
-    """Tell whether NVIDIA's driver is installed, without which PyTorch sees no GPU."""
+    """Return whether NVIDIA's driver is installed, without which PyTorch sees no GPU."""
     import ctypes
 
     try:

@@ -166,7 +166,7 @@ class Cache:
 
 
 def is_consistent(entry: Entry, known: str) -> bool:
-    """Whether an entry's facts are of the right kind and fit the ids: a planted entry may have a correct hash."""
+    """Return whether an entry's facts are of the right kind and fit the ids; a planted entry can have a right hash."""
     facts, ids = entry
     try:
         vocab, counts, num_joined = Vocab(facts["vocab"]), facts["counts"], facts["num_joined"]

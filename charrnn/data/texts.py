@@ -122,7 +122,7 @@ class Texts:
             raise changed
 
     def facts(self) -> dict[str, Any]:
-        """What an entry of the cache says about the texts after they were read, besides their characters."""
+        """Return what an entry of the cache says about the texts after they were read, besides their characters."""
         return {
             "sha256": self.sha256,
             "num_bytes": sum(self.sizes),

@@ -95,7 +95,7 @@ def _dump(document: dict[str, Any]) -> str:
 
 
 def _is_canonical(data: bytes, header: dict[str, Any], document: dict[str, Any]) -> bool:
-    """Tell whether a header has the one form in which it is written: the same for all readers, equal for equal models.
+    """Return whether a header has the form in which it is written: the same for all readers, equal for equal models.
 
     That form is compact JSON with nothing but the description and three facts about each tensor, in the order of
     their data, padded with spaces to a multiple of 8. The library checks these facts.

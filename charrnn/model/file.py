@@ -218,6 +218,6 @@ def _check_tensors(tensors: Tensors, config: ModelConfig) -> None:
 
 
 def is_finite(tensor: NDArray[Any]) -> bool:
-    """Tell whether all values are numbers, and small enough to compute with in float32."""
+    """Return whether all values are numbers, and small enough to compute with in float32."""
     with np.errstate(invalid="ignore"):  # some versions of numpy warn about NaN
         return bool(tensor.min(initial=0) >= -MAX_WEIGHT and tensor.max(initial=0) <= MAX_WEIGHT)

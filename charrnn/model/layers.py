@@ -48,7 +48,7 @@ def make_layer(cell: str, input_size: int, hidden_size: int) -> Layer:
 
 
 def is_fused(layer: nn.Module) -> bool:
-    """Tell whether our kernels can run a module: float32 on a CPU."""
+    """Return whether our kernels can run a module: float32 on a CPU."""
     weight = next(layer.parameters())
     return weight.device.type == "cpu" and weight.dtype == torch.float32
 

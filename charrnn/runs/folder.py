@@ -190,11 +190,11 @@ class Run:
         return None
 
     def last_step(self) -> int | None:
-        """The step of the newest state, damaged or not, from its file name; None if there are no states."""
+        """Return the step of the newest state, damaged or not, from its file name; None if there are no states."""
         return next(iter(self._states()), None)
 
     def _states(self) -> dict[int, Path]:
-        """The state files by step, newest first."""
+        """Return the state files by step, newest first."""
         numbered = {
             int(number): path
             for path in self.folder.glob("state-*.safetensors")
@@ -221,7 +221,7 @@ class Run:
         return sum(not is_session_event for _, is_session_event in self._log_lines())
 
     def _log_lines(self) -> list[tuple[bytes, bool]]:
-        """The log's lines, and whether each is a session event."""
+        """Return the log's lines, and whether each is a session event."""
         if not self.log_path.exists():
             return []
         lines = self.log_path.read_bytes().splitlines(keepends=True)

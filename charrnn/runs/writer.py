@@ -77,7 +77,7 @@ class Writer:
             return done
 
     def problem(self) -> str | None:
-        """A warning about failures, once for all in a row; None if there is nothing new.
+        """Return a warning about failures, once for all in a row; None if there is nothing new.
 
         Raises CharrnnError after three states in a row that could not be saved.
         """

@@ -78,7 +78,7 @@ def _are_in(known: NDArray[Any], hashes: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def needs_training_text(lists: ListConfig, file: ModelFile) -> bool:
-    """Whether new texts can be told from known ones only with the training text."""
+    """Return whether new texts can be told from known ones only with the training text."""
     return lists.new and file.known_documents is None
 
 
@@ -188,7 +188,7 @@ class Selection:
         return [one for one, is_known in zip(drawn, known.tolist(), strict=True) if not is_known]
 
     def _is_seen(self, text: str) -> bool:
-        """Tell whether a text was seen before, and remember it."""
+        """Return whether a text was seen before, and remember it."""
         num_before = len(self._seen)
         self._seen.add(text)
         return len(self._seen) == num_before

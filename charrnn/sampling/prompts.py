@@ -70,7 +70,7 @@ class Opening:
         return ids.copy() if self.config.no_repeat_ngram else ids[-max(1, self.config.no_copy - 1) :].copy()
 
     def can_join(self, other: "Opening") -> bool:
-        """Whether the kernels can draw streams of both together."""
+        """Return whether the kernels can draw streams of both together."""
         one, two = self.constraints, other.constraints
         if one is None or two is None:
             return one is two and self.filters == other.filters

@@ -58,7 +58,7 @@ class Sampler:
         return END in self.vocab.chars
 
     def writes_several_lines(self, config: SampleConfig) -> bool:
-        """Whether a text may contain a newline before its end."""
+        """Return whether a text may contain a newline before its end."""
         return "\n" in self.vocab.chars and config.lines != 1 and "\n" not in config.stop
 
     def configure(self, given: Mapping[str, Any]) -> SampleConfig:
@@ -173,11 +173,11 @@ class Sampler:
         return Opening(config, seed, ids, filters, self._make_guide(config), num_before=len(start))
 
     def ends(self, config: SampleConfig) -> bool:
-        """Whether texts with these settings end."""
+        """Return whether texts with these settings end."""
         return config.ends(documents=self.writes_documents)
 
     def ends_early(self, config: SampleConfig) -> bool:
-        """Whether texts with these settings may end before their length."""
+        """Return whether texts with these settings may end before their length."""
         return config.ends_early(documents=self.writes_documents)
 
     def _make_guide(self, config: SampleConfig) -> Guide | None:

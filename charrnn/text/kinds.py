@@ -114,7 +114,7 @@ def describe_foreign(head: bytes) -> str:
 
 
 def is_binary(head: bytes) -> bool:
-    """Whether a file that begins like this is not text: a known kind, or one with a NUL, as no byte encoding has it."""
+    """Return whether a file that begins like this is not text: a known kind, or one with a NUL, as no text has it."""
     if describe_foreign(head):
         return True
     return b"\0" in head[:HEAD] and not head.startswith(tuple(WIDE_MARKS)) and not find_wide(head)

@@ -102,7 +102,7 @@ class Source:
         return found if stat.S_ISREG(found.st_mode) else None
 
     def has_content_of(self, other: "Source") -> bool:
-        """Whether two names stand for one stream or one file, or for files with the same bytes."""
+        """Return whether two names stand for one stream or one file, or for files with the same bytes."""
         status, others = self.status, other.status
         if status is None or others is None:
             return self.name == other.name

@@ -42,7 +42,7 @@ NUM_PROGRESS = 500  # progress events in a run
 
 
 def rate_share(step: int, *, num_steps: int | None, start: int = 0) -> float:
-    """The share of the peak learning rate in update number `step` (from 0): linear warm-up, then a cosine to 2 %.
+    """Return the share of the peak learning rate in update `step` (from 0): a linear warm-up, then a cosine to 2 %.
 
     num_steps: None until the end is known, which is long before the decay would show.
     start: the schedule's first step, later than 0 in an extended run.
@@ -172,7 +172,7 @@ def train_steps(
 
 
 def step_at_cursor(state: TrainState, plan: RunPlan) -> Step:
-    """The next step of this rank's lanes."""
+    """Return the next step of this rank's lanes."""
     config = plan.task.training
     return next_step(
         len(plan.task.train_text),
@@ -198,7 +198,7 @@ def add_ranks(ranks: Ranks, result: WindowResult, wants_stop: bool, wants_save: 
 
 
 def steps_left(plan: RunPlan, pace: Pace) -> int:
-    """The steps that fit the rest of the time budget by the first rank's clock; 0 until the speed is known."""
+    """Return the steps that fit the rest of the time budget by the first rank's clock; 0 until the speed is known."""
     seconds, corpus = plan.budget.seconds, plan.task.corpus
     if seconds is None:
         return 0
@@ -280,7 +280,7 @@ def fix_num_steps(state: TrainState, plan: RunPlan, num_steps: int) -> None:
 
 
 def progress_is_due(state: TrainState) -> bool:
-    """Whether to report progress: NUM_PROGRESS times, evenly spread, the last time at the end."""
+    """Return whether to report progress: NUM_PROGRESS times, evenly spread, the last time at the end."""
     if state.span is None:
         return True
     done = state.since_start(state.step)
@@ -288,12 +288,12 @@ def progress_is_due(state: TrainState) -> bool:
 
 
 def is_at_end(state: TrainState) -> bool:
-    """Whether all steps are done."""
+    """Return whether all steps are done."""
     return state.num_steps is not None and state.step >= state.num_steps
 
 
 def should_stop_early(state: TrainState, config: TrainConfig) -> bool:
-    """Whether the last `patience` evaluations brought no improvement: early stopping.
+    """Return whether the last `patience` evaluations brought no improvement: early stopping.
 
     Never during the first two passes, because a network can't overfit what it has not read twice. Never in an
     extension, which begins with worse scores than the best because its learning rate rises again.

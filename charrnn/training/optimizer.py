@@ -21,7 +21,7 @@ BETAS, EPSILON = (0.9, 0.99), 1e-8  # AdamW's
 
 
 def dropout_masks(state: TrainState, config: TrainConfig, lanes: slice = ALL_LANES) -> list[Tensor] | None:
-    """One mask (B, H) per layer for the current window of these lanes; None without dropout."""
+    """Draw one mask (B, H) per layer for the current window of these lanes; None without dropout."""
     if config.dropout == 0.0:
         return None
     sizes, device = state.model.config, state.model.head.weight.device
@@ -40,7 +40,7 @@ def dropout_masks(state: TrainState, config: TrainConfig, lanes: slice = ALL_LAN
 
 
 def weight_masks(state: TrainState, config: TrainConfig) -> list[Tensor] | None:
-    """One mask per layer's recurrent weight for the current window; None without weight drop."""
+    """Draw one mask per layer's recurrent weight for the current window; None without weight drop."""
     if config.weight_drop == 0.0:
         return None
     masks = (

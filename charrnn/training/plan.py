@@ -62,7 +62,7 @@ class Task:
         return _first_paths(self.corpus.names)
 
     def settings(self) -> dict[str, Any]:
-        """Every setting by name."""
+        """Return every setting by name."""
         return {**asdict(self.corpus_config), **asdict(self.model), **asdict(self.training)}
 
 
@@ -79,7 +79,7 @@ class Environment:
     ranks: Ranks = SINGLE
 
     def facts(self) -> dict[str, Any]:
-        """Everything that rounding depends on."""
+        """Return everything that rounding depends on."""
         versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
         return {
             "device": self.device,
@@ -192,7 +192,7 @@ class RunPlan:
         }
 
     def provenance(self, num_steps: int | None) -> dict[str, Any]:
-        """Where a model of the run comes from: its text, the split and the training settings."""
+        """Return where a model of the run comes from: its text, the split and the training settings."""
         task, corpus = self.task, self.task.corpus
         parts = {"num_train": corpus.num_train, "num_valid": corpus.num_valid, "num_test": len(corpus.test_ids)}
         text = {"paths": task.paths, "sha256": corpus.sha256, "key": corpus.key}
@@ -203,7 +203,7 @@ class RunPlan:
         }
 
     def event(self) -> Plan:
-        """The plan as the first event of a run."""
+        """Return the plan as the first event of a run."""
         task, corpus, environment = self.task, self.task.corpus, self.environment
         return Plan(
             step=self.first_step,
@@ -231,7 +231,7 @@ class RunPlan:
         )
 
     def _num_steps(self) -> int | None:
-        """The run's last step, if known before it starts."""
+        """Return the run's last step, if known before it starts."""
         if self.budget.seconds:
             return None
         if self.resume and not self.resume.extends:

@@ -109,13 +109,13 @@ def recommend(
 
 
 def _flops_per_char(model: ModelConfig) -> int:
-    """Floating-point operations to train on one character, roughly: forward, and twice as many for backward."""
+    """Estimate the floating-point operations to train on one character: forward, and twice as many for backward."""
     recurrent = NUM_GATES[model.cell] * model.hidden_size**2 * (2 * model.num_layers - 1)
     return 6 * (recurrent + model.vocab_size * model.hidden_size)
 
 
 def estimate_memory(model: ModelConfig, training: TrainConfig) -> int:
-    """Bytes a training step needs, the libraries aside: weights, moments and activations, in float32."""
+    """Estimate the bytes of a training step, the libraries aside: weights, moments and activations, in float32."""
     gates = NUM_GATES[model.cell]
     optimizer = 8 * 4 * model.num_parameters  # weights, copies laid out for products, gradients, two moments
     activations = {"rnn": 4, "gru": 8, "lstm": 9}[model.cell]  # per unit, for backward: gates, outputs, gradients
@@ -125,7 +125,7 @@ def estimate_memory(model: ModelConfig, training: TrainConfig) -> int:
 
 
 def valid_part(num_valid: int, train_config: TrainConfig, num_steps: int) -> int:
-    """The number of held-out characters that each evaluation during training scores, at most num_valid.
+    """Return the number of held-out characters that each evaluation during training scores, at most num_valid.
 
     About two dozen evaluations together take about 5 % of the run: scoring a character takes
     a third of the time of training on one, and warming up the lanes doubles that.
@@ -134,7 +134,7 @@ def valid_part(num_valid: int, train_config: TrainConfig, num_steps: int) -> int
 
 
 def final_part(num_chars: int, train_config: TrainConfig, num_steps: int, *, num_texts: int = 1) -> int | None:
-    """How many characters of a text the final score of a run with a time budget is measured on; None for all of it.
+    """Return how many characters of a text give the final score of a run with a time budget; None for all of it.
 
     Scoring 2,000,000 characters can take longer than a short budget; this takes at most a fifth of the training's
     time for all texts that are scored. num_texts: 2 if there is a test text.
@@ -144,7 +144,7 @@ def final_part(num_chars: int, train_config: TrainConfig, num_steps: int, *, num
 
 
 def counted_part(num_train: int, train_config: TrainConfig, num_steps: int) -> int:
-    """The number of characters at the end of the training text whose n-grams are counted at the end of a run.
+    """Return the number of characters at the end of the training text whose n-grams are counted at the end of a run.
 
     That takes less than a tenth of the training's time, and about 30 bytes of memory per character of a usual text.
     """
@@ -153,12 +153,12 @@ def counted_part(num_train: int, train_config: TrainConfig, num_steps: int) -> i
 
 
 def _num_trained(train_config: TrainConfig, num_steps: int) -> int:
-    """The number of characters that so many steps train on."""
+    """Return the number of characters that so many steps train on."""
     return num_steps * train_config.batch_size * train_config.seq_len
 
 
 def evaluation_is_due(done: int, last: int, span: int | None) -> bool:
-    """Whether to score the held-out text after `done` of `span` steps. last: the step of the last evaluation.
+    """Return whether to score the held-out text after `done` of `span` steps. last: the step of the last evaluation.
 
     Evaluations are frequent at first, so that the best weights are found even if a text is
     learned long before the budget ends.
@@ -176,7 +176,7 @@ class StopRequest:
     paused: float = 0.0  # seconds
 
     def clock(self) -> float:
-        """Seconds from an arbitrary start, without those the process was suspended (Ctrl-Z)."""
+        """Return the seconds since an arbitrary start, without those in which the process was suspended (Ctrl-Z)."""
         return time.perf_counter() - self.paused
 
 
@@ -211,11 +211,11 @@ class Pace:
             self._first_step_end = now
 
     def is_known(self, seconds: float) -> bool:
-        """Whether enough steps were measured to plan a budget of so many seconds."""
+        """Return whether enough steps were measured to plan a budget of so many seconds."""
         return self._steps > self._PROBE_STEPS and self._clock() - self._start > self._PROBE * seconds
 
     def steps_left(self, seconds: float, *, num_scored: int, num_counted: int) -> int:
-        """The steps that fit the rest of a budget, at least one.
+        """Return the steps that fit the rest of a budget, at least one.
 
         Evaluations during training and saves take about 5 %. num_scored: characters, of which final_part are
         scored at the end. num_counted: characters whose n-grams are counted at the end.
@@ -230,17 +230,17 @@ class Pace:
         return max(1, int(0.95 * num_chars / chars_per_step))
 
     def seconds_left(self, num_steps: int) -> float:
-        """The time that num_steps more steps take at the average pace so far, evaluations and saves included."""
+        """Return the time that num_steps more steps take at the average pace so far, evaluations and saves included."""
         return num_steps * (self._clock() - self._start) / self._steps
 
     def chars_per_second(self) -> float:
-        """The speed within the steps since the last call."""
+        """Return the speed within the steps since the last call."""
         chars, busy = self._chars - self._reported_chars, self._busy - self._reported_busy
         self._reported_chars, self._reported_busy = self._chars, self._busy
         return chars / max(busy, 1e-9)
 
     def state_is_due(self) -> bool:
-        """Whether save_every seconds have passed since the last state was saved."""
+        """Return whether save_every seconds have passed since the last state was saved."""
         return self._clock() - self._last_saved > self._save_every
 
     def state_was_saved(self) -> None:

@@ -18,7 +18,7 @@ _UNCHECKED = ("steps", "known")  # settings that may differ from the run's
 
 
 def resolve_corpus_config(run: Run, saved: SavedState | None, given: Mapping[str, Any]) -> CorpusConfig:
-    """How to read and split the text: as the saved run did, or, for a new run, as given.
+    """Return how to read and split the text: as the saved run did, or, for a new run, as given.
 
     Raises UsageError if the given settings differ from the saved run's.
     """
@@ -98,7 +98,7 @@ def _continue_finished(plan: RunPlan, resume: Resume, steps: int | None, minutes
 
 
 def _saved_configs(run: Run, saved: SavedState) -> tuple[CorpusConfig, ModelConfig, TrainConfig]:
-    """The run's settings. Raises ModelFileError if the file contradicts itself."""
+    """Return the run's settings. Raises ModelFileError if the file contradicts itself."""
     try:
         meta = saved.meta
         return CorpusConfig(**meta["corpus"]), ModelConfig(**meta["model"]), TrainConfig(**meta["training"])

@@ -110,7 +110,7 @@ def load_best_model(plan: RunPlan) -> tuple[ModelFile, Reader]:
 
 
 def is_model_damaged(plan: RunPlan) -> bool:
-    """Whether the run's model file is missing or damaged, as seen by the first rank."""
+    """Return whether the run's model file is missing or damaged, as seen by the first rank."""
     damaged = False
     if plan.environment.ranks.is_first:
         try:

@@ -73,7 +73,7 @@ class ScalarState(Checked):
         return None if self.num_steps is None else self.num_steps - self.schedule_start
 
     def since_start(self, step: int) -> int:
-        """A step's number in the schedule."""
+        """Return a step's number in the schedule."""
         return step - self.schedule_start
 
     def count_step(self, nats: float, num_targets: int, norm: float, *, is_clipped: bool) -> None:
@@ -86,7 +86,7 @@ class ScalarState(Checked):
             self.recent_clipped += 1
 
     def scalars(self) -> dict[str, Any]:
-        """The values by name, ready for JSON."""
+        """Return the values by name, ready for JSON."""
         values = {part.name: getattr(self, part.name) for part in dataclasses.fields(ScalarState)}
         return {**values, "cursor": dataclasses.asdict(self.cursor)}
 
@@ -122,7 +122,7 @@ def read_scalars(path: Path, meta: Mapping[str, Any]) -> ScalarState:
 
 
 def array_shapes(model: ModelConfig, *, batch_size: int, has_moments: bool) -> dict[str, tuple[int, ...]]:
-    """The shapes of a state file's arrays by name. has_moments: whether AdamW has done a step, which creates them."""
+    """Return the shapes of a state file's arrays by name. has_moments: AdamW has, after its first step."""
     kinds, sizes = ("weights", "average", *(MOMENTS if has_moments else ())), model.tensor_shapes()
     shapes = {f"{kind}.{name}": shape for kind in kinds for name, shape in sizes.items()}
     lanes = (model.num_layers, batch_size, model.hidden_size)
