@@ -183,9 +183,8 @@ class Model:
         if file.labels:
             from charrnn.evaluation.labels import LabelledText, LabelScorer
 
-            names = list(file.labels)
-            scores = LabelScorer(self._network, file).score(LabelledText.from_text(found, file.vocab, names))
-            nats = scores.marginal if label is None else scores.nats[:, names.index(label)]
+            scores = LabelScorer(self._network, file).score(LabelledText.from_text(found, file))
+            nats = scores.marginal if label is None else scores.nats[:, scores.labels.index(label)]
             return Evaluation(float(nats.sum()), int(scores.num_chars.sum()), found.unknown)
         parts = predict(self._network, found.ids, context=found.context, mixture=file.mixture)
         return summarise(parts, found, file.vocab).score

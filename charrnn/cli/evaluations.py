@@ -74,7 +74,7 @@ def evaluate_labels(
     found, _ = read_texts(path, file, options, by_label=True)
     with console.slow_notice(messages.compiling("scoring")):
         precompile.for_scoring()
-    documents = LabelledText.from_text(found, file.vocab, list(file.labels))
+    documents = LabelledText.from_text(found, file)
     scorer = LabelScorer(load_network(file, found, device=device, threads=threads), file)
     if per_line:
         texts = file.vocab.decode_around(found.ids, found.unknown_chars).split(END)[:-1]

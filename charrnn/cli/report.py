@@ -69,11 +69,10 @@ def score_labels(scored: "ScoredText") -> "LabelScores | None":
     """Score documents spread evenly over a text with each label; None for a model without labels."""
     from charrnn.evaluation.labels import LabelledText, LabelScorer
 
-    file = scored.file
-    if not file.labels:
+    if not scored.file.labels:
         return None
-    scorer = LabelScorer(scored.network, file)
-    return scorer.score(scorer.limit(LabelledText.from_text(scored.text, file.vocab, list(file.labels)), MAX_BY_LABEL))
+    scorer = LabelScorer(scored.network, scored.file)
+    return scorer.score(scorer.limit(LabelledText.from_text(scored.text, scored.file), MAX_BY_LABEL))
 
 
 def write_file(target: Path, page: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.data.documents import without_labels
-from charrnn.data.vocab import Ids, Vocab
+from charrnn.data.vocab import Ids
 from charrnn.evaluation.scoring import predict
 from charrnn.evaluation.texts import EvalText
 from charrnn.events import bits
@@ -46,14 +46,18 @@ class LabelledText:
     num_left_out: int = 0
 
     @classmethod
-    def from_text(cls, text: EvalText, vocab: Vocab, labels: Sequence[str]) -> "LabelledText":
-        """Split a text into its documents, either all of which begin with a label and LABEL_END or none."""
+    def from_text(cls, text: EvalText, file: ModelFile) -> "LabelledText":
+        """Split a text into its documents: all of them begin with a label and LABEL_END, or none does.
+
+        file: the model whose labels are known.
+        """
+        vocab = file.vocab
         ids, end, label_end, rare_id = text.ids, *map(vocab.id_of, (END, LABEL_END, UNKNOWN))
         ends = np.flatnonzero(ids == end)
         starts = np.concatenate([[0], ends[:-1] + 1])
         unknown = text.unknown_chars["place"] if rare_id is None else np.flatnonzero(ids == rare_id)
         num_unknown = np.bincount(np.searchsorted(ends, unknown), minlength=len(ends))
-        places = {vocab.to_chars(label): place for place, label in enumerate(labels)}
+        places = {vocab.to_chars(label): place for place, label in enumerate(file.labels)}
         own = np.full(len(starts), -1, np.int64)
         for index, stop in enumerate(np.flatnonzero(ids == label_end)):
             own[index] = places.get(vocab.decode(ids[starts[index] : stop]), -1)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -143,17 +143,11 @@ def _eval_text(name: str, ids: Ids, unknown_chars: UnknownChars, reset_id: int |
 
 def read_alike(file: ModelFile) -> CorpusConfig:
     """Return how to read another text as the training text was read: as bytes, in documents."""
-    config = read_corpus_config(file)
+    config = file.corpus_config
     return replace(
         CorpusConfig(bytes=file.vocab.has_bytes),
         **{name: getattr(config, name) for name in ("documents", "keep_separator", "column", "label", "label_from")},
     )
-
-
-def read_corpus_config(file: ModelFile) -> CorpusConfig:
-    """Return how a model's training text was read and split."""
-    split = file.provenance.get("split", {})
-    return CorpusConfig(**{field.name: split[field.name] for field in fields(CorpusConfig) if field.name in split})
 
 
 def cached_training_text(file: ModelFile, cache: Cache) -> Corpus | None:
@@ -161,7 +155,7 @@ def cached_training_text(file: ModelFile, cache: Cache) -> Corpus | None:
 
     Raises InputError if the model has no record of its text.
     """
-    record, config = _text_record(file), read_corpus_config(file)
+    record, config = _text_record(file), file.corpus_config
     corpus = find_corpus(record.get("key", ""), config, cache)
     return None if corpus is None or corpus.sha256 != record["sha256"] else _split_as_in_training(file, corpus)
 
@@ -172,7 +166,7 @@ def read_training_text(file: ModelFile, paths: Sequence[str], cache: Cache, *, m
     paths: its files. If the held-out text was a file of its own (--valid), that is the last one.
     Raises InputError if they are missing or hold another text, which then doesn't reach the cache.
     """
-    record, config = _text_record(file), read_corpus_config(file)
+    record, config = _text_record(file), file.corpus_config
     if not paths:
         names = [STDIN] if config.valid == STDIN else record["paths"]
         raise InputError(f"{_describe(names)}; name it with --train-text FILE")
@@ -224,7 +218,7 @@ def held_out_text(file: ModelFile, corpus: Corpus, *, documents: str = "") -> Ev
 
     documents: lines, if each is scored by itself by a model that was not trained on documents.
     """
-    valid, reset_id = read_corpus_config(file).valid, file.vocab.id_of(END)
+    valid, reset_id = file.corpus_config.valid, file.vocab.id_of(END)
     num_before, first_number = 0, 1
     if reset_id is None:
         num_before, first_number = _count_before(corpus.valid_context, file.vocab.id_of("\n"))

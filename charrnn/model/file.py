@@ -58,6 +58,11 @@ class ModelFile:
         found: dict[str, int] = self.provenance.get("text", {}).get("labels", {})
         return found
 
+    @property
+    def corpus_config(self) -> CorpusConfig:
+        """How the training text was read and split."""
+        return _corpus_config(self.provenance.get("split", {}))
+
     @cached_property
     def mixture(self) -> Mixture | None:
         """The n-grams as the kernels read them, checked once. Raises ValueError if they are inconsistent."""
@@ -145,8 +150,11 @@ def _check_facts(scores: Any, provenance: Any) -> None:
     check_names(text.get("paths", []))
     check_labels(text.get("labels", {}))
     check_names([name for name in (split.get("valid"), training.get("init_from")) if name is not None])
-    config = CorpusConfig(**{field.name: split[field.name] for field in fields(CorpusConfig) if field.name in split})
-    config.documents.encode("utf-8", "surrogateescape")
+    _corpus_config(split).documents.encode("utf-8", "surrogateescape")
+
+
+def _corpus_config(split: Mapping[str, Any]) -> CorpusConfig:
+    return CorpusConfig(**{field.name: split[field.name] for field in fields(CorpusConfig) if field.name in split})
 
 
 def check_names(names: Any) -> None:

@@ -27,7 +27,7 @@ def make_text(file: ModelFile) -> LabelledText:
 def split(text: str, file: ModelFile) -> LabelledText:
     """A text of documents, of which characters may be unknown."""
     ids, unknown_chars = file.vocab.encode_around(text)
-    return LabelledText.from_text(EvalText("a", "a", ids, ids[:1], unknown_chars), file.vocab, list(file.labels))
+    return LabelledText.from_text(EvalText("a", "a", ids, ids[:1], unknown_chars), file)
 
 
 @pytest.mark.parametrize("mixed", [False, True])
