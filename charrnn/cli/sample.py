@@ -4,7 +4,7 @@ import os
 import stat
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -298,31 +298,33 @@ def sample(
         settings["prompt"] = read_prompt(prompt_file, sampler.vocab, quiet=quiet) + (prompt or "")
     elif prompt is None and prompts is None and not quiet and has_unread_text():
         console.note("stdin is not read; to continue its text, add -f -")
+    loaded = LoadedModel(path, file, sampler, train_text)
     if prompts is None:
-        write_samples(path, file, sampler, settings, train_text, output)
+        write_samples(loaded, settings, output)
     else:
-        write_answers(path, file, sampler, settings, prompts, train_text, output)
+        write_answers(loaded, settings, prompts, output)
 
 
-def write_samples(
-    path: "Path",
-    file: "ModelFile",
-    sampler: "Sampler",
-    settings: Mapping[str, Any],
-    train_text: list[str] | None,
-    output: "Output",
-) -> None:
-    """Print num_samples texts after one prompt, or a list of them.
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that writes. path: of its file; train_text: the files of its training text, if given."""
 
-    path: of the model file; train_text: the files of its training text, if given.
-    """
+    path: "Path"
+    file: "ModelFile"
+    sampler: "Sampler"
+    train_text: list[str] | None
+
+
+def write_samples(model: LoadedModel, settings: Mapping[str, Any], output: "Output") -> None:
+    """Print num_samples texts after one prompt, or a list of them."""
     from charrnn.sampling.lists import Selection, configure_lists
 
+    sampler = model.sampler
     config = sampler.configure(settings)
     if output.json and not sampler.ends(config):
         raise UsageError("--json prints a sample once it is complete, so give it an end: --length, --lines or --stop")
     lists = configure_lists(settings, config, sampler)
-    known = prepare(path, file, sampler, config, lists, train_text, quiet=output.quiet)
+    known = prepare(model, config, lists, quiet=output.quiet)
     selection = Selection(sampler, config, lists, known) if lists.selects or lists.best else None
     streams = sampler.streams(config) if selection is None else selection.streams
     output.note_seed(settings, config)
@@ -340,26 +342,17 @@ def write_samples(
         console.note(f"{selection.asked:,} asked for, {selection.summary()}")
 
 
-def prepare(
-    path: "Path",
-    file: "ModelFile",
-    sampler: "Sampler",
-    config: SampleConfig,
-    lists: ListConfig,
-    train_text: list[str] | None,
-    *,
-    quiet: bool,
-) -> "Known | None":
+def prepare(model: LoadedModel, config: SampleConfig, lists: ListConfig, *, quiet: bool) -> "Known | None":
     """Read the training text if it is needed, and load the kernels; return what new samples are compared with."""
     from charrnn import precompile
     from charrnn.data.cache import Cache
     from charrnn.runs.models import find_training_text
     from charrnn.sampling.lists import make_known, needs_training_text
 
-    corpus = None
+    file, sampler, train_text, corpus = model.file, model.sampler, model.train_text, None
     if train_text or config.no_copy or needs_training_text(lists, file):
         with console.slow_notice("reading the training text", quiet=quiet), Cache.for_user().writable() as cache:
-            corpus = find_training_text(path, file, train_text, cache)
+            corpus = find_training_text(model.path, file, train_text, cache)
     sampler.training_text = corpus.ids if corpus and config.no_copy else None
     with console.slow_notice(messages.compiling("sampling"), quiet=quiet):
         precompile.for_sampling(sampler.precision)
@@ -377,24 +370,17 @@ def check_alone(settings: Mapping[str, Any], prompt_file: str | None) -> None:
         raise UsageError("--prompts and --prompt-file can't be combined")
 
 
-def write_answers(
-    path: "Path",
-    file: "ModelFile",
-    sampler: "Sampler",
-    settings: Mapping[str, Any],
-    prompts: str,
-    train_text: list[str] | None,
-    output: "Output",
-) -> None:
+def write_answers(model: LoadedModel, settings: Mapping[str, Any], prompts: str, output: "Output") -> None:
     """Print a text after each prompt of a file, in their order; without --json or --null each is one line.
 
-    path, train_text: as for write_samples. A line without an answer ends the command, or becomes a JSON object with
-    its error. Raises its error, or InputError at the end for lines that have become objects.
+    A line without an answer ends the command, or becomes a JSON object with its error. Raises its error, or InputError
+    at the end for lines that have become objects.
     """
     from charrnn.sampling.answers import Failure, answers
     from charrnn.text.sources import Source, check_exists
 
-    config, one_line = sampler.configure(settings), not (output.json or output.null)
+    sampler, one_line = model.sampler, not (output.json or output.null)
+    config = sampler.configure(settings)
     if not sampler.ends(config):
         raise UsageError("--prompts needs texts that end: give --length, --lines or --stop")
     check_exists(prompts)
@@ -403,7 +389,7 @@ def write_answers(
         if config.lines:
             raise UsageError("--prompts writes one line for each; use --json or --null for several --lines")
         settings["lines"] = 1
-    prepare(path, file, sampler, config, ListConfig(), train_text, quiet=output.quiet)
+    prepare(model, config, ListConfig(), quiet=output.quiet)
     output.note_seed(given_settings, config)
     num_answers = num_failures = 0
     for answer in answers(sampler, Source(prompts).lines(), settings, one_line=one_line):
