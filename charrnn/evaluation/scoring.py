@@ -106,7 +106,7 @@ def _predict_part(part: "_Part", num_scored: int, ranks: Ranks) -> Predictions:
 
 
 def predict_forgetting(
-    network: Reader, ids: Ids, *, starts: NDArray[np.int64], length: int, mixture: Mixture | None = None
+    network: Reader, ids: Ids, *, starts: NDArray[np.int64], length: int, mixture: Mixture | None
 ) -> Predictions:
     """Predict the `length` characters from each start on, (B, length), by those since the one before the start only.
 

@@ -72,7 +72,7 @@ def evaluate_and_save(state: TrainState, plan: RunPlan, writer: Writer) -> Itera
 
 
 def score_held_out(
-    network: Reader, corpus: Corpus, ranks: Ranks, *, num_scored: int | None = None, mixture: Mixture | None = None
+    network: Reader, corpus: Corpus, ranks: Ranks, *, num_scored: int | None, mixture: Mixture | None = None
 ) -> Evaluation:
     """Score the held-out text that chooses the weights, or num_scored characters of it in stretches spread over it."""
     return evaluate(
