@@ -248,9 +248,9 @@ def compile_kernels(wanted: Wanted) -> None:
     with console.slow_notice(messages.compiling("scoring")):
         if wanted.adapt:
             precompile.for_adapting()
-        elif "gradient" in wanted.inside:
+        if "gradient" in wanted.inside:
             precompile.for_inspecting()
-        else:
+        elif not wanted.adapt:
             precompile.for_scoring()
 
 

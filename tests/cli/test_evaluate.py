@@ -1,5 +1,6 @@
 """`charrnn eval`: the score and its comparison, lines and characters, adaptation, the report page, the terminal."""
 
+import functools
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from charrnn import precompile
 from charrnn.evaluation.assessment import compute_baselines
 from charrnn.model.file import load_model
 from tests.cli.conftest import (
@@ -207,6 +209,21 @@ def test_another_text_is_compared_too(at_home: Home, tmp_path: Path) -> None:
     assert (facts["num_chars"], facts["unknown"]) == (499, {"é": 1})
     assert len(facts["yardsticks"]) == 3
     assert facts["copied"]["text"]["num_chars"] == 499
+
+
+def test_the_kernels_of_all_that_is_wanted_are_compiled_first(at_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those for --adapt and for --inside gradient have those for scoring with them."""
+    compiled: list[str] = []
+    for name in ("for_scoring", "for_adapting", "for_inspecting"):
+        monkeypatch.setattr(precompile, name, functools.partial(compiled.append, name))
+    for args, names in (
+        ((), ["for_scoring"]),
+        (("--inside", "gradient"), ["for_inspecting"]),
+        (("--adapt", "--inside", "gradient"), ["for_adapting", "for_inspecting"]),
+    ):
+        compiled.clear()
+        assert call("eval", "--no-yardsticks", *args).code == 0
+        assert compiled == names
 
 
 def test_adapting_is_a_separate_score(at_home: Home) -> None:
