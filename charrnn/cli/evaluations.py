@@ -1,4 +1,4 @@
-"""`charrnn eval` with several models, whose scores it shows side by side, by label, and with a model that adapts."""
+"""Parts of `charrnn eval`: several models side by side, scores by label, a model that adapts."""
 
 from dataclasses import replace
 from pathlib import Path

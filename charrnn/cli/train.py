@@ -271,7 +271,7 @@ def find_folder(text: str, name: str | None) -> "Run":
 
 
 class Machine(NamedTuple):
-    """What a run shall compute on, as the user said."""
+    """What a run computes on, as the options say."""
 
     device: str
     threads: int | None

@@ -27,7 +27,7 @@ def shuffle(
     """Shuffle documents, given as ids in pieces; the order depends only on their number, labels and num_ids.
 
     Each document goes to one of several files in the folder, chosen at random; then the files are
-    shuffled one after the other. The memory needed is that of one file or of the longest document.
+    shuffled one by one. The memory needed is that of one file or of the longest document.
     label_end: the id of LABEL_END, if documents have labels. The documents of each label are then spread
     evenly over a file, so that the held-out end has each label in proportion.
     """

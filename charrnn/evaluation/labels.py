@@ -237,7 +237,7 @@ class LabelScorer:
         )
 
     def blocks(self, text: LabelledText) -> Iterator[LabelScores]:
-        """Yield the scores of a few texts after the other, in their order."""
+        """Yield the scores of the texts in their order, a few texts at a time."""
         is_scored = np.append(text.ids != self.file.vocab.id_of(UNKNOWN), False)  # of rare characters nothing is known
         num_chars = np.add.reduceat(is_scored, np.concatenate([[0], text.stops[:-1]]), dtype=np.int64)
         sizes = len(self._prefixes) * np.diff(text.stops, prepend=0)

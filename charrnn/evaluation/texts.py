@@ -130,7 +130,7 @@ def text_of_string(file: ModelFile, text: str) -> EvalText:
 
 
 def _eval_text(name: str, ids: Ids, unknown_chars: UnknownChars, reset_id: int | None) -> EvalText:
-    """Use the first character as the context, or the one after which documents start."""
+    """Make a text to score. Its context is its first character, or the one after which documents start."""
     num_fed = 1 if reset_id is None else 0
     if len(ids) + len(unknown_chars) == 0:
         raise InputError(f"{name}: the text is empty")

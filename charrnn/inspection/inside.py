@@ -45,7 +45,7 @@ class ScoredText:
 
 
 def look_inside(parts: Iterable[str], scored: ScoredText, *, num_shown: int | None = None) -> Inside:
-    """Measure parts (of findings.PARTS) of a model on a text that it has scored, one after the other.
+    """Measure parts (of findings.PARTS) of a model on a text that it has scored, one by one.
 
     num_shown: how many of the text's first characters are shown with the activations of units; None means all that
     the summary has.

@@ -203,7 +203,7 @@ class Selection:
 
     @property
     def shortage(self) -> str | None:
-        """Say that there are fewer samples than asked for; None if there are not. Known once all samples are read."""
+        """Say that fewer samples were found than asked for; None if not. Known once all samples are read."""
         if self.found == self.asked:
             return None
         return f"found {self.found:,} of {self.asked:,} samples: {self.summary()}"

@@ -37,7 +37,7 @@ class Opening:
         *,
         num_before: int,
     ) -> None:
-        """Take a prompt that nothing has read.
+        """Prepare a prompt that has not been read.
 
         config: with the label of the texts, if they have one. num_before: how many ids precede the texts, which are
         the end of another document and the label. Raises UsageError for candidates that would be endless.

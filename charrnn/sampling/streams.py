@@ -80,7 +80,7 @@ class StreamBatch:
         return candidates[int(np.searchsorted(reached, number * reached[-1], side="right"))]
 
     def _start_streams(self, count: int) -> "list[Stream]":
-        """Start at most so many streams; return those that there are."""
+        """Start at most `count` streams; return those that were started."""
         started = [Stream(self, *one) for one in itertools.islice(self._openings, max(0, count))]
         self._streams.extend(started)
         return started

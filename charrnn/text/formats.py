@@ -43,7 +43,7 @@ def split_lines(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def parse(lines: Iterator[str], name: str, wanted: list[str], kind: str) -> Iterator[Parsed]:
-    """Parse records, one after the other. wanted: columns; kind: csv, tsv, jsonl or fasta.
+    """Parse records one by one. wanted: columns; kind: csv, tsv, jsonl or fasta.
 
     Raises InputError where the rest of the text can't be parsed.
     """

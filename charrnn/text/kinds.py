@@ -94,7 +94,7 @@ def find_wide(head: bytes) -> str:
 
 
 def describe_foreign(head: bytes) -> str:
-    """Say what a file is that has no plain text, and what to do; empty for a text or an unknown kind.
+    """Say what a file without plain text is, and what to do; empty for a text or an unknown kind.
 
     head: its beginning, decompressed.
     """

@@ -31,7 +31,7 @@ _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 class RecordReader:
-    """Reads the records of one text after the other, as documents.
+    """Reads the records of texts, one text after another, as documents.
 
     labels: how many records have each label; num_skipped: invalid records, which are skipped if
     config.errors is `replace`; first_skipped: where and what the first one of them is.

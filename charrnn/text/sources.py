@@ -134,7 +134,7 @@ class Source:
                 yield chunk
 
     def lines(self) -> Iterator[list[bytes]]:
-        """Yield the lines, all that are there at once; a program that waits for an answer to a line gets one.
+        """Yield the lines in groups, each as many as can be read without waiting; a writer may wait for an answer.
 
         Raises InputError for a text that is unreadable.
         """
