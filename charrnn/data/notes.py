@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from charrnn.config import BLANK_LINES, LINES, CorpusConfig
 from charrnn.data.splitting import how_separated, split
 from charrnn.data.vocab import Vocab
-from charrnn.text.characters import END, UNKNOWN, one_line
+from charrnn.text.characters import END, UNKNOWN, first_of, one_line
 from charrnn.text.records import format_of
 
 _LARGE_VOCABULARY, _USUAL_VOCABULARY = 20_000, 5_000
@@ -78,9 +78,8 @@ def _split_notes(facts: dict[str, Any], config: CorpusConfig, *, num_valid: int,
 
 def _describe_labels(labels: Mapping[str, int]) -> str:
     """Name the most frequent labels with their numbers of documents."""
-    shown = [f"{one_line(label)} {count:,}" for label, count in list(labels.items())[:_LABELS_SHOWN]]
-    more = f" and {len(labels) - _LABELS_SHOWN:,} more" if len(labels) > _LABELS_SHOWN else ""
-    return f"{len(labels):,} label{'' if len(labels) == 1 else 's'}: {', '.join(shown)}{more}"
+    shown = first_of([f"{one_line(label)} {count:,}" for label, count in labels.items()], _LABELS_SHOWN)
+    return f"{len(labels):,} label{'' if len(labels) == 1 else 's'}: {shown}"
 
 
 def _content_notes(vocab: Vocab, counts: NDArray[np.int64], config: CorpusConfig) -> list[str]:

@@ -16,7 +16,7 @@ from charrnn.data.vocab import UNKNOWN_CHAR, Ids, UnknownChars, count_unknown
 from charrnn.errors import InputError, UsageError
 from charrnn.model.container import shorten
 from charrnn.model.file import ModelFile
-from charrnn.text.characters import END, LABEL_END
+from charrnn.text.characters import END, LABEL_END, first_of
 from charrnn.text.decoding import find_codec
 from charrnn.text.documents import end_documents
 from charrnn.text.folders import find_sources
@@ -199,8 +199,7 @@ def _text_record(file: ModelFile) -> dict[str, Any]:
 def _describe(names: Sequence[str]) -> str:
     if STDIN in names:
         return "the model was trained on stdin, and that text is not in the cache"
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"the training text, {', '.join(map(shorten, names[:3]))}{more}, was not found"
+    return f"the training text, {first_of(list(map(shorten, names)), 3)}, was not found"
 
 
 def _split_as_in_training(file: ModelFile, corpus: Corpus) -> Corpus:

@@ -28,7 +28,7 @@ from charrnn.pages.labels import show_labels
 from charrnn.pages.learning import learning_curves
 from charrnn.pages.page import render_page
 from charrnn.sampling.sampler import Sampler
-from charrnn.text.characters import name, readable
+from charrnn.text.characters import first_of, name, readable
 
 if TYPE_CHECKING:
     from charrnn.evaluation.labels import LabelScores
@@ -37,6 +37,7 @@ TEMPERATURES = (0.5, 0.8, 1.0)
 SAMPLE_LENGTH = 600
 NUM_DOCUMENTS = 12
 _MAX_LINE = 200  # characters of a line in the table
+_MAX_NAMED = 10  # unknown characters
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,7 @@ def _copying(assessment: Assessment) -> list[str]:
 
 def _name_unknown(score: Evaluation) -> str:
     """List the characters outside the vocabulary, most frequent first; empty if there are none."""
-    named = [f"{name(char)} {count:,}×" for char, count in list(score.unknown.items())[:10]]
-    more = [f"{len(score.unknown) - 10:,} more"] if len(score.unknown) > 10 else []
-    return ", ".join(named + more)
+    return first_of([f"{name(char)} {count:,}×" for char, count in score.unknown.items()], _MAX_NAMED)
 
 
 def _baseline_rows(assessment: Assessment) -> list[tuple[Baseline, Markup]]:

@@ -16,7 +16,7 @@ from charrnn.errors import UsageError
 from charrnn.model.file import ModelFile
 from charrnn.numerics.vectors import Doubles
 from charrnn.sampling.likelihood import text_nats
-from charrnn.text.characters import END, LABEL_END, one_line
+from charrnn.text.characters import END, LABEL_END, first_of, one_line
 from charrnn.text.formats import quoted
 
 _MAX_NAMED = 10  # labels in a message
@@ -36,9 +36,8 @@ class Labels:
         if not self.names:
             raise UsageError(f"--label {quoted(label)}: the model was trained without labels; leave it out")
         near = difflib.get_close_matches(label, self.names, n=3)
-        shown = [*near, *(name for name in self.names if name not in near)][:_MAX_NAMED]
-        more = f" and {len(self.names) - len(shown):,} more" if len(self.names) > len(shown) else ""
-        raise UsageError(f"the model has no label {quoted(label)}; it knows {', '.join(map(one_line, shown))}{more}")
+        known = first_of(list(map(one_line, [*near, *(name for name in self.names if name not in near)])), _MAX_NAMED)
+        raise UsageError(f"the model has no label {quoted(label)}; it knows {known}")
 
     def encode(self, label: str) -> NDArray[np.int64]:
         """Return the ids of a label and of LABEL_END."""

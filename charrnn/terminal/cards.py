@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from charrnn.events import bits, bits_per
-from charrnn.text.characters import END, LABEL_END, UNKNOWN, one_line
+from charrnn.text.characters import END, LABEL_END, UNKNOWN, first_of, one_line
 
 if TYPE_CHECKING:
     from charrnn.model.file import ModelFile
@@ -102,8 +102,7 @@ def _ngrams(ngram: Mapping[str, Any]) -> str:
 def _labels(counts: Mapping[str, int]) -> str:
     """Return the number of labels and the most frequent ones."""
     names = sorted(counts, key=lambda name: -counts[name])
-    more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
-    return f"{len(names):,}: {', '.join(map(one_line, names[:MAX_NAMED]))}{more}"
+    return f"{len(names):,}: {first_of(list(map(one_line, names)), MAX_NAMED)}"
 
 
 def _known(count: int) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from charrnn.evaluation.scores import Assessment, Evaluation, Line
 from charrnn.evaluation.verdict import sentences
 from charrnn.events import bits, bits_per
-from charrnn.text.characters import UNKNOWN, describe, valid_unicode
+from charrnn.text.characters import UNKNOWN, describe, first_of, valid_unicode
 
 if TYPE_CHECKING:
     from charrnn.data.vocab import Vocab
@@ -28,9 +28,8 @@ def score_rows(model: str, text: str, score: Evaluation, unit: str) -> list[tupl
         ("perplexity", f"{score.perplexity:.4f}"),
     ]
     if score.unknown:
-        named = ", ".join(f"{describe(char)} {count:,}x" for char, count in list(score.unknown.items())[:MAX_NAMED])
-        more = f", and {len(score.unknown) - MAX_NAMED} more" if len(score.unknown) > MAX_NAMED else ""
-        rows.append((f"unknown {unit}s", f"{score.num_unknown:,}, not scored: {named}{more}"))
+        named = first_of([f"{describe(char)} {count:,}x" for char, count in score.unknown.items()], MAX_NAMED)
+        rows.append((f"unknown {unit}s", f"{score.num_unknown:,}, not scored: {named}"))
     return rows
 
 

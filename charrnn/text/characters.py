@@ -1,7 +1,8 @@
-"""Characters with a meaning of their own (ends of documents and labels, bytes), and how any character is shown."""
+"""Characters with a meaning of their own (ends of documents and labels, bytes), and how characters and names are shown."""
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 # Low surrogates, which no text has; JSON would join a high and a low one to one character.
 END, UNKNOWN = "\udc00", "\udc01"  # the end of a document; a character too rare for the vocabulary
@@ -128,3 +129,9 @@ def unescaped(text: str) -> str:
 def one_line(text: str) -> str:
     """Escape text as `printable` does, and newlines and tabs as well, for a message of one line."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def first_of(names: Sequence[str], count: int) -> str:
+    """List the first of many names for a message: a, b, c and 1,234 more."""
+    more = f" and {len(names) - count:,} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

@@ -14,7 +14,7 @@ from charrnn.distributed import Ranks
 from charrnn.errors import UsageError
 from charrnn.model.file import ModelFile
 from charrnn.runs.folder import Run
-from charrnn.text.characters import END, LABEL_END, UNKNOWN, describe
+from charrnn.text.characters import END, LABEL_END, UNKNOWN, describe, first_of
 from charrnn.training.plan import Budget, Environment, RunPlan, Task, text_to_train_on
 from charrnn.training.recipe import default_budget, recommend
 
@@ -131,6 +131,5 @@ def _new_characters(base: ModelFile | None, corpus: Corpus) -> list[str]:
     new = sorted(set(corpus.vocab.chars) - set(base.vocab.chars) - {LABEL_END}) if base else []
     if not new:
         return []
-    more = f", and {len(new) - _NEW_CHARS_SHOWN} more" if len(new) > _NEW_CHARS_SHOWN else ""
     count = "1 character is" if len(new) == 1 else f"{len(new)} characters are"
-    return [f"{count} new to the model: {', '.join(map(describe, new[:_NEW_CHARS_SHOWN]))}{more}"]
+    return [f"{count} new to the model: {first_of(list(map(describe, new)), _NEW_CHARS_SHOWN)}"]

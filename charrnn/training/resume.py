@@ -10,6 +10,7 @@ from charrnn.data.corpus import Corpus
 from charrnn.errors import ModelFileError, UsageError
 from charrnn.model.container import shorten
 from charrnn.runs.folder import Run, SavedState, SavedText
+from charrnn.text.characters import first_of
 from charrnn.training.plan import Budget, Environment, Resume, RunPlan, Task
 from charrnn.training.planning import advice_for, check_ranks, fit_batch_size
 from charrnn.training.state import verify_state
@@ -134,7 +135,7 @@ def _check_text(run: Run, task: Task, before: SavedText) -> None:
         return
     if before.paths != task.paths:
         new = next((name for name in task.paths if name not in before.paths), None)
-        difference = _list_paths(before.paths) + (f" ({new} is new)" if new else "")
+        difference = first_of(list(map(shorten, before.paths)), 3) + (f" ({new} is new)" if new else "")
     elif before.num_chars != len(corpus.ids):
         difference = f"it had {before.num_chars:,} characters and has {len(corpus.ids):,} now"
     else:
@@ -147,10 +148,6 @@ def _check_text(run: Run, task: Task, before: SavedText) -> None:
             f"or --fresh to start {run.name!r} over"
         )
     raise UsageError(f"run {run.name!r} was trained on another text: {difference}; {advice}")
-
-
-def _list_paths(paths: list[str]) -> str:
-    return ", ".join(map(shorten, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 
 def _environment_changes(before: Mapping[str, Any], environment: Environment) -> list[str]:

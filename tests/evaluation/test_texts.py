@@ -126,7 +126,7 @@ def test_without_a_path_the_error_names_the_text_and_the_option(trained, cache):
     with pytest.raises(InputError, match=r"the training text, text\.txt, was not found; name it with --train-text"):
         read_training_text(file, [], cache)
     names = [f"{number}{'x' * 1000}" for number in range(9999)]
-    with pytest.raises(InputError, match="and 9996 more, was not found") as caught:
+    with pytest.raises(InputError, match="and 9,996 more, was not found") as caught:
         read_training_text(with_provenance(file, text={"paths": names}), [], cache)
     assert len(str(caught.value)) < 1000
     with pytest.raises(InputError, match=r"stdin, .*--train-text"):

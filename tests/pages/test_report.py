@@ -91,7 +91,7 @@ def test_the_head_separates_the_plain_score_from_the_adapted_one():
     assert "bits per character with dynamic evaluation: a copy of the model learns from the text as it reads" in text
     many = Evaluation(1.0, 1, dict.fromkeys(map(chr, range(0x4E00, 0x4E00 + 13)), 5))
     page = render(make_report(assessment={"score": many, "adapted": None}))
-    assert "U+4E09 5×, 3 more." in page
+    assert "U+4E09 5× and 3 more." in page
     assert "dynamic evaluation" not in page
 
 

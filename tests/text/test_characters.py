@@ -6,6 +6,7 @@ from charrnn.text.characters import (
     END,
     UNKNOWN,
     bytes_as_chars,
+    first_of,
     label,
     name,
     one_line,
@@ -113,3 +114,9 @@ def test_escapes_of_an_option_are_characters():
     """Others, and a backslash before anything else, stay as they are."""
     assert unescaped(r"\n\t\r\\n\x\ ") == "\n\t\r\\n\\x\\ "
     assert unescaped("a\nb\\") == "a\nb\\"
+
+
+def test_a_message_names_the_first_of_many():
+    """And says how many more there are."""
+    assert [first_of(["a"] * count, 2) for count in (0, 1, 2)] == ["", "a", "a, a"]
+    assert first_of(["a", "b", "c", *"d" * 1233], 3) == "a, b, c and 1,233 more"
