@@ -1,4 +1,4 @@
-"""Characters with a meaning of their own (ends of documents and labels, bytes), and how characters and names are shown."""
+"""Characters with their own meaning (ends of documents and labels, bytes), and how characters and names are shown."""
 
 import re
 import unicodedata
