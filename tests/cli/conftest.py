@@ -174,7 +174,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
-        preexec_fn=restore_signals,
+        preexec_fn=restore_signals if os.name == "posix" else None,
     )
 
 
