@@ -1,5 +1,6 @@
 """Fixtures: a small text, small models, and the plans that train them."""
 
+import functools
 import hashlib
 import itertools
 import json
@@ -51,7 +52,9 @@ def pytest_configure(config):
     """Handle signals as at a prompt, whatever this process inherited; compile the kernels before processes share tests.
 
     In the background or under nohup a shell starts processes that ignore SIGINT or SIGHUP, and so would all children.
+    Texts are the same bytes everywhere; Windows would end their lines with CRLF.
     """
+    Path.write_text = functools.partialmethod(Path.write_text, newline="\n")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
