@@ -99,10 +99,7 @@ def _predict_part(part: "_Part", num_scored: int, ranks: Ranks) -> Predictions:
     with ThreadPoolExecutor(num_workers) as pool:
         lanes = split_range(len(starts), num_workers)
         found = list(pool.map(lambda own: part.read(starts[own], int(lengths[0])), lanes))
-    is_scored = (np.arange(lengths[0])[:, None] < lengths).T  # (G, T)
-    return Predictions(
-        *(np.concatenate(arrays, axis=1).swapaxes(0, 1)[is_scored] for arrays in zip(*found, strict=True))
-    )
+    return Predictions(*(_join_lanes(arrays, lengths) for arrays in zip(*found, strict=True)))
 
 
 def predict_forgetting(
@@ -131,9 +128,13 @@ def read_outputs(network: Reader, ids: Ids, *, context: Ids, units: Sequence[int
     with ThreadPoolExecutor(num_workers) as pool:
         lanes = split_range(len(starts), num_workers)
         found = list(pool.map(lambda own: part.outputs(starts[own], int(lengths[0]), units), lanes))
-    is_read = (np.arange(lengths[0])[:, None] < lengths).T  # (G, T)
-    outputs: Floats = np.concatenate(found, axis=1).swapaxes(0, 1)[is_read]
-    return outputs
+    return _join_lanes(found, lengths)
+
+
+def _join_lanes(groups: Sequence[NDArray[Any]], lengths: NDArray[np.int64]) -> NDArray[Any]:
+    """Put what groups of lanes have at each step, (T, B, …) each, into the text's order: (N, …). lengths: (G,)."""
+    is_inside = (np.arange(lengths[0])[:, None] < lengths).T  # (G, T)
+    return np.concatenate(groups, axis=1).swapaxes(0, 1)[is_inside]
 
 
 def compute_logits(network: Reader, ids: Ids, starts: NDArray[np.int64], length: int) -> Floats:
