@@ -28,7 +28,7 @@ from charrnn.cli.options import (
 )
 from charrnn.cli.report import MAX_SHOWN, NUM_HARDEST, NUM_TOP, check_target, write_report
 from charrnn.cli.texts import TextOptions, check_no_run, load_network, read_texts
-from charrnn.config import ADAPT_RATE, BLANK_LINES, LINES, flag
+from charrnn.config import ADAPT_RATE, BLANK_LINES, LINES, check_number, flag
 from charrnn.errors import UsageError
 from charrnn.evaluation.scores import Assessment
 from charrnn.evaluation.verdict import sentences
@@ -73,8 +73,10 @@ class Wanted:
             raise UsageError("--per-line, --per-char and --worst each print something else; give one of them")
         if self.worst is not None and self.worst < 1:
             raise UsageError(f"--worst must be at least 1, not {self.worst}")
-        if self.adapt_rate is not None and not (self.adapt and 0 <= self.adapt_rate <= 1):
-            raise UsageError("--adapt-rate needs --adapt, and a value between 0 and 1")
+        if self.adapt_rate is not None:
+            check_number("--adapt-rate", self.adapt_rate, 0.0, 1.0)
+            if not self.adapt:
+                raise UsageError("--adapt-rate has no effect without --adapt")
         if self.html is not None:
             check_target(self.html)
         others = self.per_char or self.worst is not None or self.inside or self.html is not None or self.adapt

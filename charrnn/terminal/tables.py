@@ -71,7 +71,7 @@ def compared_facts(text: str, unit: str, found: "Sequence[Compared]") -> list[tu
     """Return what a comparison of models was made on, as rows of a table."""
     rows = [("text", text), (f"{unit}s scored", f"{found[0].score.num_chars:,}")]
     if num_left_out := found[0].num_left_out:
-        rows.append((f"{unit}s left out", f"{num_left_out:,}, which not all of the models know"))
+        rows.append((f"{unit}s left out", f"{num_left_out:,}, unknown to at least one model"))
     return rows
 
 

@@ -258,7 +258,7 @@ def test_models_are_compared_side_by_side(desk: Path) -> None:
     assert lines[:3] == [
         "text\t-",
         "characters scored\t2,999",
-        "characters left out\t1, which not all of the models know",
+        "characters left out\t1, unknown to at least one model",
     ]
     assert re.fullmatch(r"checkpoints/worse/model.safetensors\t\d\.\d{3}\t\+\d\.\d{3}\t0\.\d{3}", lines[-1])
     assert_refused(call("eval", "-m", "worse", "-m", "better", "--worst", "3"), 2, "--worst", "-m")
@@ -338,7 +338,7 @@ def test_a_reader_that_has_enough_ends_it(at_home: Home) -> None:
         (("--per-line", "--per-char"), 2, "--per-line"),
         (("--worst", "0"), 2, "--worst"),
         (("--adapt-rate", "0.1"), 2, "--adapt"),
-        (("--adapt", "--adapt-rate", "2"), 2, "--adapt-rate"),
+        (("--adapt", "--adapt-rate", "2"), 2, "--adapt-rate must lie between 0 and 1, not 2"),
         (("--html", "."), 2, "--html"),
         (("--html", ""), 2, "--html"),
         (("--html", "nowhere/page.html"), 1, "nowhere/page.html"),
