@@ -335,6 +335,8 @@ def print_assessment(
     path: Path, scored: "ScoredText", assessment: Assessment, findings: "Findings | None", *, json: bool
 ) -> None:
     """Print a score, the comparison, what is inside, and on a terminal the text's start coloured by surprisal."""
+    from charrnn.evaluation.summary import excerpt
+
     name, vocab, first = scored.text.name, scored.file.vocab, scored.summary.first
     if json:
         inside = findings and findings.record()
@@ -345,8 +347,8 @@ def print_assessment(
         console.table(tables.comparison_rows(assessment), header=tables.comparison_header(assessment))
     console.sentences(sentences(assessment))
     if console.uses_colour():
-        excerpt = vocab.decode(first.ids[:EXCERPT])
-        shown = max(excerpt.rfind("\n"), excerpt.rfind(END)) + 1 or len(excerpt)  # whole lines
-        console.surprisal(excerpt[:shown].rstrip("\n"), first.nats)
+        start, nats = excerpt(scored.text, first, vocab, EXCERPT)
+        shown = max(start.rfind("\n"), start.rfind(END)) + 1 or len(start)  # whole lines
+        console.surprisal(start[:shown].rstrip("\n"), nats)
     if findings:
         print_inside(findings, vocab, first.ids[:EXCERPT])

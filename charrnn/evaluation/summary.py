@@ -107,6 +107,24 @@ def select(predictions: Predictions, rows: slice) -> Predictions:
     return Predictions(*(array[rows] for array in arrays))
 
 
+def excerpt(text: EvalText, first: Predictions, vocab: Vocab, count: int) -> tuple[str, NDArray[np.float64]]:
+    """Return the start of a text with the nats of each character, 0 for those that are not scored.
+
+    first: what the model predicts at its first characters, of which count are shown, after those of the first line
+    that are only fed.
+    """
+    fed = text.context[len(text.context) - min(text.num_before, count) :]
+    ids = np.concatenate([fed, first.ids[:count]])
+    nats = np.concatenate([np.zeros(len(fed)), first.nats[:count]])
+    unknown = text.unknown_chars[: np.searchsorted(text.unknown_chars["place"], len(ids))]
+    rare_id = vocab.id_of(UNKNOWN)
+    if rare_id is None:
+        nats = np.insert(nats, np.ascontiguousarray(unknown["place"]), 0.0)
+    else:
+        nats[ids == rare_id] = 0.0
+    return vocab.decode_around(ids, unknown), nats
+
+
 def hardest_lines(lines: Iterable[Line], count: int) -> list[Line]:
     """Select the least predictable lines, the worst first.
 

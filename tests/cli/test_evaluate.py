@@ -400,6 +400,16 @@ def test_a_terminal_shows_the_text_coloured_by_surprisal(at_home: Home) -> None:
 
 
 @posix
+def test_a_coloured_text_is_complete(at_home: Home, tmp_path: Path) -> None:
+    """With its first character, which is only fed, and those that the model doesn't know."""
+    path = tmp_path / "a.txt"
+    path.write_text("dor Äna\nsa É lo\n", encoding="utf-8")
+    code, shown = call_on_terminal("eval", str(path), "--no-yardsticks", COLORTERM="truecolor")
+    assert code == 0
+    assert "dor Äna\r\nsa É lo\r\n" in re.sub(r"\x1b\[[0-9;]*m", "", shown.decode())
+
+
+@posix
 def test_no_color_means_no_colour(at_home: Home) -> None:
     """With NO_COLOR there is neither a coloured text nor any other colour."""
     code, shown = call_on_terminal("eval", "--no-yardsticks", NO_COLOR="1")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scores import Line
-from charrnn.evaluation.summary import LONG_LINE, LineSplitter, hardest_lines, summarise
+from charrnn.evaluation.summary import LONG_LINE, LineSplitter, excerpt, hardest_lines, summarise
 from charrnn.evaluation.texts import EvalText
 from charrnn.kernels.head import Predictions
 from charrnn.text.characters import END, UNKNOWN, bytes_as_chars
@@ -130,6 +130,22 @@ def test_one_pass_gives_all_views(sizes):
     both = summarise(parts_of(text, sizes), text, vocab, num_first=99, num_hardest=9)
     assert [line.number for line in both.hardest] == [1, 3, 2]
     assert len(both.first.ids) == 33
+
+
+def test_an_excerpt_has_the_characters_that_are_not_scored():
+    """Those before the text in its first line, and unknown and rare ones, with 0 nats."""
+    text = eval_text("def\ngh\n", before="abc", unknown="é")
+    vocab = Vocab.from_text("abcdef\ngh\n")
+    first = summarise(parts_of(text, [7]), text, vocab, num_first=7).first
+    start, nats = excerpt(text, first, vocab, 5)
+    assert start == "éabcdef\ng"
+    assert nats.tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5]
+    rare = Vocab("ab" + UNKNOWN)
+    text = eval_text("azb", unknown="é", vocab=rare)
+    first = summarise(parts_of(text, [4]), text, rare, num_first=4).first
+    start, nats = excerpt(text, first, rare, 9)
+    assert start == "éazb"
+    assert nats.tolist() == [0, 2, 0, 4]
 
 
 def test_views_that_nobody_asked_for_are_empty():
