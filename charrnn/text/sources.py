@@ -245,7 +245,8 @@ def explaining_errors(name: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise InputError(f"{name}: no such file or folder; - is stdin") from None
+        hint = "to read a URL, pipe it in: curl URL | charrnn … -" if "://" in name else "- is stdin"
+        raise InputError(f"{name}: no such file or folder; {hint}") from None
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise InputError(f"{name}: damaged or cut short ({str(error).rstrip('.')})") from None
     except OSError as error:

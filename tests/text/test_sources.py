@@ -811,3 +811,8 @@ def test_few_files_and_named_files_stay_in_order(tmp_path):
     many = make_folder(tmp_path / "many", 30)
     paths = [os.path.join(many, name) for name in names_below(many)]
     assert [source.name for source in find_sources(paths, SourceConfig(), mixed=True).sources] == paths
+
+
+def test_a_url_is_not_fetched_but_the_message_says_how(tmp_path):
+    """It looks like a path to nothing."""
+    assert refusal("https://example.com/a.txt", tmp_path).endswith("pipe it in: curl URL | charrnn … -")
