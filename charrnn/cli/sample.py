@@ -336,6 +336,8 @@ def write_samples(model: LoadedModel, settings: Mapping[str, Any], output: "Outp
         return
     output.write_all((([text], stream) for text, stream in selection), separated=several_lines)
     if selection.shortage:
+        if selection.complete == 0 and config.length >= 0:
+            raise CharrnnError(f"{selection.shortage}; none ended within --length {config.length}: raise that")
         fewer = ", or ask for fewer with -N" if selection.asked > 1 else ""
         raise CharrnnError(f"{selection.shortage}; raise --max-draws or --temp{fewer}")
     if selection.limit > selection.asked and not output.quiet:

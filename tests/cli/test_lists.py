@@ -146,3 +146,10 @@ def test_each_line_has_a_score(at_names: Path) -> None:
     ]
     (facts,) = call("eval", "-", "--json", "--no-yardsticks", stdin=text).objects
     assert facts["num_chars"] == lines[0]["num_chars"] + lines[2]["num_chars"]
+
+
+def test_a_list_of_texts_that_never_end_in_time_needs_a_larger_length(at_home: Home) -> None:
+    """More draws would not help."""
+    outcome = call("sample", "-N", "3", "--unique", "-n", "0", "--lines", "1", "--max-draws", "5", "--seed", "1")
+    assert outcome.code == 1
+    assert outcome.err.endswith("5 drawn, 0 complete, 0 unique; none ended within --length 0: raise that\n")
