@@ -25,7 +25,6 @@ ALL_LANES = slice(None)
 IGNORE_INDEX = -100  # a target that isn't scored; PyTorch's default for this
 PIECE_SIZE = 1000  # characters in a withheld piece
 LAST_PART = 2_000_000  # characters at the end of the text, among which pieces are withheld
-MAX_MIXED_VOCAB = 1 << 14  # with more characters, computing their distributions would dominate the run
 _WITHHELD_RATIO = 40  # one character in this many is withheld
 _MAX_PIECES = 50
 _MAX_LOGITS = 2_000_000  # of all withheld characters together
@@ -55,13 +54,11 @@ class TrainText:
 
 
 def make_train_text(ids: Ids, vocab_size: int) -> TrainText:
-    """Choose evenly spread pieces to withhold: none if the text is too short or the vocabulary too large."""
+    """Choose evenly spread pieces to withhold: none if the text is too short."""
     start = max(0, len(ids) - LAST_PART)
     num_last = len(ids) - start
-    num_pieces = 0
-    if vocab_size <= MAX_MIXED_VOCAB:
-        most = max(1, _MAX_LOGITS // (vocab_size * PIECE_SIZE))
-        num_pieces = min(num_last // (_WITHHELD_RATIO * PIECE_SIZE), _MAX_PIECES, most)
+    most = max(1, _MAX_LOGITS // (vocab_size * PIECE_SIZE))
+    num_pieces = min(num_last // (_WITHHELD_RATIO * PIECE_SIZE), _MAX_PIECES, most)
     middles = start + (2 * np.arange(num_pieces) + 1) * num_last // (2 * max(1, num_pieces))
     return TrainText(ids, middles - PIECE_SIZE // 2)
 

@@ -206,8 +206,7 @@ def steps_left(plan: RunPlan, pace: Pace) -> int:
     if pace.is_known(seconds):
         num_scored = len(corpus.valid_ids) + len(corpus.test_ids)
         most = pace.steps_left(seconds, num_scored=num_scored, num_counted=0)
-        counts = len(plan.task.train_text.withheld_starts) > 0
-        num_counted = counted_part(corpus.num_train, plan.task.training, most) if counts else 0
+        num_counted = counted_part(corpus.num_train, plan.task.training, most) if plan.task.mixes_ngrams else 0
         left = pace.steps_left(seconds, num_scored=num_scored, num_counted=num_counted)
     return plan.environment.ranks.broadcast_number(left)
 

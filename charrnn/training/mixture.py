@@ -3,7 +3,7 @@
 Both predict the next character. Their log probabilities are added (log-linear interpolation, a product of experts),
 with weights that depend on how long a context the n-grams know (kernels/ngrams.py). The weights are fitted on withheld
 pieces of the training text: the network was not trained on them, and the n-grams are counted without them for the fit.
-The n-grams in the model file are counted with them.
+The n-grams in the model file are counted with them. A text that is too short to withhold any gets fixed weights.
 
 Letters: N characters, T characters of a piece, B pieces, V vocabulary.
 """
@@ -29,6 +29,7 @@ _MIN_FITTED, _MAX_FITTED = 0.01, 4.0  # weights, before they are scaled to sum t
 _CHUNK = 1024  # characters whose distributions are in float64 at a time
 _PRIOR_STRENGTH = 20.0  # characters' worth of evidence that one length's weights equal those of all lengths
 _FIRST_GUESS = (0.7, 0.3)  # weights of network and n-grams
+_SHORT_TEXT_WEIGHTS = (0.5, 0.5)  # of those, for any length, if nothing is withheld
 _MAX_ITERATIONS = 20
 
 
@@ -36,11 +37,14 @@ def fit_mixture(network: Reader, text: TrainText, *, num_counted: int) -> Arrays
     """Count a training text's n-grams and fit the mixture weights on its withheld pieces; return a model file's arrays.
 
     num_counted: how many characters at the end of the text to count in, at least LAST_PART or all of them.
-    Returns none if nothing was withheld or if the n-grams gain less than MIN_GAIN.
+    Returns none if the n-grams gain less than MIN_GAIN. Without withheld pieces the gain is unknown, and the weights
+    are fixed.
     """
-    if len(text.withheld_starts) == 0:
-        return {}
     vocab_size = network.config.vocab_size
+    if len(text.withheld_starts) == 0:
+        order = min(MAX_MIXED_ORDER, len(text.ids))
+        weights = np.tile(_SHORT_TEXT_WEIGHTS, (order, 1))
+        return {**count_ngrams(text.ids, order, vocab_size=vocab_size), "ngram.weights": weights}
     places = text.withheld_starts + np.arange(PIECE_SIZE)[:, None]  # (T, B)
     targets = text.ids[places].astype(np.int64)
     first = max(0, len(text.ids) - num_counted)

@@ -29,6 +29,7 @@ from charrnn.training.recipe import estimate_memory
 from charrnn.training.state import ScalarState
 
 MAX_BYTES = 1 << 21  # of the list of text files in a file's metadata; model/container.py reads twice that
+MAX_MIXED_VOCAB = 1 << 14  # with more characters, computing their distributions would dominate the run
 MAX_KNOWN = 200_000  # documents whose hashes a model file holds, 4 bytes each
 _LIBRARIES = ("charrnn", "torch", "numpy", "numba")  # other versions may round sums differently
 
@@ -46,6 +47,11 @@ class Task:
     def train_text(self) -> TrainText:
         """The training text without the pieces that are withheld to fit the mixture weights."""
         return text_to_train_on(self.corpus, self.training.mix)
+
+    @property
+    def mixes_ngrams(self) -> bool:
+        """Whether n-grams are mixed into the network's predictions."""
+        return mixes_ngrams(self.corpus, self.training.mix)
 
     @cached_property
     def known_documents(self) -> NDArray[np.uint32] | None:
@@ -239,10 +245,17 @@ class RunPlan:
         return self.task.training.steps
 
 
+def mixes_ngrams(corpus: Corpus, mix: bool) -> bool:
+    """Whether n-grams are mixed in: if `mix` asks for them, and the vocabulary is not too large."""
+    return mix and len(corpus.vocab) <= MAX_MIXED_VOCAB
+
+
 def text_to_train_on(corpus: Corpus, mix: bool) -> TrainText:
     """Return the training text, without the pieces that are withheld if n-grams are mixed in."""
     ids = corpus.train_ids
-    return make_train_text(ids, len(corpus.vocab)) if mix else TrainText(ids, np.empty(0, np.int64))
+    if mixes_ngrams(corpus, mix):
+        return make_train_text(ids, len(corpus.vocab))
+    return TrainText(ids, np.empty(0, np.int64))
 
 
 def _first_paths(paths: tuple[str, ...]) -> list[str]:

@@ -128,8 +128,11 @@ def finish_run(state: TrainState, plan: RunPlan, writer: Writer) -> Iterator[Eve
     """
     corpus, ranks = plan.task.corpus, plan.environment.ranks
     file, network = load_best_model(plan)
-    num_counted = counted_part(corpus.num_train, plan.task.training, state.span or 0)
-    file = replace(file, ngram=fit_mixture(network, plan.task.train_text, num_counted=num_counted))
+    ngram = {}
+    if plan.task.mixes_ngrams:
+        num_counted = counted_part(corpus.num_train, plan.task.training, state.span or 0)
+        ngram = fit_mixture(network, plan.task.train_text, num_counted=num_counted)
+    file = replace(file, ngram=ngram)
     num_valid = num_test = None
     if plan.budget.minutes is not None and state.span is not None:
         config, num_texts = plan.task.training, 2 if len(corpus.test_ids) else 1

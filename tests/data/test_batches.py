@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from charrnn.data import batches
 from charrnn.data.batches import (
     IGNORE_INDEX,
-    MAX_MIXED_VOCAB,
     PIECE_SIZE,
     Cursor,
     TrainText,
@@ -161,11 +160,6 @@ def test_one_character_in_forty_is_withheld(num_chars, vocab_size, num_pieces):
         assert text.withheld_starts[0] >= num_chars // (2 * num_pieces) - PIECE_SIZE
         assert text.withheld_starts[-1] + PIECE_SIZE <= num_chars
         assert (np.abs(np.diff(text.withheld_starts, 2)) <= 1).all()
-
-
-def test_nothing_is_withheld_with_a_very_large_vocabulary():
-    """Computing its distributions would dominate the run."""
-    assert len(make_train_text(np.zeros(100_000, np.uint16), MAX_MIXED_VOCAB + 1).withheld_starts) == 0
 
 
 def test_pieces_of_a_long_text_lie_where_ngrams_are_counted(monkeypatch):

@@ -122,7 +122,7 @@ def test_a_run_learns_and_saves_its_best_weights(plan, cell, uninterrupted):
     assert isinstance(finished, Finished)
     file = load_model(plan.run.model_path)
     model, corpus = make_reader(file.config, file.tensors), plan.task.corpus
-    score = evaluate(model, corpus.valid_ids, context=corpus.train_ids)
+    score = evaluate(model, corpus.valid_ids, context=corpus.train_ids, mixture=file.mixture)
     assert finished.nats_per_char == score.nats_per_char == file.scores["nats_per_char"]
     assert finished.num_chars == len(corpus.valid_ids)
     assert file.scores["step"] == finished.best_step == 15 * (1 + int(np.argmin(scores)))
@@ -194,7 +194,7 @@ def test_the_test_text_is_scored_once_at_the_end(plan):
     finished = run_through(plan)[-1]
     file = load_model(plan.run.model_path)
     model = make_reader(file.config, file.tensors)
-    score = evaluate(model, corpus.ids[5600:], context=corpus.ids[:5600])
+    score = evaluate(model, corpus.ids[5600:], context=corpus.ids[:5600], mixture=file.mixture)
     assert finished.num_chars == 600
     assert finished.num_test_chars == score.num_chars == 400
     assert finished.test_nats_per_char == score.nats_per_char == file.scores["test"]["nats_per_char"]
@@ -215,7 +215,8 @@ def test_a_separate_held_out_text_chooses_the_weights(plan, tmp_path, cache):
     assert (corpus.num_train, finished.num_chars) == (3000, 699)
     ids = file.vocab.encode(texts["held.txt"])
     model = make_reader(file.config, file.tensors)
-    assert finished.nats_per_char == evaluate(model, ids[1:], context=ids[:1]).nats_per_char
+    score = evaluate(model, ids[1:], context=ids[:1], mixture=file.mixture)
+    assert finished.nats_per_char == score.nats_per_char
     found = held_out_text(file, read_training_text(file, [str(tmp_path / name) for name in texts], cache))
     assert file.vocab.decode(found.ids) == texts["held.txt"][1:]
     assert file.vocab.decode(found.context) == texts["held.txt"][0]
@@ -331,7 +332,7 @@ def overfitting(plan, **training):
     """The plan with little text and a high learning rate, so that it overfits soon."""
     corpus = replace(plan.task.corpus, ids=plan.task.corpus.ids[:600], num_train=400, num_valid=200)
     plan = replace(plan, task=replace(plan.task, corpus=corpus))
-    return with_settings(plan, **{"dropout": 0.0, "learning_rate": 3e-2, "steps": 2000, **training})
+    return with_settings(plan, **{"dropout": 0.0, "learning_rate": 3e-2, "steps": 2000, "mix": False, **training})
 
 
 def test_a_run_without_improvement_stops(plan, uninterrupted):
@@ -448,6 +449,14 @@ def test_a_run_mixes_n_grams_in(mixed, uninterrupted):
     assert alone == [nats / score.num_chars for nats in score.experts]
     assert finished.nats_per_char < finished.network_nats_per_char
     assert len(mixed.task.train_text) == corpus.num_train - 1000
+
+
+def test_n_grams_of_a_short_text_are_mixed_in_too(plan, uninterrupted):
+    """With fixed weights."""
+    finished_run = uninterrupted(plan)
+    finished, file = finished_run.events[-1], load_model(finished_run.plan.run.model_path)
+    assert file.ngram["ngram.weights"].tolist() == [[0.5, 0.5]] * 7
+    assert finished.nats_per_char < finished.network_nats_per_char
 
 
 def test_n_grams_that_make_the_held_out_score_worse_are_left_out(mixed):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from charrnn.config import ModelConfig, SampleConfig
-from charrnn.data.batches import TrainText, make_train_text
+from charrnn.data.batches import make_train_text
 from charrnn.errors import ModelFileError
 from charrnn.evaluation import scoring
 from charrnn.evaluation.adaptation import evaluate_adapting
@@ -345,12 +345,21 @@ def test_n_grams_are_mixed_in_if_they_gain_enough():
     assert (part["ngram.kept"] == count_ngrams(ids[-50_000:], order, vocab_size=6)["ngram.kept"]).all()
 
 
+@pytest.mark.parametrize(("num_chars", "order"), [(30_000, 7), (3, 3)])
+def test_experts_of_a_short_text_have_equal_weights(num_chars, order):
+    """Nothing is withheld to fit them on. All of the text is counted."""
+    config = ModelConfig("gru", vocab_size=6, embedding_dim=4, hidden_size=8, num_layers=1)
+    ids = make_ids(num_chars)
+    arrays = fit_mixture(CharRNN(config).reader(threads=1), make_train_text(ids, 6), num_counted=num_chars)
+    assert (arrays["ngram.weights"] == np.full((order, 2), 0.5)).all()
+    counted = count_ngrams(ids, order, vocab_size=6)
+    assert all((arrays[name] == array).all() for name, array in counted.items())
+    assert make_mixture(arrays, vocab_size=6) is not None
+
+
 def test_n_grams_that_gain_nothing_are_left_out():
-    """Also those of a text that is too short to fit the weights."""
+    """As with a uniform network, which is right about noise."""
     config = ModelConfig("gru", vocab_size=6, embedding_dim=4, hidden_size=8, num_layers=1)
     noise = np.random.default_rng(0).integers(0, 6, 50_000).astype(np.uint8)
     zeros = {name: np.zeros(shape, np.float32) for name, shape in config.tensor_shapes().items()}
-    model = make_reader(config, zeros)  # a uniform model, which is right about noise
-    assert fit_mixture(model, make_train_text(noise, 6), num_counted=len(noise)) == {}
-    assert fit_mixture(model, make_train_text(noise[:30_000], 6), num_counted=30_000) == {}
-    assert fit_mixture(model, TrainText(noise, np.empty(0, np.int64)), num_counted=len(noise)) == {}
+    assert fit_mixture(make_reader(config, zeros), make_train_text(noise, 6), num_counted=len(noise)) == {}

@@ -105,6 +105,17 @@ def test_a_run_without_a_budget_has_the_default_one(run, size):
     assert plan.budget.seconds == (None if minutes is None else pytest.approx(60 * minutes))
 
 
+def test_n_grams_are_mixed_in_unless_unwanted_or_the_vocabulary_is_too_large(run, monkeypatch):
+    """Only then are pieces of the text withheld to fit the weights."""
+    corpus = make_corpus(60_000)
+    size = len(corpus.vocab)
+    for given, max_vocab, is_mixed in (({}, size, True), ({"mix": False}, size, False), ({}, size - 1, False)):
+        monkeypatch.setattr("charrnn.training.plan.MAX_MIXED_VOCAB", max_vocab)
+        task = make_plan(run, given, corpus=corpus).task
+        assert task.mixes_ngrams == is_mixed
+        assert len(task.train_text.withheld_starts) == (1 if is_mixed else 0)
+
+
 @pytest.mark.parametrize("size", [20, 21, 40, 100, 300, 1000])
 def test_tiny_texts_have_a_plan(run, size):
     """However short the text, there are no more lanes than characters."""
