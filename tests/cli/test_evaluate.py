@@ -169,19 +169,20 @@ def test_without_the_training_text_there_is_still_a_score(desk: Path) -> None:
 
 
 def test_the_comparison_has_the_model_first(at_home: Home) -> None:
-    """Then the baselines, the best first, and what that means in a sentence."""
+    """Then its experts, the baselines, the best first, and what that means in a sentence."""
     lines = call("eval").text.splitlines()
     first = lines.index("predictor\tbits/char\t") + 1
-    rows = [line.split("\t") for line in lines[first : first + 4]]
+    rows = [line.split("\t") for line in lines[first : first + 6]]
     (facts,) = call("eval", "--json").objects
     vocab = load_model(Path(MODEL)).vocab
     ids = vocab.encode(POEMS)
     expected = compute_baselines(ids[:3600], ids[3600:], context=ids[:3600], vocab=vocab)
     assert rows[0][:2] == ["this model", f"{facts['bits_per_char']:.3f}"]
-    assert [row[:2] for row in rows[1:]] == [[one.name, f"{one.bits_per_char:.3f}"] for one in expected]
+    assert [row[0] for row in rows[1:3]] == ["its network alone", "its n-grams alone"]
+    assert [row[:2] for row in rows[3:]] == [[one.name, f"{one.bits_per_char:.3f}"] for one in expected]
     assert [one["nats_per_char"] for one in facts["yardsticks"]] == [one.nats_per_char for one in expected]
-    assert lines[first + 4] == "No verdict: too few characters (400); at least 1,000 are needed."
-    assert lines[first + 5].startswith("Copied: ")
+    assert lines[first + 6] == "No verdict: too few characters (400); at least 1,000 are needed."
+    assert lines[first + 7].startswith("Copied: ")
     assert facts["copied"]["written"]["num_chars"] == 60_000
     assert facts["copied"]["text"]["num_chars"] == 400
     assert facts["adapted"] is None
@@ -195,8 +196,9 @@ def test_a_training_text_gets_no_verdict(at_home: Home) -> None:
 
 
 def test_the_comparison_can_be_left_out(at_home: Home) -> None:
-    """--no-yardsticks prints the score alone."""
-    assert "predictor" not in call("eval", "--no-yardsticks").text
+    """--no-yardsticks prints the score and those of the model's experts."""
+    shown = call("eval", "--no-yardsticks").text
+    assert shown.endswith("\t\n") and shown.splitlines()[-1].startswith("its n-grams alone\t")
     (facts,) = call("eval", "--no-yardsticks", "--json").objects
     assert (facts["yardsticks"], facts["copied"]) == ([], None)
 
@@ -416,10 +418,11 @@ def test_no_color_means_no_colour(at_home: Home) -> None:
     assert code == 0
     assert b"bits per character" in shown
     assert b"above 6" not in shown
-    assert b"\x1b[" not in shown
+    colour = rb"\x1b\[[0-9;]*\b(3[0-9]|4[0-9]|9[0-7]|10[0-7])\b[0-9;]*m"
+    assert not re.search(colour, shown)
     code, shown = call_on_terminal("eval", "--worst", "2", NO_COLOR="1")
     assert code == 0
-    assert not re.search(rb"\x1b\[[0-9;]*\b(3[0-9]|4[0-9]|9[0-7]|10[0-7])\b[0-9;]*m", shown)
+    assert not re.search(colour, shown)
 
 
 @posix

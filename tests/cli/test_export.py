@@ -38,7 +38,8 @@ def test_the_newest_model_becomes_a_page_named_after_its_run(copied_home):
     page = (copied_home / "poems.html").read_bytes()
     assert float(found[1]) == round(len(page) / 1e6, 2)
     score = load_model(copied_home / MODEL).scores["nats_per_char"] / 0.6931471805599453
-    assert abs(float(found[3]) - score) < 0.01
+    assert float(found[3]) - score == pytest.approx(float(found[2]), abs=2e-4)
+    assert float(found[2]) < 0.05  # the text is so regular that n-grams predict it almost surely, to 256 levels
     assert [row for row in header(page.decode())["tensors"] if row[1] == "int8"]
     call("export", "poems", "-o", "again.html")
     assert (copied_home / "again.html").read_bytes() == page
@@ -50,9 +51,9 @@ def test_json_has_the_facts_and_quiet_prints_only_the_path(copied_home):
     (facts,) = done.objects
     size = (copied_home / "page.html").stat().st_size
     assert facts == facts | {"model": MODEL, "page": "page.html", "num_bytes": size, "precision": "bfloat16"}
-    assert facts == facts | {"ngram_order": 0, "page_ngram_order": 0, "num_chars": 400, "is_written": False}
+    assert facts == facts | {"ngram_order": 7, "page_ngram_order": 7, "num_chars": 400, "is_written": False}
     assert facts["bits_per_char"] == facts["cut_bits_per_char"]
-    assert facts["page_bits_per_char"] == pytest.approx(facts["bits_per_char"], abs=0.01)
+    assert facts["page_bits_per_char"] == pytest.approx(facts["bits_per_char"], abs=0.05)
     assert call("export", "-q", "-o", "page.html") == (0, b"page.html\n", "")
 
 
