@@ -41,7 +41,7 @@ LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 
 # Only these import PyTorch at their top level.
 USES_TORCH = {
-    "model": {"layers", "network", "gradients", "lane"},
+    "model": {"layers", "network", "gradients", "learner"},
     "evaluation": {"adaptation"},
     "training": {"loop", "optimizer", "saving", "state"},
 }

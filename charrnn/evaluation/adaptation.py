@@ -25,8 +25,8 @@ from charrnn.evaluation.scoring import WARM_UP, count_experts, fill_predictions,
 from charrnn.evaluation.summary import Totals
 from charrnn.kernels.ngrams import Mixture, no_mixture
 from charrnn.model.gradients import Workers
-from charrnn.model.lane import AutogradLane, KernelLane, LearningRule
 from charrnn.model.layers import is_fused
+from charrnn.model.learner import AutogradLearner, KernelLearner, LearningRule
 from charrnn.model.network import CharRNN
 from charrnn.model.ngrams import find_contexts
 
@@ -62,15 +62,15 @@ def evaluate_adapting(
     targets[ids == rare_id] = IGNORE_INDEX
     rule = LearningRule(model, _measure_steps(model, train, rate), DECAY)
     state, totals = read_context(model.reader(threads=1), context[-(WARM_UP + 1) : -1]), Totals(rare_id)
-    with (KernelLane if is_fused(model) else AutogradLane)(model, state, rule) as lane:
+    with (KernelLearner if is_fused(model) else AutogradLearner)(model, state, rule) as learner:
         for start in range(0, len(ids), SEQ_LEN):
             rows = slice(start, start + SEQ_LEN)
             found = new_predictions(ids[rows].astype(np.int64), num_top=0, num_experts=count_experts(mixture))
-            fill_predictions(lane, lane.read(inputs[rows]), mixture, contexts[rows], found)
+            fill_predictions(learner, learner.read(inputs[rows]), mixture, contexts[rows], found)
             totals.add(found)
             num_targets = int((targets[rows] != IGNORE_INDEX).sum())
             if rate > 0 and num_targets > 0:
-                lane.learn(targets[rows], num_targets)
+                learner.learn(targets[rows], num_targets)
     if not math.isfinite(totals.nats):
         raise DivergenceError("the adapting model diverged; use a smaller --adapt-rate")
     return Evaluation(totals.nats, int(totals.num_chars), {})

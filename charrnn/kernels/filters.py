@@ -23,7 +23,7 @@ COMPLETE = 0  # the state of an automaton in which the text has ended; anything 
 class Filters(NamedTuple):
     """Sampling settings. no_repeat_ngram 0, top_k 0, top_p 1 and min_p 0 are off; temperature 0 is greedy.
 
-    end: the id that ends a document, which no_repeat_ngram never forbids; -1 if there is none.
+    end_id: the id that ends a document, which no_repeat_ngram never forbids; -1 if there is none.
     """
 
     temperature: float = 1.0
@@ -31,11 +31,11 @@ class Filters(NamedTuple):
     top_p: float = 1.0
     min_p: float = 0.0
     no_repeat_ngram: int = 0
-    end: int = -1
+    end_id: int = -1
 
 
 class Constraints(NamedTuple):
-    """What every text must satisfy. FREE_TEXT has one state, COMPLETE, and no runs.
+    """What every text must satisfy. That of free_text has one state, COMPLETE, and no runs.
 
     classes: (V,), the class of each character; characters of a class are allowed together. transitions: (Q, C), the
     state after each class, -1 where it is forbidden. distance: (Q,), the least number of characters before the text

@@ -187,7 +187,7 @@ def sample_char(
     if state != COMPLETE or constraints.run > 0:
         block.log_shares[stream, drawn] = log_share(logits, filtered, filters.temperature)
     if filters.no_repeat_ngram > 0:
-        forbid_repeats(filtered, known, filters.no_repeat_ngram, filters.end)
+        forbid_repeats(filtered, known, filters.no_repeat_ngram, filters.end_id)
     filter_logits(filtered, filters.top_k, filters.top_p, filters.min_p)
     char = draw(filtered, block.uniforms[stream, drawn], filters.temperature)
     nats = surprisal(logits, char)

@@ -43,7 +43,7 @@ class Opening:
         the end of another document and the label. Raises UsageError for candidates that would be endless.
         """
         self.config, self.seed, self.ids, self.filters = config, seed, ids, filters
-        documents = filters.end >= 0
+        documents = filters.end_id >= 0
         self.ends, self.ends_early = config.ends(documents=documents), config.ends_early(documents=documents)
         self.prefix = ids if config.label is None else ids[num_before - 1 :]
         self.constraints: Constraints | None = None if guide is None else guide.constraints

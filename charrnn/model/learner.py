@@ -58,7 +58,7 @@ class LearningRule:
         parameter.lerp_(origin, self.decay).addcmul_(gradient, steps, value=-1 / num_targets)
 
 
-class AutogradLane:
+class AutogradLearner:
     """Reads and learns with PyTorch's own layers, on any device. state: (L, 1, H) before the first window."""
 
     def __init__(self, model: CharRNN, state: State, rule: LearningRule) -> None:
@@ -66,7 +66,7 @@ class AutogradLane:
         self._state = tuple(torch.from_numpy(part).to(model.head.weight) for part in state)
         self._features: Tensor
 
-    def __enter__(self) -> "AutogradLane":
+    def __enter__(self) -> "AutogradLearner":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -88,9 +88,10 @@ class AutogradLane:
             self._rule.update(parameter, gradient, num_targets)
 
 
-class KernelLane:
-    """Reads and learns as AutogradLane does, on our kernels: float32 on a CPU. A context manager that ends its threads.
+class KernelLearner:
+    """Reads and learns as AutogradLearner does, on our kernels: float32 on a CPU.
 
+    A context manager that ends its threads.
     Two threads share the lane if PyTorch has as many. The results are the same with one.
     """
 
@@ -111,7 +112,7 @@ class KernelLane:
         self._ids: NDArray[np.int64]
         self._head = PackedHead(*pack_weight(array_of(model.head.weight)), array_of(model.head.bias))
 
-    def __enter__(self) -> "KernelLane":
+    def __enter__(self) -> "KernelLearner":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -159,7 +160,7 @@ class KernelLane:
 
 
 class _Layer:
-    """A layer of a KernelLane: its parameters, its state and memory for a window. The threads share read and learn."""
+    """A layer of a KernelLearner: its parameters, its state, memory for a window. The threads share read and learn."""
 
     def __init__(self, cell: str, layer: Layer, state: State, rule: LearningRule, team: Team) -> None:
         parameters = [layer.get_parameter(name) for name in PARAMETERS]

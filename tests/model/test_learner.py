@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from charrnn.config import CELLS, ModelConfig
-from charrnn.model.lane import AutogradLane, KernelLane, LearningRule
+from charrnn.model.learner import AutogradLearner, KernelLearner, LearningRule
 from charrnn.model.network import CharRNN
 from tests.conftest import make_model_file
 
@@ -18,20 +18,20 @@ def make_network(cell, size, *, dtype=torch.float32):
     return CharRNN.from_arrays(config, make_model_file(config).tensors).to(dtype)
 
 
-def run(lane_type, model, *, decay=0.1):
+def run(learner_type, model, *, decay=0.1):
     """Read and learn from a few windows, with resets and unscored targets; return all features."""
     generator = np.random.default_rng(0)
     dtype = model.head.weight.dtype
     steps = [torch.from_numpy(generator.random(p.shape)).to(dtype) * 0.1 for p in model.parameters()]
     state = tuple(generator.standard_normal(part.shape).astype(np.float32) for part in model.initial_state(1))
     features = []
-    with lane_type(model, state, LearningRule(model, steps, decay)) as lane:
+    with learner_type(model, state, LearningRule(model, steps, decay)) as learner:
         for length in WINDOWS:
             ids, targets = generator.integers(0, 6, (2, length))
             targets[generator.random(length) < 0.2] = -100
-            features.append(lane.read(ids).astype(np.float64))
+            features.append(learner.read(ids).astype(np.float64))
             if (targets >= 0).any():
-                lane.learn(targets, int((targets >= 0).sum()))
+                learner.learn(targets, int((targets >= 0).sum()))
     return np.concatenate(features)
 
 
@@ -41,7 +41,7 @@ def test_kernels_compute_what_autograd_does_in_float64(cell, size):
     """Outputs of all windows, and the weights after them."""
     model, exact = make_network(cell, size), make_network(cell, size, dtype=torch.float64)
     before = model.to_arrays()
-    assert run(KernelLane, model) == pytest.approx(run(AutogradLane, exact), abs=2e-5)
+    assert run(KernelLearner, model) == pytest.approx(run(AutogradLearner, exact), abs=2e-5)
     for name, expected in exact.to_arrays().items():
         assert model.to_arrays()[name] == pytest.approx(expected, abs=2e-5), name
         if name.endswith("weight_hh_l0"):
@@ -56,7 +56,7 @@ def test_two_threads_compute_the_same_bits_as_one(cell):
         for count in (1, 2):
             torch.set_num_threads(count)
             model = make_network(cell, 37)
-            found.append((run(KernelLane, model), model.to_arrays()))
+            found.append((run(KernelLearner, model), model.to_arrays()))
     finally:
         torch.set_num_threads(threads)
     (one, one_weights), (two, two_weights) = found
