@@ -5,7 +5,7 @@ from charrnn.evaluation.scores import Assessment, Baseline, Copied
 
 MIN_CHARS = 1_000  # scored characters; a score of less is no verdict
 _NOTHING = 0.01  # bits per character; two scores below that don't differ
-_SAME = 0.03  # relative difference that is hardly an advantage
+_SAME, _SMALL = 0.005, 0.03  # relative differences below which scores are equal, and an advantage is small
 
 
 def sentences(found: Assessment) -> list[str]:
@@ -40,10 +40,12 @@ def _compare(found: Assessment, best: Baseline) -> str:
     if other < _NOTHING:
         return f"Not good yet: {own - other:.2f} bits per {found.unit} more than the best baseline ({best.name})."
     fewer = 1 - own / other
-    if fewer < -0.005:
+    if fewer < -_SAME:
         return f"Not good yet: {-fewer:.0%} more bits than the best baseline ({best.name})."
     if fewer < _SAME:
         return f"No better than the best baseline ({best.name})."
+    if fewer < _SMALL:
+        return f"Hardly better than the best baseline ({best.name}): {fewer:.0%} fewer bits."
     return f"Good: {fewer:.0%} fewer bits than the best baseline ({best.name})."
 
 

@@ -22,7 +22,9 @@ def baseline(name: str, bits_per_char: float) -> Baseline:
     ("own", "best", "sentence"),
     [
         (1.0, 2.0, "Good: 50% fewer bits than the best baseline (7-gram)."),
-        (1.99, 2.0, "No better than the best baseline (7-gram)."),
+        (1.96, 2.0, "Hardly better than the best baseline (7-gram): 2% fewer bits."),
+        (1.995, 2.0, "No better than the best baseline (7-gram)."),
+        (2.005, 2.0, "No better than the best baseline (7-gram)."),
         (4.0, 2.0, "Not good yet: 100% more bits than the best baseline (7-gram)."),
         (0.0, 0.756, "Good: 100% fewer bits than the best baseline (7-gram)."),
         (
