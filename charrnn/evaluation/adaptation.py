@@ -32,7 +32,7 @@ from charrnn.model.ngrams import find_contexts
 
 DECAY = 1e-3  # fraction of the distance to the trained weights that each step goes back
 SEQ_LEN = 32  # T
-_NUM_LANES, _NUM_WINDOWS = 32, 50  # of training text, on which gradients are measured
+_NUM_LANES, _NUM_WINDOWS = 32, 25  # of training text, on which gradients are measured
 _NUM_WORKERS = 2  # that measure them; not the number of threads, on which no score may depend
 _DAMPING = 0.1  # times the mean of all root mean squares is added to each, or weights that hardly ever move would jump
 
