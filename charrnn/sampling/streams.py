@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from charrnn.counters import candidate_number, stream_uniforms
 from charrnn.data.vocab import Vocab
 from charrnn.kernels.filters import COMPLETE
+from charrnn.kernels.generation import Block
 from charrnn.sampling.engine import NO_LIMIT, Engine, Prediction, StreamState, new_block, predictions_of
 from charrnn.sampling.prompts import Opening, read_openings
 from charrnn.sampling.stopping import LengthLimit, StopCondition
@@ -105,12 +106,29 @@ class StreamBatch:
     def draw(self, reader: "Stream") -> None:
         """Draw a block of the stream that is being read, and of the other streams that may be drawn ahead."""
         active = self._choose_streams(reader)
-        longest = max(len(stream.history) for stream in active)
+        read_openings(self._engine, [stream.opening for stream in active])
+        block = self._make_block(active, self._choose_count(reader))
+        states = [stream.state or stream.opening.state for stream in active]
+        h, c, contexts = (np.concatenate(parts, axis=1) for parts in zip(*states, strict=True))
+        began = time.perf_counter()
+        filters, constraints = reader.opening.filters, reader.opening.constraints
+        self._engine.draw(filters, block, (h, c, contexts), constraints=constraints)
+        seconds = time.perf_counter() - began
+        affordable = max(1, int(block.nats.shape[1] * _SECONDS_PER_BLOCK / seconds))
+        self._block = min(affordable, 2 * self._block, _MAX_BLOCK)
+        self._add_drawn(active, block, (h, c, contexts), seconds)
+
+    def _choose_count(self, reader: "Stream") -> int:
+        """Return how many characters to draw of each stream."""
         count = self._block if reader.limit.left < 0 else min(self._block, reader.limit.left)
         if reader.opening.ends_early and self._num_ended:  # most of a longer block would be thrown away
             count = min(count, max(_MIN_BLOCK, self._num_chars_ended // self._num_ended // _BLOCKS_PER_TEXT))
+        return count
+
+    def _make_block(self, active: "list[Stream]", count: int) -> Block:
+        """Make a block of the next `count` characters of some streams."""
         starts = np.array([len(stream.history) for stream in active])
-        ids = np.zeros((len(active), longest + count), np.int64)
+        ids = np.zeros((len(active), int(starts.max()) + count), np.int64)
         for row, stream in enumerate(active):
             ids[row, : starts[row]] = stream.history
         numbers = stream_uniforms(
@@ -120,19 +138,15 @@ class StreamBatch:
             positions=[stream.num_drawn for stream in active],
             candidates=[stream.candidate for stream in active],
         )
-        read_openings(self._engine, [stream.opening for stream in active])
-        states = [stream.state or stream.opening.state for stream in active]
-        h, c, contexts = (np.concatenate(parts, axis=1) for parts in zip(*states, strict=True))
         block = new_block(ids, starts, numbers, num_top=self._num_top)
         block.left[:] = [NO_LIMIT if stream.limit.left < 0 else stream.limit.left for stream in active]
         block.states[:, 0] = [stream.automaton_state for stream in active]
-        began = time.perf_counter()
-        constraints = reader.opening.constraints
-        self._engine.draw(reader.opening.filters, block, (h, c, contexts), constraints=constraints)
-        seconds = time.perf_counter() - began
-        affordable = max(1, int(count * _SECONDS_PER_BLOCK / seconds))
-        self._block = min(affordable, 2 * self._block, _MAX_BLOCK)
-        drawn = np.take_along_axis(ids, starts[:, None] + np.arange(count), axis=1)
+        return block
+
+    def _add_drawn(self, active: "list[Stream]", block: Block, state: StreamState, seconds: float) -> None:
+        """Add to each stream what was drawn, up to where it ends. state: after the block."""
+        (h, c, contexts), count = state, block.nats.shape[1]
+        drawn = np.take_along_axis(block.ids, block.starts[:, None] + np.arange(count), axis=1)
         text = self.vocab.decode(drawn.ravel())
         # added one by one, because the rounding of a sum would depend on the block size
         nats = np.add.accumulate(np.column_stack([[stream.nats for stream in active], block.nats]), axis=1)
@@ -149,7 +163,7 @@ class StreamBatch:
                 self._num_chars_ended += stream.num_drawn
                 continue
             own = slice(row, row + 1)
-            stream.history = stream.opening.remembered(ids[row, : starts[row] + count])
+            stream.history = stream.opening.remembered(block.ids[row, : block.starts[row] + count])
             stream.state = h[:, own].copy(), c[:, own].copy(), contexts[:, own].copy()
 
 
