@@ -61,10 +61,6 @@ def train(
 
     Raises CharrnnError with a message that says what to change.
     """
-    from charrnn import precompile
-    from charrnn.training.plan import Environment
-    from charrnn.training.run import lock, make_plan, train_and_log
-
     if not isinstance(texts, Iterable):
         raise UsageError(f"train needs a path, or several, not {texts!r}")
     names = [_path(text) for text in ([texts] if isinstance(texts, str | os.PathLike) else texts)]
@@ -81,6 +77,11 @@ def train(
     folder.check_writable()
     cores = count_threads(threads)
     target = set_up_torch(device, cores)
+
+    from charrnn import precompile
+    from charrnn.training.plan import Environment
+    from charrnn.training.run import lock, make_plan, train_and_log
+
     environment = Environment(str(target), cores, select_precision(precision, target), SINGLE)
     plan = make_plan(folder, names, given, environment, fresh=fresh)
     with lock(plan, fresh=fresh):

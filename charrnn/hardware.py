@@ -111,13 +111,21 @@ def check_address_space() -> None:
 def set_up_torch(device: str, threads: int) -> "torch.device":
     """Import PyTorch, set its number of threads and select the device that `--device` names.
 
-    Raises what select_device raises, and ResourceError if the process may use too little memory.
+    Raises what select_device raises, and ResourceError if PyTorch is missing or the process may use too little memory.
     """
     check_address_space()
     # OpenMP's threads spin while they wait, which starves other processes on the same cores. With a short spin
     # training is as fast on a quiet machine, and 1.5 times as fast beside another run.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when PyTorch is imported
-    import torch
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ResourceError(
+            "this needs PyTorch, which is not installed; on Linux without a GPU: pip install torch "
+            "--extra-index-url https://download.pytorch.org/whl/cpu; otherwise: pip install torch"
+        ) from None
 
     set_torch_threads(threads)
     torch.backends.cudnn.allow_tf32 = False  # otherwise a GPU's recurrent layers would round "float32" products

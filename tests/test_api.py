@@ -46,6 +46,14 @@ def test_five_names_are_public():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_train_without_pytorch_is_one_of_charrnns_errors(folder, monkeypatch):
+    """It says how to install it."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (folder / "text.txt").write_text("abc " * 20, encoding="utf-8")
+    with pytest.raises(charrnn.CharrnnError, match=r"needs PyTorch.*pip install torch"):
+        charrnn.train("text.txt", steps=1)
+
+
 def test_sample_is_the_text_of_the_command(folder):
     """Prompt, settings and seed mean the same; echo is the command's --no-echo."""
     settings = {"length": 60, "temperature": 0.9, "seed": 5, "top_k": 7}

@@ -155,16 +155,10 @@ def end_by(number: int) -> None:
 def complain_of_system(error: Exception) -> int:
     """Print the line for a system's error that was not caught closer to its cause; return the exit code.
 
-    Raises the error itself if it is neither a lack of memory or of PyTorch nor the system's, and so a bug.
+    Raises the error itself if it is neither a lack of memory nor the system's, and so a bug.
     """
     if is_out_of_memory(error):
         complain("out of memory; train with a smaller --batch-size, --seq-len or --hidden-size, sample with fewer -N")
-        return ResourceError.exit_code
-    if isinstance(error, ModuleNotFoundError) and error.name == "torch":
-        complain(
-            "this needs PyTorch, which is not installed; on Linux without a GPU: pip install torch "
-            "--extra-index-url https://download.pytorch.org/whl/cpu; otherwise: pip install torch"
-        )
         return ResourceError.exit_code
     if not isinstance(error, OSError):
         raise error
