@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from charrnn.config import PagePrecision
 from charrnn.model.file import ModelFile
 from charrnn.model.ngrams import Arrays
-from charrnn.numerics.vectors import Floats
+from charrnn.numerics.vectors import Floats, to_bfloat16
 
 _LARGEST = 127
 _NUM_LEVELS = 256
@@ -31,8 +31,7 @@ def store_weights(file: ModelFile, precision: PagePrecision) -> Arrays:
         if values.ndim == 1 or precision == "float32":
             stored[name] = values
         elif precision == "bfloat16":
-            bits = values.view(np.uint32)
-            stored[name] = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)  # to nearest, ties to even
+            stored[name] = to_bfloat16(values)
         else:
             scale = np.maximum(np.abs(values).max(axis=1) / _LARGEST, np.finfo(np.float32).tiny)
             stored[name] = np.rint(values / scale[:, None]).astype(np.int8)

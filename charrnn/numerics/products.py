@@ -18,7 +18,7 @@ from numba.extending import overload
 
 from charrnn.numerics.compilation import compiled
 from charrnn.numerics.tile import BLOCK, ROWS, WIDE_BLOCKS, row_tile, tile, wide_row_tile
-from charrnn.numerics.vectors import Floats, Stored
+from charrnn.numerics.vectors import Floats, Stored, to_bfloat16
 
 # The part of an outer product that stays in the caches: words along K, columns of A.
 PANEL_DEPTH, PANEL_ROWS = 256, 768
@@ -80,8 +80,7 @@ def pack_in_numpy(b: Floats, like: Stored) -> Stored:
     whole = np.zeros((-(-num_columns // BLOCK) * BLOCK, -(-depth // size) * size), np.float32)
     whole[:num_columns, :depth] = b
     if like.dtype != np.float32:
-        bits = whole.view(np.uint32)
-        whole = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+        whole = to_bfloat16(whole)
     rows = whole.reshape(-1, BLOCK, whole.shape[1] // size, size)
     return np.ascontiguousarray(rows.transpose(0, 2, 1, 3)).reshape(len(rows), rows.shape[2], BLOCK * size)
 
