@@ -28,7 +28,7 @@ from charrnn.pages.labels import show_labels
 from charrnn.pages.learning import learning_curves
 from charrnn.pages.page import render_page
 from charrnn.sampling.sampler import Sampler
-from charrnn.text.characters import first_of, name, readable
+from charrnn.text.characters import UNKNOWN, first_of, name, readable
 
 if TYPE_CHECKING:
     from charrnn.evaluation.labels import LabelScores
@@ -106,6 +106,7 @@ def render(report: Report) -> str:
         labels=show_labels(report.labels) if report.labels else None,
         scales={kind: SCALES[kind] for kind in ("surprisal", *dict.fromkeys(one.kind for one in colourings))},
         unknown=_name_unknown(report.assessment.score),
+        shows_unknown=UNKNOWN in report.vocab.chars,
         rows=_baseline_rows(report.assessment),
         curves=learning_curves(report.log, unit),
         bins=bins,

@@ -13,7 +13,7 @@ from charrnn.data.vocab import Vocab
 from charrnn.evaluation.scores import Copied, CopiedShares, Evaluation
 from charrnn.pages import report as module
 from charrnn.pages.report import draw_samples, render
-from charrnn.text.characters import END
+from charrnn.text.characters import END, UNKNOWN
 from tests.conftest import draw_text, make_model_file, make_text
 from tests.pages.reports import (
     HOSTILE,
@@ -87,7 +87,7 @@ def test_the_head_separates_the_plain_score_from_the_adapted_one():
     text = words_of(render(make_report(assessment={"score": Evaluation(np.log(2) * 200, 100, {"<": 2})})))
     assert "2.000 bits per character" in text
     assert "perplexity 4.00" in text
-    assert "not scored: U+003C LESS-THAN SIGN 2×." in text
+    assert "not scored, and the text below lacks them: U+003C LESS-THAN SIGN 2×." in text
     assert "bits per character with dynamic evaluation: a copy of the model learns from the text as it reads" in text
     many = Evaluation(1.0, 1, dict.fromkeys(map(chr, range(0x4E00, 0x4E00 + 13)), 5))
     page = render(make_report(assessment={"score": many, "adapted": None}))
@@ -193,6 +193,15 @@ def test_a_line_links_to_its_place_in_the_text():
     assert re.findall(r'<td class="number">(.*?)</td>', row) == ["4.97", "144", "1"]
     assert page.count("<p id=") == 1
     assert '<th scope="row" class="number">3</th>' in page
+
+
+def test_the_page_says_whether_its_text_lacks_unknown_characters():
+    """They are shown if the model has a symbol for them."""
+    lacks = "so they are not scored, and the text below lacks them: "
+    assert lacks in words_of(usual_page())
+    words = words_of(render(make_report(vocab=Vocab.from_text(HOSTILE + UNKNOWN))))
+    assert lacks not in words
+    assert "so they are not scored: " in words
 
 
 def test_a_page_about_a_model_of_bytes_has_bits_per_byte():
