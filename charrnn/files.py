@@ -10,9 +10,8 @@ from typing import IO, Any
 CHECKPOINTS = "checkpoints"  # the folder of all runs, in the current folder
 MODEL_NAME = "model.safetensors"
 CHECKPOINTS_VARIABLE, CACHE_VARIABLE = "CHARRNN_CHECKPOINTS", "CHARRNN_CACHE"  # name other folders
-_DEVICE = re.compile(
-    r"(con(in\$|out\$)?|prn|aux|nul|(com|lpt)[\d¹²³])\s*(\..*)?", re.IGNORECASE
-)  # on Windows, with any suffix
+# names of devices on Windows, with any suffix
+_DEVICE = re.compile(r"(con(in\$|out\$)?|prn|aux|nul|(com|lpt)[\d¹²³])\s*(\..*)?", re.IGNORECASE)
 
 
 def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:

@@ -110,19 +110,14 @@ def select(predictions: Predictions, rows: slice) -> Predictions:
 def excerpt(text: EvalText, first: Predictions, vocab: Vocab, count: int) -> tuple[str, NDArray[np.float64]]:
     """Return the start of a text with the nats of each character, 0 for those that are not scored.
 
-    first: what the model predicts at its first characters, of which count are shown, after those of the first line
-    that are only fed.
+    first: what the model predicts at its first characters, of which count are shown, after at most as many of the
+    first line that are only fed.
     """
-    fed = text.context[len(text.context) - min(text.num_before, count) :]
-    ids = np.concatenate([fed, first.ids[:count]])
-    nats = np.concatenate([np.zeros(len(fed)), first.nats[:count]])
-    unknown = text.unknown_chars[: np.searchsorted(text.unknown_chars["place"], len(ids))]
-    rare_id = vocab.id_of(UNKNOWN)
-    if rare_id is None:
-        nats = np.insert(nats, np.ascontiguousarray(unknown["place"]), 0.0)
-    else:
-        nats[ids == rare_id] = 0.0
-    return vocab.decode_around(ids, unknown), nats
+    points, nats = LineSplitter(text, vocab).characters(select(first, slice(count)))
+    start = max(0, text.num_before - count)
+    if vocab.id_of(UNKNOWN) is None:  # unknown characters are between the others
+        start += int(np.searchsorted(text.unknown_chars["place"], start))
+    return points[start:].tobytes().decode("utf-32-le", "surrogatepass"), nats[start:]
 
 
 def hardest_lines(lines: Iterable[Line], count: int) -> list[Line]:
@@ -155,6 +150,12 @@ class LineSplitter:
         self._pending: tuple[NDArray[Any], ...] = np.empty(0, np.uint32), np.empty(0), np.empty(0, np.uint8)
         before = text.context[len(text.context) - text.num_before :]
         self._add(before, np.zeros(len(before)), _FED)
+
+    def characters(self, part: Predictions) -> tuple[NDArray[np.uint32], NDArray[np.float64]]:
+        """Return the code points up to the end of the first part of the text, and their nats, 0 where not scored."""
+        self._add(part.ids, part.nats, _SCORED)
+        points, nats, _ = self._pending
+        return points, nats
 
     def split(self, part: Predictions) -> Iterator[Line]:
         """Yield the lines that end in the next part of the text."""

@@ -91,8 +91,8 @@ class AutogradLearner:
 class KernelLearner:
     """Reads and learns as AutogradLearner does, on our kernels: float32 on a CPU.
 
-    A context manager that ends its threads.
-    Two threads share the lane if PyTorch has as many. The results are the same with one.
+    A context manager that ends its threads. Two threads share the lane if PyTorch has as many. The results are the
+    same with one.
     """
 
     def __init__(self, model: CharRNN, state: State, rule: LearningRule) -> None:

@@ -54,7 +54,7 @@ class Buffers:
 
 
 def find_resets(ids: NDArray[np.int64], config: ModelConfig) -> NDArray[np.bool_]:
-    """Tell at which of the ids, of any shape, the state is set to zeros first."""
+    """Return where the state is set to zeros first, in the shape of the ids."""
     return np.zeros(ids.shape, np.bool_) if config.reset_id is None else ids == config.reset_id
 
 

@@ -110,13 +110,14 @@ class StreamBatch:
         block = self._make_block(active, self._choose_count(reader))
         states = [stream.state or stream.opening.state for stream in active]
         h, c, contexts = (np.concatenate(parts, axis=1) for parts in zip(*states, strict=True))
+        state = h, c, contexts
         began = time.perf_counter()
         filters, constraints = reader.opening.filters, reader.opening.constraints
-        self._engine.draw(filters, block, (h, c, contexts), constraints=constraints)
+        self._engine.draw(filters, block, state, constraints=constraints)
         seconds = time.perf_counter() - began
         affordable = max(1, int(block.nats.shape[1] * _SECONDS_PER_BLOCK / seconds))
         self._block = min(affordable, 2 * self._block, _MAX_BLOCK)
-        self._add_drawn(active, block, (h, c, contexts), seconds)
+        self._add_drawn(active, block, state, seconds)
 
     def _choose_count(self, reader: "Stream") -> int:
         """Return how many characters to draw of each stream."""

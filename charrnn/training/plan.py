@@ -246,7 +246,7 @@ class RunPlan:
 
 
 def mixes_ngrams(corpus: Corpus, mix: bool) -> bool:
-    """Whether n-grams are mixed in: if `mix` asks for them, and the vocabulary is not too large."""
+    """Return whether n-grams are mixed in: if `mix` asks for them, and the vocabulary is not too large."""
     return mix and len(corpus.vocab) <= MAX_MIXED_VOCAB
 
 

@@ -140,6 +140,9 @@ def test_an_excerpt_has_the_characters_that_are_not_scored():
     start, nats = excerpt(text, first, vocab, 5)
     assert start == "éabcdef\ng"
     assert nats.tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5]
+    start, nats = excerpt(text, first, vocab, 2)  # of a long first line only as many are shown
+    assert start == "bcde"
+    assert nats.tolist() == [0, 0, 1, 2]
     rare = Vocab("ab" + UNKNOWN)
     text = eval_text("azb", unknown="é", vocab=rare)
     first = summarise(parts_of(text, [4]), text, rare, num_first=4).first
