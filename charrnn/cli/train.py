@@ -195,8 +195,8 @@ def train(
 ) -> None:
     """Learn from TEXT and save the best model.
 
-    Prints the model's path. Network, settings and budget follow from the text: 30 passes over a
-    short text, 5 minutes for a long one. Training stops early if the model no longer improves.
+    Prints the model's path. Network, settings and budget follow from the text: 30 to 50 passes over
+    a short text, 5 minutes for a long one. Training stops early if the model no longer improves.
     The same command resumes an unfinished run; a larger --minutes or --steps extends a finished one.
 
     \b

@@ -17,8 +17,9 @@ from charrnn.data.batches import LAST_PART
 DEFAULT_MINUTES = 5.0
 NUM_EVALUATIONS = 12  # in a run, if evenly spaced; at first they are closer
 _LONG_TEXT = 500_000  # characters to train on; a shorter text gets a budget of passes
-_LSTM_TEXT = 190_000  # characters of documents from which an LSTM learns more in a minute than a GRU
-_PASSES = 30
+_PASSES, _MAX_TRAINED = 50, 15_000_000  # over a shorter text, and the characters that they train on at most
+_USUAL_SIZE, _MAX_SIZE = 512, 1024  # units of a GRU
+_USUAL_OPERATIONS = 1.5e14  # floating-point operations; with more, a long text gets a larger network
 _FLOPS_PER_THREAD = {"bfloat16": 2.5e11, "float32": 6e10}  # per second, roughly
 _VALID_PART = 1 / 480  # held-out characters scored by each evaluation, per character trained on
 _FINAL_PART = 0.4  # and by the final score of a run with a time budget, unless that is less than
@@ -42,12 +43,13 @@ class Recommendation(NamedTuple):
 def default_budget(num_chars: int, train_config: TrainConfig) -> tuple[float | None, int | None]:
     """Choose the budget of a run that was given none: (minutes, None) or (None, steps).
 
-    A text of num_chars training characters gets thirty passes; more would only memorise it.
+    A text of num_chars training characters gets fifty passes, down to thirty the longer it is.
     A long text gets five minutes, which are fewer passes.
     """
     if num_chars >= _LONG_TEXT:
         return DEFAULT_MINUTES, None
-    return None, math.ceil(_PASSES * num_chars / (train_config.batch_size * train_config.seq_len))
+    num_trained = min(_PASSES * num_chars, _MAX_TRAINED)
+    return None, math.ceil(num_trained / (train_config.batch_size * train_config.seq_len))
 
 
 def recommend(
@@ -62,50 +64,71 @@ def recommend(
 ) -> Recommendation:
     """Choose the network and how to train it for a text of num_chars training characters.
 
-    given: the settings that the user named; minutes, steps and cell bear on the choice of the others. precision: of
-    the products. documents: whether the text consists of documents, which were shuffled.
+    given: the settings that the user named; minutes, steps, cell and size bear on the choice of the others. precision:
+    of the products. documents: whether the text consists of documents, which were shuffled.
     """
-    large = num_chars >= 20_000
-    is_list = documents and num_chars >= _LSTM_TEXT and device == "cpu"
-    chosen: Cell = given.get("cell") or ("lstm" if is_list else "gru")
-    model = ModelConfig(
-        cell=chosen,
-        vocab_size=vocab_size,
-        embedding_dim=64 if num_chars >= 40_000 and vocab_size <= 1000 else 128,
-        hidden_size=448 if large and chosen == "lstm" else 512 if large else 256 if num_chars >= 3_000 else 64,
-        num_layers=2 if large and device != "cpu" else 1,
-    )
+    large, on_cpu = num_chars >= 20_000, device == "cpu"
+    cell: Cell = given.get("cell") or ("lstm" if large and on_cpu else "gru")
     minutes, steps, seq_len = given.get("minutes"), given.get("steps"), 64 if large else 32
     training = TrainConfig(
         batch_size=min(32, max(1, num_chars // (8 * seq_len))),
         seq_len=min(seq_len, num_chars),
         dropout=0.0,
-        learning_rate=6e-3 if model.num_layers == 1 else 4e-3,
+        learning_rate=6e-3,
         steps=steps,
     )
     if minutes is None and steps is None:
         minutes, steps = default_budget(num_chars, training)
+    operations = 60 * (minutes or 0.0) * threads * _FLOPS_PER_THREAD[precision]
+    model = ModelConfig(
+        cell=cell,
+        vocab_size=vocab_size,
+        embedding_dim=64 if num_chars >= 40_000 and vocab_size <= 1000 else 128,
+        hidden_size=given.get("hidden_size") or _choose_hidden_size(cell, num_chars, operations if on_cpu else 0.0),
+        num_layers=given.get("num_layers") or (1 if on_cpu or not large else 2),
+    )
     if steps is not None:
         passes = _num_trained(training, steps) / num_chars
         budget = f"{steps:,} steps"
     else:
-        assert minutes is not None
-        flops = 60 * minutes * threads * _FLOPS_PER_THREAD[precision]
-        passes = min(flops / _flops_per_char(model), 10**15) / num_chars
+        passes = min(operations / _flops_per_char(model), 10**15) / num_chars
         budget = f"{minutes:,.3g} minutes"
-    # outputs and recurrent weights are dropped at the same rate: higher for a short text, and for more passes; even a
-    # text that is not read twice needs some, because its end differs a little from the rest, but not that of documents
-    least = 0.0 if documents and passes <= 1.0 else 0.05
-    dropped = round(max(least, 0.1 * math.log2(min(passes, 16.0) * 250_000 / num_chars)), 2)
-    training = dataclasses.replace(training, dropout=min(0.55, dropped), weight_drop=min(0.4, dropped))
+    # outputs and recurrent weights are dropped at the same rate: higher for a short text, for more passes and for a
+    # larger network; even a text that is not read twice needs some, because its end differs a little from the rest,
+    # but not that of documents
+    least = 0.0 if documents and passes < 2.0 else 0.05
+    growth = max(1.0, model.hidden_size / _USUAL_SIZE)
+    dropped = round(max(least, 0.1 * math.log2(min(passes, 24.0) * growth**2 * 250_000 / num_chars)), 2)
+    training = dataclasses.replace(
+        training,
+        dropout=min(0.55, dropped),
+        weight_drop=min(0.4, dropped),
+        learning_rate=round((6e-3 if model.num_layers == 1 else 4e-3) / math.sqrt(growth), 4),
+    )
     reasons = {
-        "cell": "learns many documents better than a GRU" if is_list else "learns more per minute than an LSTM",
+        "cell": f"learns more than {'a GRU' if cell == 'lstm' else 'an LSTM'} in this time",
         "hidden_size": f"as large as {num_chars:,} characters can use in this time; smaller texts overfit sooner",
         "batch_size": "many small steps learn more than few large ones",
         "dropout": f"{budget} read the text about {passes:,.3g} times; the shorter a text, the sooner it overfits",
         "weight_drop": "adds to dropout: some of both works better than more of either",
     }
     return Recommendation(model, training, reasons)
+
+
+def _choose_hidden_size(cell: Cell, num_chars: int, operations: float) -> int:
+    """Choose the units of a layer for a text of num_chars characters to train on.
+
+    operations: floating-point operations of a budget in minutes, or 0. With more of them a larger network is best on a
+    long text; both its weights and the characters that it sees grow with their square root, so its units with the
+    fourth root (Hoffmann et al. 2022).
+    """
+    if num_chars < 20_000:
+        return 256 if num_chars >= 3_000 else 64
+    usual = 448 if cell == "lstm" else _USUAL_SIZE  # as many operations
+    if num_chars < _LONG_TEXT:
+        return usual
+    best = usual * math.pow(operations / _USUAL_OPERATIONS, 0.25)
+    return max(usual, min(64 * round(best / 64), _MAX_SIZE))
 
 
 def _flops_per_char(model: ModelConfig) -> int:

@@ -60,12 +60,12 @@ def test_longer_texts_get_no_smaller_networks():
 
 
 @given(num_chars=st.integers(18, 499_999), batch_size=st.integers(1, 64), seq_len=st.integers(1, 100))
-def test_a_short_text_gets_thirty_passes(num_chars, batch_size, seq_len):
-    """Its budget is the smallest number of steps that makes thirty passes."""
+def test_a_short_text_gets_thirty_to_fifty_passes(num_chars, batch_size, seq_len):
+    """The smallest number of steps that makes fifty passes, or fewer passes of 15 million characters together."""
     config = TrainConfig(batch_size=batch_size, seq_len=seq_len, dropout=0.0, learning_rate=1e-3)
     minutes, steps = default_budget(num_chars, config)
     assert minutes is None
-    assert steps * batch_size * seq_len >= 30 * num_chars > (steps - 1) * batch_size * seq_len
+    assert steps * batch_size * seq_len >= min(50 * num_chars, 15_000_000) > (steps - 1) * batch_size * seq_len
 
 
 @pytest.mark.parametrize("num_chars", [500_000, 1_003_854, 10**9, 10**15])
@@ -102,18 +102,35 @@ def test_documents_that_are_not_read_twice_are_learned_without_dropout():
         assert (training.dropout, training.weight_drop) == (dropout, dropout)
 
 
-def test_many_documents_get_an_lstm():
-    """Other texts, and the same ones on a GPU, get a GRU."""
+def test_an_lstm_learns_all_but_short_texts():
+    """Those and all texts on a GPU get a GRU."""
     cells = [
-        recommend(size, 65, {"minutes": 1.0}, **MACHINE | {"device": device}, documents=documents).model.cell
-        for size, device, documents in (
-            (10**6, "cpu", True),
-            (10**5, "cpu", True),
-            (10**6, "cpu", False),
-            (10**6, "cuda", True),
-        )
+        recommend(size, 65, {"minutes": 1.0}, **MACHINE | {"device": device}).model.cell
+        for size, device in ((10**6, "cpu"), (20_000, "cpu"), (19_999, "cpu"), (10**6, "cuda"))
     ]
-    assert cells == ["lstm", "gru", "gru", "gru"]
+    assert cells == ["lstm", "lstm", "gru", "gru"]
+
+
+def test_a_long_budget_gets_a_larger_network():
+    """With a lower learning rate and more dropout, up to a largest size; a short text's network does not grow."""
+    few, more, many, endless = (
+        recommend(3_000_000, 65, {"minutes": n}, **MACHINE | {"precision": "bfloat16"}) for n in (1, 30, 60, 10_000)
+    )
+    assert few.model.hidden_size < more.model.hidden_size < many.model.hidden_size <= endless.model.hidden_size == 1024
+    assert few.training.learning_rate > more.training.learning_rate > many.training.learning_rate
+    assert few.training.dropout < more.training.dropout < many.training.dropout
+    sizes = {recommend(400_000, 65, {"minutes": n}, **MACHINE).model.hidden_size for n in (1, 60)}
+    assert sizes == {448}
+
+
+def test_dropout_and_rate_follow_a_size_that_the_user_named():
+    """A larger network overfits sooner, and needs a lower rate."""
+    usual, large = (
+        recommend(1_000_000, 65, {"steps": 10_000, **given}, **MACHINE).training
+        for given in ({}, {"hidden_size": 1024})
+    )
+    assert large.dropout > usual.dropout
+    assert large.learning_rate < usual.learning_rate
 
 
 @pytest.mark.parametrize("num_chars", [100_000, 1_000_000])
