@@ -16,9 +16,10 @@ from charrnn.data.batches import LAST_PART
 
 DEFAULT_MINUTES = 5.0
 NUM_EVALUATIONS = 12  # in a run, if evenly spaced; at first they are closer
-_LONG_TEXT = 500_000  # characters to train on; a shorter text gets a budget of passes
+_SHORT_TEXT = 20_000  # characters to train on; a shorter text gets a smaller network and shorter windows
+_LONG_TEXT = 500_000  # a shorter text gets a budget of passes
 _PASSES, _MAX_TRAINED = 50, 15_000_000  # over a shorter text, and the characters that they train on at most
-_USUAL_SIZE, _MAX_SIZE = 512, 1024  # units of a GRU
+_USUAL_SIZE, _USUAL_LSTM_SIZE, _MAX_SIZE = 512, 448, 1024  # units; the first two cost as many operations
 _USUAL_OPERATIONS = 1.5e14  # floating-point operations; with more, a long text gets a larger network
 _FLOPS_PER_THREAD = {"bfloat16": 2.5e11, "float32": 6e10}  # per second, roughly
 _VALID_PART = 1 / 480  # held-out characters scored by each evaluation, per character trained on
@@ -43,7 +44,7 @@ class Recommendation(NamedTuple):
 def default_budget(num_chars: int, train_config: TrainConfig) -> tuple[float | None, int | None]:
     """Choose the budget of a run that was given none: (minutes, None) or (None, steps).
 
-    A text of num_chars training characters gets fifty passes, down to thirty the longer it is.
+    A text of num_chars training characters gets fifty passes; beyond 300,000 characters fewer, down to thirty.
     A long text gets five minutes, which are fewer passes.
     """
     if num_chars >= _LONG_TEXT:
@@ -64,10 +65,10 @@ def recommend(
 ) -> Recommendation:
     """Choose the network and how to train it for a text of num_chars training characters.
 
-    given: the settings that the user named; minutes, steps, cell and size bear on the choice of the others. precision:
+    given: the settings that the user named; minutes, steps, cell, size and layers bear on the others. precision:
     of the products. documents: whether the text consists of documents, which were shuffled.
     """
-    large, on_cpu = num_chars >= 20_000, device == "cpu"
+    large, on_cpu = num_chars >= _SHORT_TEXT, device == "cpu"
     cell: Cell = given.get("cell") or ("lstm" if large and on_cpu else "gru")
     minutes, steps, seq_len = given.get("minutes"), given.get("steps"), 64 if large else 32
     training = TrainConfig(
@@ -93,12 +94,8 @@ def recommend(
     else:
         passes = min(operations / _flops_per_char(model), 10**15) / num_chars
         budget = f"{minutes:,.3g} minutes"
-    # outputs and recurrent weights are dropped at the same rate: higher for a short text, for more passes and for a
-    # larger network; even a text that is not read twice needs some, because its end differs a little from the rest,
-    # but not that of documents
-    least = 0.0 if documents and passes < 2.0 else 0.05
     growth = max(1.0, model.hidden_size / _USUAL_SIZE)
-    dropped = round(max(least, 0.1 * math.log2(min(passes, 24.0) * growth**2 * 250_000 / num_chars)), 2)
+    dropped = _choose_drop_rate(num_chars, passes, growth, documents=documents)
     training = dataclasses.replace(
         training,
         dropout=min(0.55, dropped),
@@ -122,13 +119,24 @@ def _choose_hidden_size(cell: Cell, num_chars: int, operations: float) -> int:
     long text; both its weights and the characters that it sees grow with their square root, so its units with the
     fourth root (Hoffmann et al. 2022).
     """
-    if num_chars < 20_000:
+    if num_chars < _SHORT_TEXT:
         return 256 if num_chars >= 3_000 else 64
-    usual = 448 if cell == "lstm" else _USUAL_SIZE  # as many operations
+    usual = _USUAL_LSTM_SIZE if cell == "lstm" else _USUAL_SIZE
     if num_chars < _LONG_TEXT:
         return usual
     best = usual * math.pow(operations / _USUAL_OPERATIONS, 0.25)
     return max(usual, min(64 * round(best / 64), _MAX_SIZE))
+
+
+def _choose_drop_rate(num_chars: int, passes: float, growth: float, *, documents: bool) -> float:
+    """Choose the rate at which outputs and recurrent weights are dropped.
+
+    It is higher for a short text, for more passes and for a larger network. growth: the units over the usual ones. Even
+    a text that is not read twice needs some, because its end differs a little from the rest, but documents don't:
+    they were shuffled.
+    """
+    least = 0.0 if documents and passes < 2.0 else 0.05
+    return round(max(least, 0.1 * math.log2(min(passes, 24.0) * growth**2 * 250_000 / num_chars)), 2)
 
 
 def _flops_per_char(model: ModelConfig) -> int:
