@@ -3,7 +3,7 @@
 Both predict the next character. Their log probabilities are added (log-linear interpolation, a product of experts),
 with weights that depend on how long a context the n-grams know (kernels/ngrams.py). The weights are fitted on withheld
 pieces of the training text: the network was not trained on them, and the n-grams are counted without them for the fit.
-The n-grams in the model file are counted with them. A text that is too short to withhold any gets fixed weights.
+The n-grams in the model file are counted with them. A text that is too short to withhold any gets the usual weights.
 
 Letters: N characters, T characters of a piece, B pieces, V vocabulary.
 """
@@ -23,13 +23,13 @@ from charrnn.model.windows import Reader
 from charrnn.numerics.vectors import Doubles, Floats
 
 MAX_MIXED_ORDER = 7  # longer n-grams gain a hundredth of a nat at most, and more text is copied
-MIN_GAIN = 0.005  # nats per character; n-grams that gain less are left out
+MIN_GAIN = 0.005  # nats per character; n-grams that are expected to gain less are left out
 _LONG_TEXT = 500_000  # characters; no order is too long then, and trying them takes more memory than counting
 _MIN_FITTED, _MAX_FITTED = 0.01, 4.0  # weights, before they are scaled to sum to one
 _CHUNK = 1024  # characters whose distributions are in float64 at a time
 _PRIOR_STRENGTH = 20.0  # characters' worth of evidence that one length's weights equal those of all lengths
-_FIRST_GUESS = (0.7, 0.3)  # weights of network and n-grams
-_SHORT_TEXT_WEIGHTS = (0.5, 0.5)  # of those, for any length, if nothing is withheld
+_USUAL_WEIGHTS, _USUAL_GAIN = (0.5, 0.5), 0.05  # of network and n-grams; what a text of 50,000 characters gains
+_USUAL_STRENGTH = PIECE_SIZE  # the usual weights and gain count as much as one withheld piece
 _MAX_ITERATIONS = 20
 
 
@@ -37,13 +37,13 @@ def fit_mixture(network: Reader, text: TrainText, *, num_counted: int) -> Arrays
     """Count a training text's n-grams and fit the mixture weights on its withheld pieces; return a model file's arrays.
 
     num_counted: how many characters at the end of the text to count in, at least LAST_PART or all of them.
-    Returns none if the n-grams gain less than MIN_GAIN. Without withheld pieces the gain is unknown, and the weights
-    are fixed.
+    Returns none if the n-grams are expected to gain less than MIN_GAIN. Without withheld pieces the weights are the
+    usual ones.
     """
     vocab_size = network.config.vocab_size
     if len(text.withheld_starts) == 0:
         order = min(MAX_MIXED_ORDER, len(text.ids))
-        weights = np.tile(_SHORT_TEXT_WEIGHTS, (order, 1))
+        weights = np.tile(_USUAL_WEIGHTS, (order, 1))
         return {**count_ngrams(text.ids, order, vocab_size=vocab_size), "ngram.weights": weights}
     places = text.withheld_starts + np.arange(PIECE_SIZE)[:, None]  # (T, B)
     targets = text.ids[places].astype(np.int64)
@@ -56,7 +56,7 @@ def fit_mixture(network: Reader, text: TrainText, *, num_counted: int) -> Arrays
     probabilities, lengths = _predict_pieces(Mixture(trie, np.ones((order, 2))), text, network.config)
     logits = compute_logits(network, text.ids, text.withheld_starts, PIECE_SIZE).reshape(-1, vocab_size)
     weights, gain = fit_weights(logits, probabilities, lengths, targets.ravel(), order=order)
-    if gain < MIN_GAIN:
+    if _expect_gain(gain, targets.size) < MIN_GAIN:
         return {}
     return {**count_ngrams(text.ids[first:], order, vocab_size=vocab_size), "ngram.weights": weights}
 
@@ -93,14 +93,15 @@ def fit_weights(
     logits: (N, V), of the network; probabilities: (N, V), of the n-grams; lengths: (N,), the context
     they know; targets: (N,). The gain is per character, over the network alone.
     The loss is convex in the weights, so Newton's method finds them: first for all lengths
-    together, then from there for each length. Weights that sum to more than one make the product more
-    certain than its experts. That helps inside a text that is known but not beyond its end, so
+    together, then from there for each length. The weights are pulled towards the usual ones, as strongly as by one
+    piece, because a single piece can be unlike the rest of the text. Weights that sum to more than one make the
+    product more certain than its experts. That helps inside a text that is known but not beyond its end, so
     the weights are scaled to sum to at most one.
     """
     experts = np.empty((2, *logits.shape), np.float32)
     np.subtract(logits, np.logaddexp.reduce(logits, axis=1, keepdims=True), out=experts[0])
     np.log(probabilities, out=experts[1], casting="same_kind")
-    common = _minimise_nats(experts, targets, prior=np.array(_FIRST_GUESS), strength=1.0)
+    common = _minimise_nats(experts, targets, prior=np.array(_USUAL_WEIGHTS), strength=_USUAL_STRENGTH)
     weights, total = np.tile(common / max(1.0, common.sum()), (order, 1)), 0.0
     for length in range(order):
         here = np.flatnonzero(lengths == length)
@@ -111,6 +112,14 @@ def fit_weights(
             total += _sum_nats(part, targets[here], weights[length])
     network_alone = _sum_nats(experts, targets, np.array([1.0, 0.0]))
     return weights, (network_alone - total) / len(targets)
+
+
+def _expect_gain(gain: float, num_fitted: int) -> float:
+    """Return the nats per character that n-grams will gain on new text, if they gained so many on the withheld pieces.
+
+    One piece can be unlike the rest of the text, so the usual gain counts as much as a piece.
+    """
+    return (gain * num_fitted + _USUAL_GAIN * _USUAL_STRENGTH) / (num_fitted + _USUAL_STRENGTH)
 
 
 def _minimise_nats(experts: Floats, targets: NDArray[np.int64], *, prior: Doubles, strength: float) -> Doubles:

@@ -19,7 +19,7 @@ from charrnn.model.file import load_model, save_model
 from charrnn.model.network import CharRNN, StockNetwork
 from charrnn.model.ngrams import count_ngrams, find_contexts, make_mixture, make_trie
 from charrnn.sampling.sampler import Sampler
-from charrnn.training.mixture import MIN_GAIN, _minimise_nats, fit_mixture, fit_weights
+from charrnn.training.mixture import MIN_GAIN, _expect_gain, _minimise_nats, fit_mixture, fit_weights
 from tests import reference
 from tests.conftest import draw_text, make_model_file, make_reader, predict_text, sequential_nats
 from tests.model.model_files import meta_of, naive_write
@@ -327,6 +327,21 @@ def test_the_gain_is_what_the_weights_save():
     assert gain > 0.1
 
 
+def test_a_single_piece_decides_little():
+    """The weights stay near the usual ones, and n-grams that lose a little on it are mixed in; fifty pieces decide."""
+    logits, _, lengths, targets = make_experts()
+    misleading = np.full((len(targets), 5), 0.125)
+    misleading[np.arange(len(targets)), (targets + 1) % 5] = 0.5
+
+    def fit_ngram_weight(count):
+        parts = (array[:count] for array in (logits, misleading, lengths, targets))
+        return fit_weights(*parts, order=4)[0][-1, 1]  # for contexts of a length that doesn't occur
+
+    assert fit_ngram_weight(300) > 1.5 * fit_ngram_weight(1000) > 20 * fit_ngram_weight(4000)
+    assert _expect_gain(-0.02, 1000) > MIN_GAIN > _expect_gain(0.0, 50_000)
+    assert _expect_gain(0.02, 50_000) == pytest.approx(0.02, rel=0.05)
+
+
 def test_n_grams_are_mixed_in_if_they_gain_enough():
     """As with a network of random weights; the arrays are the same each time, and count all of the text."""
     config = ModelConfig("gru", vocab_size=6, embedding_dim=4, hidden_size=8, num_layers=1)
@@ -360,6 +375,6 @@ def test_experts_of_a_short_text_have_equal_weights(num_chars, order):
 def test_n_grams_that_gain_nothing_are_left_out():
     """As with a uniform network, which is right about noise."""
     config = ModelConfig("gru", vocab_size=6, embedding_dim=4, hidden_size=8, num_layers=1)
-    noise = np.random.default_rng(0).integers(0, 6, 50_000).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 6, 500_000).astype(np.uint8)
     zeros = {name: np.zeros(shape, np.float32) for name, shape in config.tensor_shapes().items()}
     assert fit_mixture(make_reader(config, zeros), make_train_text(noise, 6), num_counted=len(noise)) == {}
