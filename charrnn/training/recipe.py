@@ -116,15 +116,14 @@ def _choose_hidden_size(cell: Cell, num_chars: int, operations: float) -> int:
     """Choose the units of a layer for a text of num_chars characters to train on.
 
     operations: floating-point operations of a budget in minutes, or 0. With more of them a larger network is best on a
-    long text; both its weights and the characters that it sees grow with their square root, so its units with the
-    fourth root (Hoffmann et al. 2022).
+    long text.
     """
     if num_chars < _SHORT_TEXT:
         return 256 if num_chars >= 3_000 else 64
     usual = _USUAL_LSTM_SIZE if cell == "lstm" else _USUAL_SIZE
     if num_chars < _LONG_TEXT:
         return usual
-    best = usual * math.pow(operations / _USUAL_OPERATIONS, 0.25)
+    best = usual * math.cbrt(operations / _USUAL_OPERATIONS)
     return max(usual, min(64 * round(best / 64), _MAX_SIZE))
 
 
