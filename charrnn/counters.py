@@ -9,21 +9,37 @@ Letters: B lanes in this tensor, H hidden size.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-_MULTIPLIERS = np.array([[0xD2E7470EE14C6C93], [0xCA5A826395121157]], np.uint64)  # of Philox 4x64
-_KEY_STEPS = np.array([[0x9E3779B97F4A7C15], [0xBB67AE8584CAA73B]], np.uint64)
-_LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+from charrnn.numerics.philox import WORDS, fill_words
+
 # The second word of the key is the purpose, so that no two uses share a stream.
 _MASK, _OFFSET, _DRAW, _WEIGHT_MASK, _CANDIDATE, _LABEL = 1, 2, 3, 4, 5, 6
+
+
+class WeightMask(NamedTuple):
+    """Which numbers of a weight stay, kept (N, K), and the factor of those that do."""
+
+    kept: NDArray[np.bool_]
+    scale: np.float32
 
 
 def _words(count: int, *, key: tuple[int, int], counter: tuple[int, int, int, int]) -> NDArray[np.uint64]:
     """Return `count` 64-bit words, starting at the given counter."""
     generator = np.random.Philox(key=np.array(key, np.uint64), counter=np.array(counter, np.uint64))
     return generator.random_raw(count)
+
+
+def _rows_of_words(
+    count: int, *, keys: Sequence[tuple[int, int]], counters: Sequence[tuple[int, int, int, int]]
+) -> NDArray[np.uint64]:
+    """Return `count` words for each key and counter, (R, count), in less time than _words takes for many rows."""
+    words = np.empty((len(keys), -(-count // WORDS) * WORDS), np.uint64)
+    fill_words(np.array(keys, np.uint64), np.array(counters, np.uint64), words)
+    return words[:, :count]
 
 
 def dropout_mask(
@@ -36,21 +52,23 @@ def dropout_mask(
     Source: Srivastava et al. 2014; one mask for a whole window, Gal & Ghahramani 2016.
     """
     threshold = round((1.0 - dropout) * 65536)
-    words = [_words(-(-hidden_size // 4), key=(seed, _MASK), counter=(0, step, layer, lane)) for lane in lanes]
-    draws = np.stack(words).view(np.uint16)[:, :hidden_size]  # (B, H)
+    counters = [(0, step, layer, lane) for lane in lanes]
+    words = _rows_of_words(-(-hidden_size // 4), keys=[(seed, _MASK)] * len(lanes), counters=counters)
+    draws = words.view(np.uint16)[:, :hidden_size]  # (B, H)
     return (draws < threshold) * np.float32(65536 / max(threshold, 1))
 
 
-def weight_mask(weight_drop: float, *, seed: int, step: int, layer: int, shape: Sequence[int]) -> NDArray[np.float32]:
-    """Make a mask for a layer's recurrent weight: 0 where a number is dropped, 1 / (1 - weight_drop) elsewhere.
+def weight_mask(weight_drop: float, *, seed: int, step: int, layer: int, shape: Sequence[int]) -> WeightMask:
+    """Choose the numbers of a layer's recurrent weight that stay; they are multiplied by 1 / (1 - weight_drop).
 
-    Returns float32 of that shape. The probability is rounded to a multiple of 2^-8.
+    The probability is rounded to a multiple of 2^-8, and the scale uses the rounded one.
     Source: Wan et al. 2013; on recurrent weights, Merity et al. 2018.
     """
     threshold = max(1, round((1.0 - weight_drop) * 256))
     size = shape[0] * shape[1]
-    draws = _words(-(-size // 8), key=(seed, _WEIGHT_MASK), counter=(0, step, layer, 0)).view(np.uint8)[:size]
-    return ((draws < threshold) * np.float32(256 / threshold)).reshape(shape)  # np.where takes ten times as long
+    words = _rows_of_words(-(-size // 8), keys=[(seed, _WEIGHT_MASK)], counters=[(0, step, layer, 0)])
+    draws = words.view(np.uint8)[0, :size].reshape(shape)
+    return WeightMask(draws < threshold, np.float32(256 / threshold))
 
 
 def pass_offset(num_chars: int, *, seed: int, pass_index: int) -> int:
@@ -72,40 +90,12 @@ def uniforms(count: int, *, seed: int, stream: int, position: int, candidate: in
 def stream_uniforms(
     count: int, *, seeds: Sequence[int], streams: Sequence[int], positions: Sequence[int], candidates: Sequence[int]
 ) -> NDArray[np.float64]:
-    """Return what `uniforms` returns for each of S streams: (S, count), in much less time for many of them."""
-    if len(streams) == 1:
-        numbers = uniforms(count, seed=seeds[0], stream=streams[0], position=positions[0], candidate=candidates[0])
-        return numbers[None]
-    first, skip = np.divmod(np.array(positions, np.uint64), np.uint64(4))
-    num_blocks = (int(skip.max()) + count + 3) // 4
-    shape = len(streams), num_blocks
-    counters = np.empty((4, *shape), np.uint64)
-    counters[0] = first[:, None] + np.arange(1, num_blocks + 1, dtype=np.uint64)  # numpy counts up before it draws
-    for word, values in zip(counters[1:], (candidates, streams, [0] * len(streams)), strict=True):
-        word[...] = np.array(values, np.uint64)[:, None]
-    keys = np.array([seeds, [_DRAW] * len(seeds)], np.uint64).repeat(num_blocks, axis=1)
-    words = _philox(counters.reshape(4, -1), keys).T.reshape(len(streams), -1)
-    rows = np.take_along_axis(words, skip[:, None].astype(np.int64) + np.arange(count), axis=1)
+    """Return what `uniforms` returns for each of S streams: (S, count)."""
+    first, skip = np.divmod(positions, WORDS)
+    counters = [*zip(first.tolist(), candidates, streams, [0] * len(streams), strict=True)]
+    words = _rows_of_words(int(skip.max()) + count, keys=[(seed, _DRAW) for seed in seeds], counters=counters)
+    rows = np.take_along_axis(words, skip[:, None] + np.arange(count), axis=1)
     return _fractions(rows)
-
-
-def _philox(counters: NDArray[np.uint64], keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Compute the four words of each counter: (4, n), from counters (4, n) and keys (2, n)."""
-    for _ in range(10):
-        factors = counters[::2]
-        high, low = _multiply_high(_MULTIPLIERS, factors), _MULTIPLIERS * factors
-        counters = np.stack([high[1] ^ counters[1] ^ keys[0], low[1], high[0] ^ counters[3] ^ keys[1], low[0]])
-        keys = keys + _KEY_STEPS
-    return counters
-
-
-def _multiply_high(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return the upper 64 bits of each product of 64-bit numbers."""
-    one_high, one_low, high, low = one >> _HALF, one & _LOW, other >> _HALF, other & _LOW
-    middle, cross = one_high * low, one_low * high
-    carry = (one_low * low >> _HALF) + (middle & _LOW) + (cross & _LOW)
-    found: NDArray[np.uint64] = one_high * high + (middle >> _HALF) + (cross >> _HALF) + (carry >> _HALF)
-    return found
 
 
 def candidate_number(*, seed: int, stream: int) -> float:

@@ -72,15 +72,19 @@ def _as_code(toy: partial[None]) -> str:
 
 
 def train_toy(precision: Precision) -> None:
-    """Compute a gradient."""
+    """Compute a gradient with dropout."""
     import torch
 
+    from charrnn.config import TrainConfig
     from charrnn.model.gradients import Workers
     from charrnn.model.network import CharRNN
+    from charrnn.training.optimizer import dropout_masks, weight_masks
+    from charrnn.training.state import TrainState
 
-    model, x = CharRNN(_TOY), torch.zeros(2, 1, dtype=torch.int64)
-    with Workers(model, num_workers=1, precision=precision) as workers:
-        workers.compute(x, x, model.initial_state(1))
+    config = TrainConfig(batch_size=1, seq_len=2, learning_rate=1e-3, dropout=0.5, weight_drop=0.5)
+    state, x = TrainState.initial(CharRNN(_TOY), config), torch.zeros(2, 1, dtype=torch.int64)
+    with Workers(state.model, num_workers=1, precision=precision) as workers:
+        workers.compute(x, x, state.hidden, dropout_masks(state, config), weight_masks(state, config))
 
 
 def adapt_toy() -> None:

@@ -18,10 +18,10 @@ PAGE = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 # A file imports only from rooms above its own.
 ROOMS = (
-    ("errors", "events", "files", "counters"),
+    ("errors", "events", "files"),
     ("numerics",),
     ("kernels",),
-    ("config", "hardware", "distributed"),
+    ("config", "counters", "hardware", "distributed"),
     ("text",),
     ("data",),
     ("model",),

@@ -62,14 +62,14 @@ def test_dropout_masks_are_keyed_by_seed_step_layer_and_global_lane():
 def test_weight_masks_drop_their_share_and_differ_by_window_and_layer():
     """The mean is one to within the sample's error; the same window has the same mask."""
     key = {"seed": 1, "step": 2, "layer": 0, "shape": (300, 101)}
-    mask = weight_mask(0.25, **key)
+    mask, scale = weight_mask(0.25, **key)
     assert mask.shape == (300, 101)
-    assert mask.dtype == np.float32
-    assert sorted(set(mask.ravel().tolist())) == [0.0, pytest.approx(4 / 3)]
-    assert mask.mean() == pytest.approx(1.0, abs=5 * math.sqrt(1 / 3 / mask.size))
-    assert (weight_mask(0.25, **key) == mask).all()
+    assert mask.dtype == np.bool_
+    assert scale == np.float32(4 / 3)
+    assert mask.mean() == pytest.approx(0.75, abs=5 * math.sqrt(0.75 * 0.25 / mask.size))
+    assert (weight_mask(0.25, **key).kept == mask).all()
     for change in ({"seed": 2}, {"step": 3}, {"layer": 1}):
-        assert (weight_mask(0.25, **{**key, **change}) != mask).any()
+        assert (weight_mask(0.25, **{**key, **change}).kept != mask).any()
 
 
 def test_offsets_lie_in_the_text_and_differ():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from charrnn.config import CELLS
+from charrnn.counters import weight_mask
 from charrnn.evaluation.scoring import evaluate
 from charrnn.events import Evaluated, Finished, Progress
 from charrnn.hardware import select_precision
@@ -62,14 +63,14 @@ def test_gradients_are_those_of_a_cpu(corpus, tmp_path, cell, precision):
     masks = [(torch.rand(256, config.hidden_size, generator=generator) < 0.7) / 0.7 for _ in range(2)]
     model = CharRNN(config, seed=2)
     shape = model.layers[0].weight_hh_l0.shape
-    weight_masks = [(torch.rand(shape, generator=generator) < 0.7) / 0.7 for _ in range(2)]
+    weight_masks = [weight_mask(0.3, seed=1, step=0, layer=layer, shape=shape) for layer in range(2)]
     with Workers(model, num_workers=2, precision="float32") as workers:
         expected = workers.compute(x, targets, model.initial_state(256), masks, weight_masks)
     model = CharRNN(config, seed=2).to(DEVICE)
     state = model.initial_state(256)
-    arguments = [[mask.to(DEVICE) for mask in masks], [mask.to(DEVICE) for mask in weight_masks]]
     with Workers(model, num_workers=1, precision=precision) as workers:
-        found = workers.compute(x.to(DEVICE), targets.to(DEVICE), state, *arguments)
+        arguments = x.to(DEVICE), targets.to(DEVICE), state, [mask.to(DEVICE) for mask in masks]
+        found = workers.compute(*arguments, weight_masks)
     assert relative_error(found.gradient.cpu(), expected.gradient) < BOUNDS[precision]
     assert found.nats == pytest.approx(expected.nats, rel=BOUNDS[precision])
 

@@ -18,11 +18,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from charrnn.config import Precision
+from charrnn.counters import WeightMask
 from charrnn.hardware import split_range, worker_pool
-from charrnn.model.layers import HiddenState, Layer, is_fused, parameter_gradients
+from charrnn.kernels.masks import mask_rows
+from charrnn.model.layers import HiddenState, Layer, array_of, is_fused, parameter_gradients
 from charrnn.model.network import CharRNN
 from charrnn.model.packing import PackedNetwork
 from charrnn.model.windows import Buffers, backward_window, find_resets, forward_window, head_gradients
+from charrnn.numerics.vectors import Stored
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Workers:
         self.model, self.num_workers, self.precision = model, num_workers, precision
         self._packed: PackedNetwork | None = None  # the weights of the latest window; their memory is reused
         self._workspaces = [Workspace(model) for _ in range(num_workers)] if is_fused(model) else []
+        self._masked = Buffers()  # the recurrent weights of the latest window, if some numbers were dropped
         self._pool = worker_pool(num_workers)
 
     def __enter__(self) -> "Workers":
@@ -70,34 +74,18 @@ class Workers:
         targets: Tensor,
         state: HiddenState,
         masks: Sequence[Tensor] | None = None,
-        weight_masks: Sequence[Tensor] | None = None,
+        weight_masks: Sequence[WeightMask] = (),
     ) -> WindowResult:
         """Run one window forward and backward: backpropagation through time, truncated at the window's start.
 
         x, targets: (T, B) ids; state: tensors (L, B, H) after the window before, which gets no
-        gradient; masks: one (B, H) factor per layer for its output; weight_masks: one factor
-        per layer for its recurrent weight. The next call reuses the gradient's memory.
+        gradient; masks: one (B, H) factor per layer for its output; weight_masks: one per layer for
+        its recurrent weight. The next call reuses the gradient's memory.
         """
-        if weight_masks is None:
-            return self._compute(x, targets, state, masks)
-        weights = recurrent_weights(self.model)
-        originals = [weight.clone() for weight in weights]
-        for weight, mask in zip(weights, weight_masks, strict=True):
-            weight.mul_(mask)
-        try:
-            result = self._compute(x, targets, state, masks)
-        finally:
-            for weight, original in zip(weights, originals, strict=True):
-                weight.copy_(original)
-        for gradient, mask in zip(recurrent_weights(self.model, result.gradient), weight_masks, strict=True):
-            gradient *= mask
-        return result
-
-    def _compute(self, x: Tensor, targets: Tensor, state: HiddenState, masks: Sequence[Tensor] | None) -> WindowResult:
-        """Run one window with the recurrent weights as they are."""
         if not is_fused(self.model):  # PyTorch has its own threads, and workers must not share graphs
-            return autograd_window(self.model, x, targets, state, masks, self.precision)
-        self._packed = packed = self.model.pack(self.precision, out=self._packed, each=self._pool.map)
+            return masked_autograd_window(self.model, x, targets, state, masks, weight_masks, self.precision)
+        masked = self._mask_weights(weight_masks)
+        self._packed = packed = self.model.pack(self.precision, masked, out=self._packed, each=self._pool.map)
         futures = [
             self._pool.submit(
                 fused_window,
@@ -115,6 +103,8 @@ class Workers:
         gradient = results[0].gradient
         for result in results[1:]:
             gradient += result.gradient
+        for part, mask in zip(recurrent_weights(self.model, gradient).values(), weight_masks, strict=False):
+            self._mask(part, mask, array_of(part))
         parts = zip(*(result.state for result in results), strict=True)
         return WindowResult(
             nats=float(torch.tensor([result.nats for result in results], dtype=torch.float64).sum()),
@@ -122,16 +112,58 @@ class Workers:
             state=tuple(torch.cat(part, dim=1) for part in parts),
         )
 
+    def _mask_weights(self, weight_masks: Sequence[WeightMask]) -> dict[str, Stored]:
+        """Return the recurrent weights without what the masks drop, by name; none if there are no masks."""
+        masked: dict[str, Stored] = {}
+        dtype = np.uint16 if self.precision == "bfloat16" else np.float32
+        for (name, weight), mask in zip(recurrent_weights(self.model).items(), weight_masks, strict=False):
+            masked[name] = self._masked.empty(name, *weight.shape, dtype=dtype)
+            self._mask(weight, mask, masked[name])
+        return masked
 
-def recurrent_weights(model: CharRNN, flat: Tensor | None = None) -> list[Tensor]:
-    """Return each layer's recurrent weight as a view of the model's memory, or of flat, (P,), such as a gradient."""
-    views, start = [], 0
+    def _mask(self, values: Tensor, mask: WeightMask, out: Stored) -> None:
+        """Fill out (N, H) with the values that the mask keeps, scaled, and zeros; each worker takes some rows."""
+        whole = array_of(values)
+        rows = split_range(len(whole), self.num_workers)
+        list(self._pool.map(lambda part: mask_rows(whole[part], mask.kept[part], mask.scale, out[part]), rows))
+
+
+def recurrent_weights(model: CharRNN, flat: Tensor | None = None) -> dict[str, Tensor]:
+    """Return views (N, H) of all recurrent weights by name: in the model, or in flat (P,), such as a gradient."""
+    views, start = {}, 0
     for name, parameter in model.named_parameters():
         if name.endswith("weight_hh_l0"):
             part = parameter.detach() if flat is None else flat[start : start + parameter.numel()]
-            views.append(part.view_as(parameter))
+            views[name] = part.view_as(parameter)
         start += parameter.numel()
     return views
+
+
+def masked_autograd_window(
+    model: CharRNN,
+    x: Tensor,
+    targets: Tensor,
+    state: HiddenState,
+    masks: Sequence[Tensor] | None,
+    weight_masks: Sequence[WeightMask],
+    precision: Precision,
+) -> WindowResult:
+    """Run autograd_window with masked recurrent weights; the weights are restored afterwards."""
+    if not weight_masks:
+        return autograd_window(model, x, targets, state, masks, precision)
+    weights = list(recurrent_weights(model).values())
+    originals = [weight.clone() for weight in weights]
+    factors = [torch.from_numpy(mask.kept).to(x.device) * float(mask.scale) for mask in weight_masks]
+    for weight, factor in zip(weights, factors, strict=True):
+        weight.mul_(factor)
+    try:
+        result = autograd_window(model, x, targets, state, masks, precision)
+    finally:
+        for weight, original in zip(weights, originals, strict=True):
+            weight.copy_(original)
+    for gradient, factor in zip(recurrent_weights(model, result.gradient).values(), factors, strict=True):
+        gradient *= factor
+    return result
 
 
 def autograd_window(

@@ -18,7 +18,7 @@ from charrnn.kernels.ngrams import Mixture
 from charrnn.model.layers import HiddenState, Layer, array_of, is_fused, make_layer, run_stock_layer
 from charrnn.model.packing import FLOAT32_WEIGHTS, Each, PackedNetwork, pack_network
 from charrnn.model.windows import KernelNetwork, Reader, State
-from charrnn.numerics.vectors import Floats
+from charrnn.numerics.vectors import Floats, Stored
 
 
 class CharRNN(nn.Module):
@@ -78,19 +78,21 @@ class CharRNN(nn.Module):
     def pack(
         self,
         precision: Precision = "float32",
+        replaced: Mapping[str, Stored] | None = None,
         *,
         out: PackedNetwork | None = None,
         each: Each = map,
     ) -> PackedNetwork:
-        """Pack the current weights for the CPU kernels: see packing.pack_network."""
+        """Pack the current weights for the CPU kernels: see packing.pack_network.
+
+        replaced: matrices in that precision that are packed instead of the model's own, by name.
+        """
         weights = {name: array_of(parameter) for name, parameter in self.named_parameters()}
-        stored = None
+        stored: dict[str, Stored] = {**weights, **(replaced or {})}
         if precision == "bfloat16":
-            stored = {
-                name: array_of(parameter.detach().bfloat16())
-                for name, parameter in self.named_parameters()
-                if parameter.dim() == 2 and name not in FLOAT32_WEIGHTS
-            }
+            for name, parameter in self.named_parameters():
+                if parameter.dim() == 2 and name not in FLOAT32_WEIGHTS and stored[name] is weights[name]:
+                    stored[name] = array_of(parameter.detach().bfloat16())
         return pack_network(self.config, weights, stored, out=out, each=each)
 
     def reader(self, threads: int) -> Reader:

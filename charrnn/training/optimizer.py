@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from charrnn.config import TrainConfig
-from charrnn.counters import dropout_mask, weight_mask
+from charrnn.counters import WeightMask, dropout_mask, weight_mask
 from charrnn.data.batches import ALL_LANES
 from charrnn.errors import DivergenceError
 from charrnn.model.gradients import recurrent_weights
@@ -39,15 +39,14 @@ def dropout_masks(state: TrainState, config: TrainConfig, lanes: slice = ALL_LAN
     return [torch.from_numpy(mask).to(device) for mask in masks]
 
 
-def weight_masks(state: TrainState, config: TrainConfig) -> list[Tensor] | None:
-    """Draw one mask per layer's recurrent weight for the current window; None without weight drop."""
+def weight_masks(state: TrainState, config: TrainConfig) -> list[WeightMask]:
+    """Draw one mask per layer's recurrent weight for the current window; none without weight drop."""
     if config.weight_drop == 0.0:
-        return None
-    masks = (
+        return []
+    return [
         weight_mask(config.weight_drop, seed=config.seed, step=state.step, layer=layer, shape=weight.shape)
-        for layer, weight in enumerate(recurrent_weights(state.model))
-    )
-    return [torch.from_numpy(mask).to(state.model.head.weight.device) for mask in masks]
+        for layer, weight in enumerate(recurrent_weights(state.model).values())
+    ]
 
 
 def apply_gradient(

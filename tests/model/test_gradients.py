@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from charrnn.config import CELLS, ModelConfig
+from charrnn.counters import weight_mask
 from charrnn.data.batches import IGNORE_INDEX
 from charrnn.model.gradients import Workers, Workspace, autograd_window, fused_window
 from charrnn.model.network import CharRNN
@@ -89,7 +90,7 @@ def test_weight_masks_apply_to_one_window_only(cell, kernels, monkeypatch):
     before = model.to_arrays()
     x, targets = torch.randint(0, 9, (2, 5, 4), generator=torch.Generator().manual_seed(5))
     shape = model.layers[0].weight_hh_l0.shape
-    masks = [torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(k)) * 1.5 for k in range(2)]
+    masks = [weight_mask(0.4, seed=1, step=0, layer=layer, shape=shape) for layer in range(2)]
     with Workers(model, num_workers=2, precision="float32") as workers:
         found = workers.compute(x, targets, model.initial_state(4), None, masks)
         nats, gradient = found.nats, found.gradient.clone()
@@ -97,9 +98,10 @@ def test_weight_masks_apply_to_one_window_only(cell, kernels, monkeypatch):
     assert all((before[name] == array).all() for name, array in model.to_arrays().items())
     assert plain.nats != pytest.approx(nats, rel=1e-5)
 
+    factors = [torch.from_numpy(mask.kept * mask.scale) for mask in masks]
     leaves = {name: parameter.detach().clone().requires_grad_() for name, parameter in model.named_parameters()}
     masked = {
-        name: p * masks[int(name.split(".")[1])] if name.endswith("weight_hh_l0") else p for name, p in leaves.items()
+        name: p * factors[int(name.split(".")[1])] if name.endswith("weight_hh_l0") else p for name, p in leaves.items()
     }
     double = CharRNN(model.config).double()
     outputs, _ = torch.func.functional_call(
