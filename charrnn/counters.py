@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from charrnn.numerics.philox import WORDS, fill_words
 
 # The second word of the key is the purpose, so that no two uses share a stream.
-_MASK, _OFFSET, _DRAW, _WEIGHT_MASK, _CANDIDATE, _LABEL = 1, 2, 3, 4, 5, 6
+_MASK, _OFFSET, _DRAW, _WEIGHT_MASK, _CANDIDATE, _LABEL, _RESET = 1, 2, 3, 4, 5, 6, 7
 
 
 class WeightMask(NamedTuple):
@@ -69,6 +69,15 @@ def weight_mask(weight_drop: float, *, seed: int, step: int, layer: int, shape: 
     words = _rows_of_words(-(-size // 8), keys=[(seed, _WEIGHT_MASK)], counters=[(0, step, layer, 0)])
     draws = words.view(np.uint8)[0, :size].reshape(shape)
     return WeightMask(draws < threshold, np.float32(256 / threshold))
+
+
+def lane_resets(share: float, *, seed: int, step: int, lanes: Sequence[int]) -> NDArray[np.bool_]:
+    """Choose the lanes whose state is set to zeros before a step: each with probability `share`. Returns (B,).
+
+    lanes: global lane numbers.
+    """
+    words = _rows_of_words(1, keys=[(seed, _RESET)] * len(lanes), counters=[(0, step, 0, lane) for lane in lanes])
+    return _fractions(words[:, 0]) < share
 
 
 def pass_offset(num_chars: int, *, seed: int, pass_index: int) -> int:

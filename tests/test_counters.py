@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from charrnn.counters import dropout_mask, pass_offset, stream_uniforms, uniforms, weight_mask
+from charrnn.counters import dropout_mask, lane_resets, pass_offset, stream_uniforms, uniforms, weight_mask
 
 
 def test_uniforms_depend_on_seed_stream_and_position_alone():
@@ -70,6 +70,15 @@ def test_weight_masks_drop_their_share_and_differ_by_window_and_layer():
     assert (weight_mask(0.25, **key).kept == mask).all()
     for change in ({"seed": 2}, {"step": 3}, {"layer": 1}):
         assert (weight_mask(0.25, **{**key, **change}).kept != mask).any()
+
+
+def test_lanes_are_reset_with_the_given_probability():
+    """Each by its seed, step and global number."""
+    found = np.array([lane_resets(0.1, seed=1, step=step, lanes=range(50)) for step in range(400)])
+    assert found.mean() == pytest.approx(0.1, abs=5 * math.sqrt(0.1 * 0.9 / found.size))
+    assert (lane_resets(0.1, seed=1, step=7, lanes=range(20, 30)) == found[7, 20:30]).all()
+    assert (lane_resets(0.1, seed=2, step=7, lanes=range(50)) != found[7]).any()
+    assert len({row.tobytes() for row in found}) > 300
 
 
 def test_offsets_lie_in_the_text_and_differ():

@@ -22,7 +22,7 @@ from charrnn.model.gradients import WindowResult, Workers
 from charrnn.model.network import CharRNN
 from charrnn.runs.folder import SESSION_EVENTS
 from charrnn.runs.writer import Writer
-from charrnn.training.optimizer import apply_gradient, dropout_masks, weight_masks
+from charrnn.training.optimizer import apply_gradient, dropout_masks, reset_lanes, weight_masks
 from charrnn.training.plan import RunPlan
 from charrnn.training.recipe import Pace, StopRequest, counted_part, evaluation_is_due, valid_part
 from charrnn.training.saving import (
@@ -126,12 +126,13 @@ def train_steps(
     config, ranks, train_text = plan.task.training, plan.environment.ranks, plan.task.train_text
     device = torch.device(plan.environment.device)
     while not (is_at_end(state) or should_stop_early(state, config)):
-        # read the next window of every lane; a new pass starts from a zero state
+        # read the next window of every lane; a new pass starts from a zero state, and so do a few lanes in each step
         pace.begin_step()
         step = step_at_cursor(state, plan)
         x, targets = (torch.from_numpy(ids).to(device) for ids in read_window(train_text, step))  # (T, B)
         if step.starts_pass:
             state.hidden = state.model.initial_state(len(step.starts))
+        reset_lanes(state, config, plan.lanes)
 
         # forward and backward
         masks = dropout_masks(state, config, plan.lanes), weight_masks(state, config)

@@ -1,4 +1,4 @@
-"""A step's masks, and the update of the weights by its gradient.
+"""What is dropped in a step, and the update of the weights by its gradient.
 
 Letters: B lanes of this rank, H hidden size, P parameters.
 """
@@ -11,13 +11,26 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from charrnn.config import TrainConfig
-from charrnn.counters import WeightMask, dropout_mask, weight_mask
+from charrnn.counters import WeightMask, dropout_mask, lane_resets, weight_mask
 from charrnn.data.batches import ALL_LANES
 from charrnn.errors import DivergenceError
 from charrnn.model.gradients import recurrent_weights
 from charrnn.training.state import MOMENTS, TrainState
 
+RESET_SHARE = 0.01  # of the lanes, in each step. Source: Melis et al. 2018
 BETAS, EPSILON = (0.9, 0.99), 1e-8  # AdamW's
+
+
+def reset_lanes(state: TrainState, config: TrainConfig, lanes: slice = ALL_LANES) -> None:
+    """Set the state of a few of these lanes to zeros before a step.
+
+    Texts are read from a state of zeros, but a run of one pass starts each lane only once. A network that has seldom
+    read from there can get stuck in states in which it predicts nothing sensible.
+    """
+    chosen = lane_resets(RESET_SHARE, seed=config.seed, step=state.step, lanes=range(config.batch_size)[lanes])
+    if chosen.any():
+        is_kept = torch.from_numpy(~chosen).to(state.hidden[0].device)[:, None]
+        state.hidden = tuple(part * is_kept for part in state.hidden)
 
 
 def dropout_masks(state: TrainState, config: TrainConfig, lanes: slice = ALL_LANES) -> list[Tensor] | None:

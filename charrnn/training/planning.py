@@ -58,7 +58,7 @@ def plan_new_run(
     )
     training, minutes = overlay(choice.training, given), given.get("minutes")
     if minutes is None and training.steps is None:
-        minutes, steps = default_budget(num_train, training)
+        minutes, steps = default_budget(num_train, training.batch_size * training.seq_len)
         training = replace(training, steps=steps)
     check_ranks(environment.ranks, training)
     symbols = {"reset_id": corpus.vocab.id_of(END), "label_id": corpus.vocab.id_of(LABEL_END)}

@@ -4,7 +4,6 @@
 `Pace` measures the speed, turns a time budget into steps, and says when to save a state.
 """
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ _PASSES, _MAX_TRAINED = 50, 15_000_000  # over a shorter text, and the character
 _USUAL_SIZE, _USUAL_LSTM_SIZE, _MAX_SIZE = 512, 448, 1024  # units; the first two cost as many operations
 _USUAL_OPERATIONS = 1.7e14  # floating-point operations; with more, a long text gets a larger network
 _FLOPS_PER_THREAD = {"bfloat16": 2.5e11, "float32": 6e10}  # per second, roughly
+_LSTM_RATE, _OTHER_RATE, _DEEP_RATE = 0.02, 0.006, 0.004  # peak learning rates; the last one of several layers
 _VALID_PART = 1 / 480  # held-out characters scored by each evaluation, per character trained on
 _FINAL_PART = 0.4  # and by the final score of a run with a time budget, unless that is less than
 _MIN_FINAL = 50_000
@@ -41,7 +41,7 @@ class Recommendation(NamedTuple):
     reasons: dict[str, str]
 
 
-def default_budget(num_chars: int, train_config: TrainConfig) -> tuple[float | None, int | None]:
+def default_budget(num_chars: int, chars_per_step: int) -> tuple[float | None, int | None]:
     """Choose the budget of a run that was given none: (minutes, None) or (None, steps).
 
     A text of num_chars training characters gets fifty passes; beyond 300,000 characters fewer, down to thirty.
@@ -49,8 +49,7 @@ def default_budget(num_chars: int, train_config: TrainConfig) -> tuple[float | N
     """
     if num_chars >= _LONG_TEXT:
         return DEFAULT_MINUTES, None
-    num_trained = min(_PASSES * num_chars, _MAX_TRAINED)
-    return None, math.ceil(num_trained / (train_config.batch_size * train_config.seq_len))
+    return None, math.ceil(min(_PASSES * num_chars, _MAX_TRAINED) / chars_per_step)
 
 
 def recommend(
@@ -70,16 +69,11 @@ def recommend(
     """
     large, on_cpu = num_chars >= _SHORT_TEXT, device == "cpu"
     cell: Cell = given.get("cell") or ("lstm" if large and on_cpu else "gru")
-    minutes, steps, seq_len = given.get("minutes"), given.get("steps"), 64 if large else 32
-    training = TrainConfig(
-        batch_size=min(32, max(1, num_chars // (8 * seq_len))),
-        seq_len=min(seq_len, num_chars),
-        dropout=0.0,
-        learning_rate=6e-3,
-        steps=steps,
-    )
+    seq_len = min(64 if large else 32, num_chars)
+    batch_size = min(32, max(1, num_chars // (8 * seq_len)))
+    minutes, steps = given.get("minutes"), given.get("steps")
     if minutes is None and steps is None:
-        minutes, steps = default_budget(num_chars, training)
+        minutes, steps = default_budget(num_chars, batch_size * seq_len)
     operations = 60 * (minutes or 0.0) * threads * _FLOPS_PER_THREAD[precision]
     model = ModelConfig(
         cell=cell,
@@ -89,18 +83,20 @@ def recommend(
         num_layers=given.get("num_layers") or (1 if on_cpu or not large else 2),
     )
     if steps is not None:
-        passes = _num_trained(training, steps) / num_chars
+        passes = steps * batch_size * seq_len / num_chars
         budget = f"{steps:,} steps"
     else:
         passes = min(operations / _flops_per_char(model), 10**15) / num_chars
         budget = f"{minutes:,.3g} minutes"
     growth = max(1.0, model.hidden_size / _USUAL_SIZE)
     dropped = _choose_drop_rate(num_chars, passes, growth, documents=documents)
-    training = dataclasses.replace(
-        training,
+    training = TrainConfig(
+        batch_size=batch_size,
+        seq_len=seq_len,
         dropout=min(0.55, dropped),
         weight_drop=min(0.4, dropped),
-        learning_rate=round((6e-3 if model.num_layers == 1 else 4e-3) / math.sqrt(growth), 4),
+        learning_rate=_choose_learning_rate(model, growth),
+        steps=given.get("steps"),
     )
     reasons = {
         "cell": f"learns more than {'a GRU' if cell == 'lstm' else 'an LSTM'} in this time",
@@ -136,6 +132,12 @@ def _choose_drop_rate(num_chars: int, passes: float, growth: float, *, documents
     """
     least = 0.0 if documents and passes < 2.0 else 0.05
     return round(max(least, 0.1 * math.log2(min(passes, 24.0) * growth**2 * 250_000 / num_chars)), 2)
+
+
+def _choose_learning_rate(model: ModelConfig, growth: float) -> float:
+    """Choose the peak learning rate: lower for a larger network. growth: the units over the usual ones."""
+    rate = _LSTM_RATE if model.cell == "lstm" else _OTHER_RATE
+    return round((rate if model.num_layers == 1 else _DEEP_RATE) / math.sqrt(growth), 4)
 
 
 def _flops_per_char(model: ModelConfig) -> int:

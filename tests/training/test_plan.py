@@ -100,7 +100,9 @@ def test_steps_are_a_budget(run):
 def test_a_run_without_a_budget_has_the_default_one(run, size):
     """It follows from the number of characters that are trained on."""
     plan = make_plan(run, corpus=make_corpus(size))
-    minutes, steps = default_budget(len(plan.task.train_text), plan.task.training)
+    minutes, steps = default_budget(
+        len(plan.task.train_text), plan.task.training.batch_size * plan.task.training.seq_len
+    )
     assert (plan.budget.minutes, plan.task.training.steps) == (minutes, steps)
     assert plan.budget.seconds == (None if minutes is None else pytest.approx(60 * minutes))
 
