@@ -7,7 +7,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from charrnn.config import NUM_GATES, Cell, ModelConfig, Precision, TrainConfig
@@ -82,22 +82,22 @@ def recommend(
         hidden_size=given.get("hidden_size") or _choose_hidden_size(cell, num_chars, operations if on_cpu else 0.0),
         num_layers=given.get("num_layers") or (1 if on_cpu or not large else 2),
     )
+    growth = max(1.0, model.hidden_size / _USUAL_SIZE)
+    training = TrainConfig(
+        batch_size=batch_size,
+        seq_len=seq_len,
+        dropout=0.0,  # follows from the number of passes
+        learning_rate=_choose_learning_rate(model, growth),
+        steps=given.get("steps"),
+    )
     if steps is not None:
-        passes = steps * batch_size * seq_len / num_chars
+        passes = _num_trained(training, steps) / num_chars
         budget = f"{steps:,} steps"
     else:
         passes = min(operations / _flops_per_char(model), 10**15) / num_chars
         budget = f"{minutes:,.3g} minutes"
-    growth = max(1.0, model.hidden_size / _USUAL_SIZE)
     dropped = _choose_drop_rate(num_chars, passes, growth, documents=documents)
-    training = TrainConfig(
-        batch_size=batch_size,
-        seq_len=seq_len,
-        dropout=min(0.55, dropped),
-        weight_drop=min(0.4, dropped),
-        learning_rate=_choose_learning_rate(model, growth),
-        steps=given.get("steps"),
-    )
+    training = replace(training, dropout=min(0.55, dropped), weight_drop=min(0.4, dropped))
     reasons = {
         "cell": f"learns more than {'a GRU' if cell == 'lstm' else 'an LSTM'} in this time",
         "hidden_size": f"as large as {num_chars:,} characters can use in this time; smaller texts overfit sooner",
