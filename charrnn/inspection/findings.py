@@ -119,9 +119,9 @@ class Alike:
 class Inside:
     """What is inside a model. A part is None if it was not asked for, or if the text is too short for it.
 
-    units: at most eight, the most readable first. bits: the classes of characters that occur, in a fixed order. The
-    sum over the classes is the total for the text. alike: the most frequent characters. Each comes with those that are
-    most similar to it.
+    units: at most eight, the most readable first. bits: one entry per class of characters in the text, in a fixed
+    order; the entries add up to the text's total. alike: one entry for each of the most frequent characters, with the
+    characters most similar to it.
     """
 
     memory: Memory | None = None

@@ -84,7 +84,7 @@ class Workers:
         """
         if not is_fused(self.model):  # PyTorch has its own threads, and workers must not share graphs
             return masked_autograd_window(self.model, x, targets, state, masks, weight_masks, self.precision)
-        masked = self._mask_weights(weight_masks)
+        masked = self._mask_weights(weight_masks) if weight_masks else {}
         self._packed = packed = self.model.pack(self.precision, masked, out=self._packed, each=self._pool.map)
         futures = [
             self._pool.submit(
@@ -103,8 +103,9 @@ class Workers:
         gradient = results[0].gradient
         for result in results[1:]:
             gradient += result.gradient
-        for part, mask in zip(recurrent_weights(self.model, gradient).values(), weight_masks, strict=False):
-            self._mask(part, mask, array_of(part))
+        if weight_masks:
+            for part, mask in zip(recurrent_weights(self.model, gradient).values(), weight_masks, strict=True):
+                self._mask(part, mask, array_of(part))
         parts = zip(*(result.state for result in results), strict=True)
         return WindowResult(
             nats=float(torch.tensor([result.nats for result in results], dtype=torch.float64).sum()),
@@ -113,10 +114,10 @@ class Workers:
         )
 
     def _mask_weights(self, weight_masks: Sequence[WeightMask]) -> dict[str, Stored]:
-        """Return the recurrent weights without what the masks drop, by name; none if there are no masks."""
+        """Return the recurrent weights without what the masks drop, by name."""
         masked: dict[str, Stored] = {}
         dtype = np.uint16 if self.precision == "bfloat16" else np.float32
-        for (name, weight), mask in zip(recurrent_weights(self.model).items(), weight_masks, strict=False):
+        for (name, weight), mask in zip(recurrent_weights(self.model).items(), weight_masks, strict=True):
             masked[name] = self._masked.empty(name, *weight.shape, dtype=dtype)
             self._mask(weight, mask, masked[name])
         return masked
